@@ -1,0 +1,1 @@
+"""The service: decides, remembers and answers; solves through `solvers`, speaks through `suanli`."""

@@ -1,0 +1,1 @@
+"""What only the service knows: records of the log, cluster state, ledger, tariff calendar."""

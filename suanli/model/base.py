@@ -1,0 +1,20 @@
+"""What all values of the API share: frozen, closed (unknown fields are refused), ids of one form."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ID_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+Identifier = Annotated[str, Field(pattern=ID_PATTERN, description="lower-case letters, digits, . _ -; at most 63")]
+Label = Annotated[str, Field(min_length=1, max_length=63)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Value(BaseModel):
+    """Immutable value; equality is by content, unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)

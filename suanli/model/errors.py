@@ -1,0 +1,77 @@
+"""Errors of the API: one table from a domain error to its gRPC code lives in `scheduler.rpc`, keyed on these classes."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from suanli.model.base import Value
+
+
+class FieldProblem(Value):
+    """One thing wrong with a request, with the field's path, what was expected and the nearest possible value."""
+
+    field: str
+    problem: str
+    expected: str = ""
+    nearest: str = ""
+    code: str = Field("invalid", description="stable machine-readable reason")
+
+    def __str__(self) -> str:
+        parts = [f"{self.field}: {self.problem}"]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        if self.nearest:
+            parts.append(f"nearest possible {self.nearest}")
+        return "; ".join(parts)
+
+
+class SuanliError(Exception):
+    """Base of every error a caller may see."""
+
+    reason = "INTERNAL"
+
+
+class InvalidRequest(SuanliError):
+    """Malformed or impossible; carries every problem at once."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, problems: list[FieldProblem] | tuple[FieldProblem, ...]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class NotFound(SuanliError):
+    """No resource of that name."""
+
+    reason = "NOT_FOUND"
+
+
+class AlreadyExists(SuanliError):
+    """The name is taken by a different body."""
+
+    reason = "ALREADY_EXISTS"
+
+
+class Conflict(SuanliError):
+    """Etag or revision does not match: read again and retry."""
+
+    reason = "CONFLICT"
+
+
+class WatchExpired(SuanliError):
+    """The resume token is older than the log keeps: list again."""
+
+    reason = "WATCH_EXPIRED"
+
+
+class FailedPrecondition(SuanliError):
+    """The system is not in a state for this call."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class Unavailable(SuanliError):
+    """Try again later."""
+
+    reason = "UNAVAILABLE"

@@ -1,0 +1,86 @@
+"""The one file where a unit becomes another one.
+
+Requirements round up and capacities round down, so that an integer problem is never easier than the real one.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+SECONDS_PER_MINUTE = 60
+MINUTES_PER_HOUR = 60
+SECONDS_PER_HOUR = SECONDS_PER_MINUTE * MINUTES_PER_HOUR
+HOURS_PER_DAY = 24
+SECONDS_PER_DAY = SECONDS_PER_HOUR * HOURS_PER_DAY
+DAYS_PER_YEAR = 365
+HOURS_PER_YEAR = DAYS_PER_YEAR * HOURS_PER_DAY
+MILLI = 1000
+W_PER_KW = 1000
+JOULES_PER_KWH = 3_600_000
+MICROS_PER_MS = 1000
+MIB_PER_GIB = 1024
+MBPS_PER_GBPS = 1000
+BITS_PER_BYTE = 8
+
+
+def need_milli(units: float) -> int:
+    """Whole or broken units (cores, GPUs) as milli, rounded up: a need is never understated."""
+    return math.ceil(round(units * MILLI, 6))
+
+
+def capacity_milli(units: float) -> int:
+    """Whole or broken units (cores, GPUs) as milli, rounded down: a capacity is never overstated."""
+    return math.floor(round(units * MILLI, 6))
+
+
+def need_mib(gib: float) -> int:
+    """GiB as MiB, rounded up."""
+    return math.ceil(round(gib * MIB_PER_GIB, 6))
+
+
+def kw_from_w(power_w: float) -> float:
+    """Watts as kilowatts."""
+    return power_w / W_PER_KW
+
+
+def w_from_kw(power_kw: float) -> float:
+    """Kilowatts as watts."""
+    return power_kw * W_PER_KW
+
+
+def kwh_from_joules(energy_joules: float) -> float:
+    """Joules as kilowatt-hours."""
+    return energy_joules / JOULES_PER_KWH
+
+
+def joules_from_kwh(energy_kwh: float) -> float:
+    """Kilowatt-hours as joules."""
+    return energy_kwh * JOULES_PER_KWH
+
+
+def hours_from_s(duration_s: float) -> float:
+    """Seconds as hours."""
+    return duration_s / SECONDS_PER_HOUR
+
+
+def s_from_hours(duration_hours: float) -> int:
+    """Hours as whole seconds, rounded up."""
+    return math.ceil(round(duration_hours * SECONDS_PER_HOUR, 6))
+
+
+def transfer_s(size_gib: float, rate_gbps: float) -> float:
+    """Seconds that `size_gib` GiB take over `rate_gbps` Gbit/s."""
+    return size_gib * MIB_PER_GIB * MIB_PER_GIB * MIB_PER_GIB * BITS_PER_BYTE / (rate_gbps * 1e9)
+
+
+def epoch_s(at: datetime) -> int:
+    """UTC instant as whole seconds since 1970; the planner and the simulated world count in these."""
+    if at.tzinfo is None:
+        raise ValueError("instants carry a time zone")
+    return int(at.timestamp())
+
+
+def utc(at_s: float) -> datetime:
+    """Seconds since 1970 as a UTC instant."""
+    return datetime.fromtimestamp(at_s, tz=UTC)

@@ -1,0 +1,205 @@
+"""Workload: one submission, `tenants/{tenant}/workloads/{workload}`: a small graph of stages, flows and paths.
+
+Training is one gang stage; inference one stage with flows from zones; a twin is ingest → sync → simulate → render.
+The kind sets defaults, never behaviour: what is planned follows from the fields alone.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from suanli.model.base import Fraction, Identifier, Label, NonNegative, Positive, Value
+
+MAX_REPLICAS = 100_000
+MAX_STAGES = 16
+MAX_FLOWS = 128
+NAME_PATTERN = r"^tenants/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?/workloads/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+WorkloadName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class WorkloadKind(StrEnum):
+    """What the submitter calls it; sets defaults only."""
+
+    TRAINING = "training"
+    INFERENCE = "inference"
+    TWIN = "twin"
+    BATCH = "batch"
+
+
+class PriorityClass(StrEnum):
+    """Order of service when not all can be served; hard_safety ranks above the PUE caps."""
+
+    HARD_SAFETY = "hard_safety"
+    PUBLIC_SERVICE = "public_service"
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+    @property
+    def rank(self) -> int:
+        """0 is served first."""
+        return list(PriorityClass).index(self)
+
+
+class WorkloadState(StrEnum):
+    """Life of a workload; only the service moves it."""
+
+    PENDING = "pending"
+    PLANNED = "planned"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """No event follows a final state."""
+        return self in (WorkloadState.SUCCEEDED, WorkloadState.FAILED, WorkloadState.CANCELLED)
+
+
+class Spread(Value):
+    """At least `min_domains` different nodes or sites carry the stage's replicas."""
+
+    over: Literal["node", "site"]
+    min_domains: int = Field(2, ge=1, le=1000)
+
+
+class Stage(Value):
+    """Replicas of one shape.
+
+    `gpu_milli` maps each GPU model allowed to the milli-GPUs a replica needs on it (1000 = one whole device; below 1000
+    a share of one device, above only whole multiples); the first entry is the reference in which delivered GPU-hours
+    are counted. Empty: no GPU.
+    """
+
+    stage_id: Identifier
+    replicas: int = Field(1, ge=1, le=MAX_REPLICAS)
+    replicas_max: int | None = Field(None, ge=1, le=MAX_REPLICAS)
+    cpu_milli: int = Field(ge=0, le=10_000_000)
+    memory_mib: int = Field(ge=0, le=100_000_000)
+    storage_gib: int = Field(0, ge=0, le=10_000_000)
+    gpu_milli: dict[str, Annotated[int, Field(gt=0, le=16_000)]] = Field(default_factory=dict)
+    gpu_memory_mib: int = Field(0, ge=0, description="per whole GPU; a share of a GPU needs its share of it")
+    gang: bool = Field(False, description="all replicas start together, on one site, or none")
+    utilization_frac: Fraction = Field(0.5, description="mean utilisation while running, for power")
+    require_any: tuple[dict[Label, str], ...] = Field(
+        (), description="alternatives; a site qualifies when all labels of one alternative match (or of and)"
+    )
+    site_ids: tuple[Identifier, ...] = Field((), description="narrow to these sites; empty: any")
+    spread: Spread | None = None
+    colocate_with: str | None = Field(None, description="stage of this workload that must lie on the same site")
+    shared_with: WorkloadName | None = Field(None, description="use that workload's stage of the same id; nothing new runs")
+    dataset_ids: tuple[Identifier, ...] = ()
+    duration_s: int | None = Field(None, gt=0, description="declared run time; none: a service that runs until cancelled")
+    startup_s: int = Field(30, ge=0)
+    preemptible: bool = False
+    checkpoint_interval_s: int = Field(0, ge=0, description="0: no checkpoint, a restart begins anew")
+    checkpoint_gib: NonNegative = 0.0
+    processing_p99_ms: dict[str, NonNegative] = Field(
+        default_factory=dict, description="per GPU model (`cpu` for stages without one); counts into path budgets"
+    )
+
+    @property
+    def is_service(self) -> bool:
+        """Runs until cancelled."""
+        return self.duration_s is None
+
+    @property
+    def reference_gpu_milli(self) -> int:
+        """Milli-GPUs of one replica in the reference model."""
+        return next(iter(self.gpu_milli.values()), 0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for model, milli in self.gpu_milli.items():
+            if milli > 1000 and milli % 1000:
+                raise ValueError(f"gpu_milli[{model}] = {milli}: above 1000 only whole GPUs; nearest {-(-milli // 1000) * 1000}")
+        if self.replicas_max is not None and self.replicas_max < self.replicas:
+            raise ValueError(f"replicas_max {self.replicas_max} is below replicas {self.replicas}")
+        if self.spread is not None and self.spread.min_domains > (self.replicas_max or self.replicas):
+            raise ValueError(f"spread.min_domains {self.spread.min_domains} exceeds the {self.replicas} replicas")
+        if self.gang and self.spread is not None and self.spread.over == "site":
+            raise ValueError("a gang lies on one site and cannot be spread over sites")
+        return self
+
+
+class Flow(Value):
+    """Traffic between `zones/{z}` or `stages/{s}`; the RTT limit is on the network p99 of this leg, per replica."""
+
+    source: str = Field(pattern=r"^(zones|stages)/[a-z0-9._-]+$")
+    target: str = Field(pattern=r"^(zones|stages)/[a-z0-9._-]+$")
+    access_id: str = Field("", description="access profile of the zone end; empty: the slowest of the zone's mix")
+    mbps: NonNegative = 0.0
+    rtt_p99_max_ms: Positive | None = None
+
+
+class PathBudget(Value):
+    """End-to-end budget along zones and stages: Σ network p99 + Σ processing p99 ≤ budget_ms."""
+
+    path_id: Identifier
+    via: tuple[str, ...] = Field(min_length=2, max_length=MAX_STAGES + 2)
+    budget_ms: Positive
+
+
+class Workload(Value):
+    """What a tenant submits; the unit of admission, of state and of watch events."""
+
+    name: WorkloadName
+    kind: WorkloadKind
+    workload_class: str = Field("", max_length=63, description="label that reports and forecasts group by, e.g. W9")
+    display_name: str = ""
+    display_name_zh: str = ""
+    priority_class: PriorityClass = PriorityClass.BATCH
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=MAX_STAGES)
+    flows: tuple[Flow, ...] = Field((), max_length=MAX_FLOWS)
+    paths: tuple[PathBudget, ...] = Field((), max_length=MAX_FLOWS)
+    not_before_at: datetime | None = None
+    deadline_at: datetime | None = None
+    deferrable: bool = False
+    lateness_yuan_per_gpu_hour: NonNegative = 5.0
+    labels: dict[Label, str] = Field(default_factory=dict)
+
+    @property
+    def tenant_id(self) -> str:
+        """The tenant part of the name."""
+        return self.name.split("/")[1]
+
+    @property
+    def workload_id(self) -> str:
+        """The last part of the name."""
+        return self.name.split("/")[3]
+
+    def stage(self, stage_id: str) -> Stage:
+        """The stage of that id; KeyError if there is none."""
+        for stage in self.stages:
+            if stage.stage_id == stage_id:
+                return stage
+        raise KeyError(stage_id)
+
+    @model_validator(mode="after")
+    def _refers_to_what_exists(self) -> Self:
+        ids = [s.stage_id for s in self.stages]
+        problems = [f"stage {i!r} is defined twice" for i in sorted({i for i in ids if ids.count(i) > 1})]
+        for stage in self.stages:
+            if stage.colocate_with is not None and stage.colocate_with not in ids:
+                problems.append(f"stages.{stage.stage_id}.colocate_with: no stage {stage.colocate_with!r}")
+        for i, flow in enumerate(self.flows):
+            for end, where in ((flow.source, "source"), (flow.target, "target")):
+                if end.startswith("stages/") and end.removeprefix("stages/") not in ids:
+                    problems.append(f"flows[{i}].{where}: no stage {end.removeprefix('stages/')!r}")
+            if flow.source.startswith("zones/") and flow.target.startswith("zones/"):
+                problems.append(f"flows[{i}]: one end must be a stage")
+        for i, path in enumerate(self.paths):
+            for j, hop in enumerate(path.via):
+                part, _, end = hop.partition("/")
+                if part not in ("zones", "stages") or (part == "stages" and end not in ids):
+                    problems.append(f"paths[{i}].via[{j}]: no stage or zone {hop!r}")
+        if self.deadline_at is not None and self.not_before_at is not None and self.deadline_at <= self.not_before_at:
+            problems.append("deadline_at is not after not_before_at")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
