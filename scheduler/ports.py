@@ -45,8 +45,24 @@ class Store(Protocol):
         """Events with revision > `after_revision` in order; `WatchExpired` when the log no longer reaches back there."""
         ...
 
+    def latest_events(self, kinds: Sequence[EventKind], limit: int, before_revision: int = 0) -> list[Event]:
+        """The newest events of these kinds, newest first; with `before_revision` only older ones (0: from the end)."""
+        ...
+
+    def events_about(self, subjects: Sequence[str], kinds: Sequence[EventKind] = ()) -> list[Event]:
+        """Every event with exactly one of these subjects, in order of revision."""
+        ...
+
     def request(self, request_id: str) -> StoredRequest | None:
         """The stored answer of that request id, if any."""
+        ...
+
+    def requests(self, request_ids: Sequence[str]) -> dict[str, StoredRequest]:
+        """Those of the request ids that have a stored answer, in one query (group commit asks for many)."""
+        ...
+
+    def forget_requests(self, before_s: int) -> int:
+        """Drop the answers stored before that instant; returns how many."""
         ...
 
     def document(self, collection: str, name: str) -> Document | None:
@@ -54,9 +70,19 @@ class Store(Protocol):
         ...
 
     def documents(
-        self, collection: str, parent: str = "", state: str = "", after_name: str = "", limit: int = 1000
+        self,
+        collection: str,
+        parent: str = "",
+        state: str = "",
+        after_name: str = "",
+        limit: int = 1000,
+        descending: bool = False,
     ) -> list[Document]:
-        """Documents in order of name, for pagination."""
+        """Documents in order of name from behind `after_name` on, or in descending order from before it."""
+        ...
+
+    def documents_named(self, collection: str, names: Sequence[str]) -> dict[str, Document]:
+        """Those of the names that exist."""
         ...
 
     def close(self) -> None:

@@ -38,6 +38,8 @@ class StartReplica:
     checkpoint_interval_s: int
     gang_size: int
     transfer_gib: float
+    declared_work_s: int = 0
+    """Declared run time of one replica; the world uses it only for work whose true duration it does not know."""
 
     @classmethod
     def from_event_body(cls, body: dict[str, Any]) -> Self:

@@ -7,7 +7,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 ID_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
-Identifier = Annotated[str, Field(pattern=ID_PATTERN, description="lower-case letters, digits, . _ -; at most 63")]
+Identifier = Annotated[
+    str, Field(pattern=ID_PATTERN, description="lower-case letters, digits, . _ -; at most 63")
+]
 Label = Annotated[str, Field(min_length=1, max_length=63)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]

@@ -1,4 +1,4 @@
-"""Errors of the API: one table from a domain error to its gRPC code lives in `scheduler.rpc`, keyed on these classes."""
+"""Errors of the API; one table from these classes to gRPC codes lies in `suanli.wire.errors`."""
 
 from __future__ import annotations
 
@@ -75,3 +75,9 @@ class Unavailable(SuanliError):
     """Try again later."""
 
     reason = "UNAVAILABLE"
+
+
+class DeadlineExceeded(Unavailable):
+    """No answer within the call's deadline; whether it took effect is not known."""
+
+    reason = "DEADLINE_EXCEEDED"

@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from suanli.model.base import Fraction, Identifier, Label, NonNegative, Positive, Value
+from suanli.model.problems import Violation, Violations, repeated_ids, unknown_id
 
 
 class SiteKind(StrEnum):
@@ -67,7 +68,9 @@ class Facility(Value):
     cooling_factor: Positive = 1.0
     cooling_constant: NonNegative = Field(0.0, description="k of a chiller_fixed plant")
     liquid_share: Fraction = 0.0
-    off_share: Fraction = Field(0.1, description="share of the fixed overhead an empty, closed site still draws")
+    off_share: Fraction = Field(
+        0.1, description="share of the fixed overhead an empty, closed site still draws"
+    )
     metering: MeteringCategory = MeteringCategory.PDU_OUTPUT
     site_start_s: int = Field(600, ge=0)
 
@@ -93,10 +96,20 @@ class NodeGroup(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        found: list[Violation] = []
         if bool(self.gpu_count) != bool(self.gpu_model):
-            raise ValueError("gpu_model and gpu_count go together")
+            where = "gpu_model" if self.gpu_count else "gpu_count"
+            found.append(Violation((where,), "a GPU model and a GPU count go together"))
         if self.max_w < self.idle_w:
-            raise ValueError(f"max_w {self.max_w} is below idle_w {self.idle_w}")
+            found.append(
+                Violation(
+                    ("max_w",),
+                    f"{self.max_w:g} W is below the idle power of {self.idle_w:g} W",
+                    nearest=self.idle_w,
+                )
+            )
+        if found:
+            raise Violations(found)
         return self
 
 
@@ -129,14 +142,18 @@ class Site(Value):
     operator: str = ""
     x_km: float = 0.0
     y_km: float = 0.0
-    labels: dict[Label, str] = Field(default_factory=dict, description="trust and residency, e.g. residency: medical")
+    labels: dict[Label, str] = Field(
+        default_factory=dict, description="trust and residency, e.g. residency: medical"
+    )
     rated_it_kw: Positive
     power_limit_kw: Positive
     facility: Facility
     tariff_id: Identifier
     price_markup_frac: float = Field(0.0, ge=-1.0, le=10.0)
     has_upf: bool = False
-    home_for: tuple[str, ...] = Field((), description="workload classes that have their home here; a home never closes")
+    home_for: tuple[str, ...] = Field(
+        (), description="workload classes that have their home here; a home never closes"
+    )
     caps: PueCap = Field(default_factory=PueCap)
     ledger_opening: LedgerOpening = Field(default_factory=LedgerOpening)
     groups: tuple[NodeGroup, ...] = Field(min_length=1)
@@ -149,9 +166,9 @@ class Site(Value):
 
     @model_validator(mode="after")
     def _groups_differ(self) -> Self:
-        ids = [g.group_id for g in self.groups]
-        if len(set(ids)) != len(ids):
-            raise ValueError("group_id repeats within the site")
+        found = repeated_ids("groups", "group_id", [g.group_id for g in self.groups])
+        if found:
+            raise Violations(found)
         return self
 
 
@@ -163,7 +180,9 @@ class AccessProfile(Value):
     rtt_p99_ms: NonNegative
     down_mbps: NonNegative
     up_mbps: NonNegative
-    via_upf: bool = Field(False, description="mobile core access: reaches a site without UPF by the city hairpin")
+    via_upf: bool = Field(
+        False, description="mobile core access: reaches a site without UPF by the city hairpin"
+    )
 
 
 class Zone(Value):
@@ -220,9 +239,15 @@ class Tariff(Value):
 
     @model_validator(mode="after")
     def _whole_days(self) -> Self:
+        found: list[Violation] = []
         for month, prices in self.price_yuan_per_kwh_by_month.items():
-            if not 1 <= month <= 12 or len(prices) != 24:
-                raise ValueError(f"month {month}: 24 hourly prices are needed, got {len(prices)}")
+            where = ("price_yuan_per_kwh_by_month", month)
+            if not 1 <= month <= 12:
+                found.append(Violation(where, f"there is no month {month}", "1 to 12"))
+            if len(prices) != 24:
+                found.append(Violation(where, f"has {len(prices)} prices", "one for each of 24 hours"))
+        if found:
+            raise Violations(found)
         return self
 
 
@@ -253,26 +278,39 @@ class Fleet(Value):
 
     @model_validator(mode="after")
     def _refers_to_what_exists(self) -> Self:
-        problems: list[str] = []
-        for what, ids in (
-            ("site", [s.site_id for s in self.sites]),
-            ("zone", [z.zone_id for z in self.zones]),
-            ("tariff", [t.tariff_id for t in self.tariffs]),
-            ("link", [k.link_id for k in self.network.links]),
-        ):
-            problems += [f"{what} {i!r} is defined twice" for i in sorted({i for i in ids if ids.count(i) > 1})]
-        tariff_ids = {t.tariff_id for t in self.tariffs}
-        ends = {s.site_id for s in self.sites} | set(self.network.hubs)
-        access = {a.access_id for a in self.network.access}
-        problems += [
-            f"site {s.site_id!r}: no tariff {s.tariff_id!r}" for s in self.sites if s.tariff_id not in tariff_ids
+        network = self.network
+        found = [
+            *repeated_ids("sites", "site_id", [s.site_id for s in self.sites]),
+            *repeated_ids("zones", "zone_id", [z.zone_id for z in self.zones]),
+            *repeated_ids("tariffs", "tariff_id", [t.tariff_id for t in self.tariffs]),
+            *repeated_ids("datasets", "dataset_id", [d.dataset_id for d in self.datasets]),
+            *(
+                Violation(("network", *v.loc), v.problem, code=v.code)
+                for v in (
+                    *repeated_ids("links", "link_id", [k.link_id for k in network.links]),
+                    *repeated_ids("access", "access_id", [a.access_id for a in network.access]),
+                )
+            ),
         ]
-        for link in self.network.links:
-            problems += [f"link {link.link_id!r}: no site or hub {e!r}" for e in link.ends if e not in ends]
-        for zone in self.zones:
-            if zone.hub_id not in self.network.hubs:
-                problems.append(f"zone {zone.zone_id!r}: no hub {zone.hub_id!r}")
-            problems += [f"zone {zone.zone_id!r}: no access profile {a!r}" for a in zone.access_mix if a not in access]
-        if problems:
-            raise ValueError("; ".join(problems))
+        site_ids = {s.site_id for s in self.sites}
+        tariff_ids = {t.tariff_id for t in self.tariffs}
+        access_ids = {a.access_id for a in network.access}
+        for i, site in enumerate(self.sites):
+            found += unknown_id(("sites", i, "tariff_id"), "tariff", site.tariff_id, tariff_ids)
+        for i, zone in enumerate(self.zones):
+            found += unknown_id(("zones", i, "hub_id"), "hub", zone.hub_id, set(network.hubs))
+            for access_id in zone.access_mix:
+                found += unknown_id(
+                    ("zones", i, "access_mix", access_id), "access profile", access_id, access_ids
+                )
+        for i, link in enumerate(network.links):
+            for j, end in enumerate(link.ends):
+                found += unknown_id(
+                    ("network", "links", i, "ends", j), "site or hub", end, site_ids | set(network.hubs)
+                )
+        for i, dataset in enumerate(self.datasets):
+            for j, site_id in enumerate(dataset.site_ids):
+                found += unknown_id(("datasets", i, "site_ids", j), "site", site_id, site_ids)
+        if found:
+            raise Violations(found)
         return self

@@ -25,6 +25,7 @@ class SimulationRun(Value):
     advanced_until_s: int
     state: RunState = RunState.OPEN
     planner: str = Field("suanli", description="suanli, or a named baseline in process")
+    etag: str = ""
 
 
 class Operation(Value):
@@ -35,3 +36,10 @@ class Operation(Value):
     progress_frac: Fraction = 0.0
     message: str = ""
     error: str = ""
+    target: str = Field("", description="what is worked on")
+    verb: str = ""
+    created_at_s: int = 0
+    ended_at_s: int | None = None
+    incumbent_yuan: float | None = None
+    bound_yuan: float | None = None
+    gap_frac: float | None = None

@@ -71,6 +71,16 @@ class Bound(Value):
     gap_frac: float | None = None
 
 
+class BindingConstraint(Value):
+    """A constraint that limits the plan, e.g. `facility_power[site=e04]`; the price is yuan per `unit`."""
+
+    constraint: str
+    value: float
+    limit: float
+    unit: str = ""
+    shadow_price_yuan: float | None = None
+
+
 class LedgerBalance(Value):
     """Annual energy ledger of one site: balance B = Π·E_IT − E_fac, in kWh, before and after a horizon."""
 
@@ -99,6 +109,9 @@ class Plan(Value):
     unplaced: dict[str, int] = Field(default_factory=dict)
     input_sha256: str = ""
     violations: int = 0
+    ledgers: tuple[LedgerBalance, ...] = ()
+    moves: tuple[Move, ...] = ()
+    binding_constraints: tuple[BindingConstraint, ...] = ()
 
 
 class Round(Value):
@@ -113,3 +126,4 @@ class Round(Value):
     pending: int = 0
     pending_by_reason: dict[str, int] = Field(default_factory=dict)
     sample_reasons: tuple[Reason, ...] = ()
+    moves: tuple[Move, ...] = ()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from suanli.model.base import NonNegative, Value
+from suanli.model.base import Identifier, NonNegative, Value
 from suanli.model.fleet import PueCap
 
 
@@ -22,7 +22,7 @@ class SitePolicy(Value):
 class Policy(Value):
     """One revision of the operator's goals."""
 
-    policy_id: str = "default"
+    policy_id: Identifier = "default"
     revision: int = Field(0, ge=0)
     sites: tuple[SitePolicy, ...] = ()
     edge_portfolio_cap_annual: float | None = Field(None, ge=1.0, le=5.0)
@@ -34,3 +34,4 @@ class Policy(Value):
     horizon_hours: int = Field(24, ge=1, le=168)
     plan_every_s: int = Field(3600, ge=60)
     etag: str = ""
+    created_at_s: int = 0

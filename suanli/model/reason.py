@@ -58,12 +58,16 @@ class Candidate(Value):
     """One site as a home for one stage: its price and network, chosen or why it lost."""
 
     site_id: str
+    stage_id: str = ""
     chosen: bool = False
     feasible: bool = True
     rtt_p99_ms: float | None = None
     power_w: float | None = None
     ipue_marginal: float | None = None
     cost_yuan_per_hour: float | None = None
+    cost_terms_yuan_per_hour: dict[str, float] = Field(
+        default_factory=dict, description="energy, ledger_debt, start, ..."
+    )
     reasons: tuple[Reason, ...] = ()
     lost_because: str = ""
 
@@ -79,6 +83,15 @@ class Relaxation(Value):
     price_yuan: float | None = None
 
 
+class StartEstimate(Value):
+    """When a waiting workload is expected to start: 10 %, 50 % and 90 % quantiles, and what that rests on."""
+
+    earliest_at_s: int
+    likely_at_s: int
+    latest_at_s: int
+    assumption: str = ""
+
+
 class Explanation(Value):
     """All blocking reasons, the smallest set of rules that conflict, and what the candidates were."""
 
@@ -87,6 +100,12 @@ class Explanation(Value):
     at_s: int = 0
     summary: str = ""
     reasons: tuple[Reason, ...] = ()
-    conflict: tuple[str, ...] = Field((), description="minimal: dropping any one of these rules makes it placeable")
+    conflict: tuple[str, ...] = Field(
+        (), description="minimal: dropping any one of these rules makes it placeable"
+    )
     candidates: tuple[Candidate, ...] = ()
     relaxations: tuple[Relaxation, ...] = ()
+    why_not: str = Field("", description="site or node asked about in a why-not")
+    expected_start: StartEstimate | None = None
+    queue_position: int = Field(0, ge=0, description="1 is next; 0: not queued")
+    other_work_ahead_count: int = Field(0, ge=0)

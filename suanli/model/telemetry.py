@@ -26,7 +26,9 @@ class ReplicaReport(Value):
     phase: ReplicaPhase
     at_s: int
     done_work_s: NonNegative = 0.0
-    delivered_gpu_s: NonNegative = Field(0.0, description="reference-GPU seconds of useful work since the start")
+    delivered_gpu_s: NonNegative = Field(
+        0.0, description="reference-GPU seconds of useful work since the start"
+    )
     detail: str = ""
 
 

@@ -19,6 +19,7 @@ MILLI = 1000
 W_PER_KW = 1000
 JOULES_PER_KWH = 3_600_000
 MICROS_PER_MS = 1000
+NANOS_PER_MS = 1_000_000
 MIB_PER_GIB = 1024
 MBPS_PER_GBPS = 1000
 BITS_PER_BYTE = 8
@@ -57,6 +58,31 @@ def kwh_from_joules(energy_joules: float) -> float:
 def joules_from_kwh(energy_kwh: float) -> float:
     """Kilowatt-hours as joules."""
     return energy_kwh * JOULES_PER_KWH
+
+
+def need_micros(duration_ms: float) -> int:
+    """Milliseconds that work or a route takes, as whole microseconds, rounded up."""
+    return math.ceil(round(duration_ms * MICROS_PER_MS, 6))
+
+
+def limit_micros(duration_ms: float) -> int:
+    """A limit in milliseconds as whole microseconds, rounded down."""
+    return math.floor(round(duration_ms * MICROS_PER_MS, 6))
+
+
+def ms_from_micros(duration_micros: float) -> float:
+    """Microseconds as milliseconds."""
+    return duration_micros / MICROS_PER_MS
+
+
+def need_nanos(duration_ms: float) -> int:
+    """Milliseconds of delay as whole nanoseconds, rounded up."""
+    return math.ceil(round(duration_ms * NANOS_PER_MS, 6))
+
+
+def ms_from_nanos(duration_nanos: float) -> float:
+    """Nanoseconds as milliseconds."""
+    return duration_nanos / NANOS_PER_MS
 
 
 def hours_from_s(duration_s: float) -> float:

@@ -6,18 +6,20 @@ The kind sets defaults, never behaviour: what is planned follows from the fields
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from suanli.model.base import Fraction, Identifier, Label, NonNegative, Positive, Value
+from suanli.model.problems import Violation, Violations, repeated_ids, unknown_id
 
 MAX_REPLICAS = 100_000
 MAX_STAGES = 16
 MAX_FLOWS = 128
-NAME_PATTERN = r"^tenants/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?/workloads/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+NAME_PATTERN = (
+    r"^tenants/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?/workloads/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+)
 WorkloadName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -91,16 +93,23 @@ class Stage(Value):
     )
     site_ids: tuple[Identifier, ...] = Field((), description="narrow to these sites; empty: any")
     spread: Spread | None = None
-    colocate_with: str | None = Field(None, description="stage of this workload that must lie on the same site")
-    shared_with: WorkloadName | None = Field(None, description="use that workload's stage of the same id; nothing new runs")
+    colocate_with: str | None = Field(
+        None, description="stage of this workload that must lie on the same site"
+    )
+    shared_with: WorkloadName | None = Field(
+        None, description="use that workload's stage of the same id; nothing new runs"
+    )
     dataset_ids: tuple[Identifier, ...] = ()
-    duration_s: int | None = Field(None, gt=0, description="declared run time; none: a service that runs until cancelled")
+    duration_s: int | None = Field(
+        None, gt=0, description="declared run time; none: a service that runs until cancelled"
+    )
     startup_s: int = Field(30, ge=0)
     preemptible: bool = False
     checkpoint_interval_s: int = Field(0, ge=0, description="0: no checkpoint, a restart begins anew")
     checkpoint_gib: NonNegative = 0.0
     processing_p99_ms: dict[str, NonNegative] = Field(
-        default_factory=dict, description="per GPU model (`cpu` for stages without one); counts into path budgets"
+        default_factory=dict,
+        description="per GPU model (`cpu` for stages without one); counts into path budgets",
     )
 
     @property
@@ -115,15 +124,41 @@ class Stage(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for model, milli in self.gpu_milli.items():
-            if milli > 1000 and milli % 1000:
-                raise ValueError(f"gpu_milli[{model}] = {milli}: above 1000 only whole GPUs; nearest {-(-milli // 1000) * 1000}")
+        found: list[Violation] = [
+            Violation(
+                ("gpu_milli", model),
+                f"{milli} is more than one GPU and not whole",
+                "up to 1000, or a multiple of 1000",
+                nearest=-(-milli // 1000) * 1000,
+            )
+            for model, milli in self.gpu_milli.items()
+            if milli > 1000 and milli % 1000
+        ]
         if self.replicas_max is not None and self.replicas_max < self.replicas:
-            raise ValueError(f"replicas_max {self.replicas_max} is below replicas {self.replicas}")
-        if self.spread is not None and self.spread.min_domains > (self.replicas_max or self.replicas):
-            raise ValueError(f"spread.min_domains {self.spread.min_domains} exceeds the {self.replicas} replicas")
+            found.append(
+                Violation(
+                    ("replicas_max",),
+                    f"{self.replicas_max} is below the {self.replicas} replicas wanted",
+                    nearest=self.replicas,
+                )
+            )
+        most = max(self.replicas, self.replicas_max or 0)
+        if self.spread is not None and self.spread.min_domains > most:
+            found.append(
+                Violation(
+                    ("spread", "min_domains"),
+                    f"{self.spread.min_domains} exceeds the {most} replicas",
+                    nearest=most,
+                )
+            )
         if self.gang and self.spread is not None and self.spread.over == "site":
-            raise ValueError("a gang lies on one site and cannot be spread over sites")
+            found.append(
+                Violation(("spread", "over"), "a gang lies on one site and cannot be spread over sites")
+            )
+        if self.colocate_with == self.stage_id:
+            found.append(Violation(("colocate_with",), "names the stage itself"))
+        if found:
+            raise Violations(found)
         return self
 
 
@@ -132,7 +167,9 @@ class Flow(Value):
 
     source: str = Field(pattern=r"^(zones|stages)/[a-z0-9._-]+$")
     target: str = Field(pattern=r"^(zones|stages)/[a-z0-9._-]+$")
-    access_id: str = Field("", description="access profile of the zone end; empty: the slowest of the zone's mix")
+    access_id: str = Field(
+        "", description="access profile of the zone end; empty: the slowest of the zone's mix"
+    )
     mbps: NonNegative = 0.0
     rtt_p99_max_ms: Positive | None = None
 
@@ -150,15 +187,17 @@ class Workload(Value):
 
     name: WorkloadName
     kind: WorkloadKind
-    workload_class: str = Field("", max_length=63, description="label that reports and forecasts group by, e.g. W9")
+    workload_class: str = Field(
+        "", max_length=63, description="label that reports and forecasts group by, e.g. W9"
+    )
     display_name: str = ""
     display_name_zh: str = ""
     priority_class: PriorityClass = PriorityClass.BATCH
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=MAX_STAGES)
     flows: tuple[Flow, ...] = Field((), max_length=MAX_FLOWS)
     paths: tuple[PathBudget, ...] = Field((), max_length=MAX_FLOWS)
-    not_before_at: datetime | None = None
-    deadline_at: datetime | None = None
+    not_before_at: AwareDatetime | None = None
+    deadline_at: AwareDatetime | None = None
     deferrable: bool = False
     lateness_yuan_per_gpu_hour: NonNegative = 5.0
     labels: dict[Label, str] = Field(default_factory=dict)
@@ -182,24 +221,43 @@ class Workload(Value):
 
     @model_validator(mode="after")
     def _refers_to_what_exists(self) -> Self:
-        ids = [s.stage_id for s in self.stages]
-        problems = [f"stage {i!r} is defined twice" for i in sorted({i for i in ids if ids.count(i) > 1})]
-        for stage in self.stages:
-            if stage.colocate_with is not None and stage.colocate_with not in ids:
-                problems.append(f"stages.{stage.stage_id}.colocate_with: no stage {stage.colocate_with!r}")
+        ids = {stage.stage_id for stage in self.stages}
+        found = [*repeated_ids("stages", "stage_id", [s.stage_id for s in self.stages])]
+        found += repeated_ids("paths", "path_id", [p.path_id for p in self.paths])
+        for i, stage in enumerate(self.stages):
+            if stage.colocate_with is not None:
+                found += unknown_id(("stages", i, "colocate_with"), "stage", stage.colocate_with, ids)
+            if stage.shared_with == self.name:
+                found.append(Violation(("stages", i, "shared_with"), "names the workload itself"))
         for i, flow in enumerate(self.flows):
             for end, where in ((flow.source, "source"), (flow.target, "target")):
-                if end.startswith("stages/") and end.removeprefix("stages/") not in ids:
-                    problems.append(f"flows[{i}].{where}: no stage {end.removeprefix('stages/')!r}")
+                part, _, stage_id = end.partition("/")
+                if part == "stages":
+                    found += unknown_id(("flows", i, where), "stage", stage_id, ids, "stages/")
             if flow.source.startswith("zones/") and flow.target.startswith("zones/"):
-                problems.append(f"flows[{i}]: one end must be a stage")
+                found.append(
+                    Violation(("flows", i), "one end must be a stage", refers_to=(flow.source, flow.target))
+                )
         for i, path in enumerate(self.paths):
             for j, hop in enumerate(path.via):
                 part, _, end = hop.partition("/")
-                if part not in ("zones", "stages") or (part == "stages" and end not in ids):
-                    problems.append(f"paths[{i}].via[{j}]: no stage or zone {hop!r}")
-        if self.deadline_at is not None and self.not_before_at is not None and self.deadline_at <= self.not_before_at:
-            problems.append("deadline_at is not after not_before_at")
-        if problems:
-            raise ValueError("; ".join(problems))
+                if part == "stages" and end:
+                    found += unknown_id(("paths", i, "via", j), "stage", end, ids, "stages/")
+                elif part != "zones" or not end:
+                    found.append(
+                        Violation(
+                            ("paths", i, "via", j),
+                            f"{hop!r} has the wrong form",
+                            "zones/{zone} or stages/{stage}",
+                            code="form",
+                        )
+                    )
+        if (
+            self.deadline_at is not None
+            and self.not_before_at is not None
+            and self.deadline_at <= self.not_before_at
+        ):
+            found.append(Violation(("deadline_at",), "is not after the instant it may start"))
+        if found:
+            raise Violations(found)
         return self

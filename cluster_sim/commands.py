@@ -1,0 +1,256 @@
+"""What the simulator adds to the command line: `demo` (the main job), `simulate`, `audit`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from cluster_sim.audit import audit_file, audit_log
+from cluster_sim.baselines import BASELINES, strategy_of
+from cluster_sim.client_gateway import ClientGateway
+from cluster_sim.driver import Progress
+from cluster_sim.in_process import InProcessGateway
+from cluster_sim.play import ENGINES, LoggedGateway, PlayedDay, play_day
+from cluster_sim.questions import Questions
+from cluster_sim.report import write_report
+from cluster_sim.result import Comparison, DayStory, DayWindow, RunChecks
+from cluster_sim.scenarios.loader import load_scenario
+from cluster_sim.scenarios.schema import Scenario
+from cluster_sim.service_process import ServiceProcess
+from cluster_sim.summary import LiveDay, print_summary
+from scheduler.workers import InlineSolverPool
+from suanli.model import InvalidRequest
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+OURS = "suanli"
+
+ScenarioArgument = Annotated[
+    str, typer.Argument(help="Shipped scenario or path to a YAML file.", metavar="SCENARIO")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random; equal seeds give equal logs.")]
+EngineOption = Annotated[
+    str, typer.Option(help="Who simulates the sites: ray or local; both give the same log.")
+]
+
+
+def demo(
+    scenario: ScenarioArgument = "songjiang-s",
+    engine: EngineOption = "ray",
+    seed: SeedOption = 42,
+    out: Annotated[Path, typer.Option(help="Folder for this run's files; a new one is made inside.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """Play a day of the city through a real service, compare it with three baselines, check and report it.
+
+    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+
+    Examples:
+        suanli demo
+        suanli demo songjiang-m --engine local
+    """
+    console = Console(highlight=False)
+    world = _load(scenario)
+    _check_engine(engine)
+    run_dir = _new_run_dir(out, world.scenario_id)
+    console.print(
+        f"{world.title.en} · {world.title.zh}: one day, seed {seed}, sites on {engine}, files in {run_dir}"
+    )
+    started = time.monotonic()
+    with _Baselines(scenario, seed, run_dir) as baselines:
+        with ServiceProcess(run_dir) as service:
+            gateway = ClientGateway(service.address)
+            questions = Questions(gateway.client, world)
+            ours = _play(world, seed, OURS, gateway, engine, console, questions)
+            gateway.client.close()
+        ours.save(run_dir)
+        others = baselines.results(console)
+    comparison = Comparison.of([(OURS, ours.result(world)), *((d.policy, d.result(world)) for d in others)])
+    audit = audit_log(ours.log, world.fleet())
+    story = DayStory(
+        comparison=comparison,
+        checks=RunChecks(audit.checked_count, audit.violations),
+        pending=questions.pending,
+        placed=questions.placed,
+        report_path=str(run_dir / "report.html"),
+        next_commands=_next_commands(world.scenario_id, run_dir),
+    )
+    write_report(run_dir / "report.html", story, title=world.title.en, title_zh=world.title.zh)
+    print_summary(console, story)
+    console.print(f"\nplayed and reported in {time.monotonic() - started:.0f} s")
+    _leave(console, story.failures)
+
+
+def simulate(
+    scenario: ScenarioArgument = "songjiang-s",
+    policy: Annotated[str, typer.Option(help=f"{OURS} or a baseline: {', '.join(BASELINES)}.")] = OURS,
+    engine: EngineOption = "local",
+    seed: SeedOption = 42,
+    out: Annotated[Path, typer.Option(help="Folder for POLICY.jsonl, POLICY.json and report.html.")] = Path(
+        "runs"
+    ),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write the files, print nothing.")] = False,
+) -> None:
+    """Play a day under one policy, in process: no service, the same decisions.
+
+    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+
+    Examples:
+        suanli simulate tiny-cloud-edge
+        suanli simulate songjiang-s --policy least-loaded --out runs/least-loaded
+    """
+    console = Console(highlight=False, quiet=quiet)
+    world = _load(scenario)
+    _check_engine(engine)
+    if policy not in (OURS, *BASELINES):
+        _refuse(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
+    gateway = InProcessGateway(strategy_of(policy), InlineSolverPool())
+    day = _play(world, seed, policy, gateway, engine, console, None)
+    day.save(out)
+    audit = audit_log(day.log, world.fleet())
+    story = DayStory(
+        comparison=Comparison.of([(policy, day.result(world))]),
+        checks=RunChecks(audit.checked_count, audit.violations),
+        report_path=str(out / "report.html"),
+    )
+    if not quiet:
+        write_report(out / "report.html", story, title=world.title.en, title_zh=world.title.zh)
+        print_summary(console, story)
+    _leave(console, story.failures)
+
+
+def audit(
+    log: Annotated[
+        Path, typer.Argument(help="Canonical event log of a played day (JSON lines).", metavar="LOG")
+    ],
+) -> None:
+    """Check a played day against its fleet, rule by rule, with nothing that the planner or the solver uses.
+
+    Exit codes: 0 no violation, 1 violations (listed), 2 bad input.
+
+    Examples:
+        suanli audit runs/songjiang-s-20260715/suanli.jsonl
+    """
+    console = Console(highlight=False)
+    if not log.is_file():
+        _refuse(f"{log}: no such file")
+    try:
+        result = audit_file(log)
+    except ValueError as error:
+        _refuse(f"{log}: {error}")
+    for violation in result.violations:
+        console.print(violation, style="red", markup=False)
+    console.print(f"verify: {len(result.violations)} violations in {result.checked_count} checks")
+    if result.violations:
+        raise typer.Exit(EXIT_FAILED)
+
+
+# ----------------------------------------------------------------------------------------------- parts
+
+
+def _load(name: str) -> Scenario:
+    try:
+        return load_scenario(name)
+    except InvalidRequest as error:
+        _refuse(str(error))
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ENGINES:
+        _refuse(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}")
+
+
+def _refuse(text: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(text, style="red")
+    raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _leave(console: Console, failures: tuple[str, ...]) -> None:
+    for failure in failures:
+        console.print(f"FAILED: {failure}", style="bold red")
+    if failures:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _new_run_dir(out: Path, scenario_id: str) -> Path:
+    """A folder of its own per run: a second run beside this one finds nothing of it."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    run_dir = out / f"{scenario_id}-{stamp}-{os.getpid()}"
+    run_dir.mkdir(parents=True)
+    return run_dir
+
+
+def _play(
+    world: Scenario,
+    seed: int,
+    policy: str,
+    gateway: LoggedGateway,
+    engine: str,
+    console: Console,
+    questions: Questions | None,
+) -> PlayedDay:
+    window = DayWindow(world.start_s, world.end_s, world.drain_end_s)
+    with LiveDay(console, world.fleet(), window, title=policy) as live:
+        shown = 0
+
+        def on_window(progress: Progress) -> None:
+            nonlocal shown
+            live.advance(progress.now_s, gateway.log[shown:])
+            shown = len(gateway.log)
+            if questions is not None:
+                questions.ask(progress.now_s)
+
+        return play_day(world, seed, policy, gateway, engine, on_window=on_window)
+
+
+def _next_commands(scenario_id: str, run_dir: Path) -> tuple[str, ...]:
+    return (
+        f".venv/bin/suanli audit {run_dir / 'suanli.jsonl'}",
+        f".venv/bin/suanli simulate {scenario_id} --policy pue-blind --out {run_dir / 'pue-blind'}",
+        "make dev",
+    )
+
+
+class _Baselines:
+    """The baselines' days, played one after the other in a process beside the main day."""
+
+    def __init__(self, scenario: str, seed: int, run_dir: Path) -> None:
+        self._scenario, self._seed, self._dir = scenario, seed, run_dir
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> _Baselines:
+        command = [
+            sys.executable,
+            "-m",
+            "cluster_sim.baseline_days",
+            self._scenario,
+            str(self._seed),
+            str(self._dir),
+        ]
+        with (self._dir / "baselines.log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+    def results(self, console: Console) -> list[PlayedDay]:
+        """Wait for them; RuntimeError with the end of their log when one failed."""
+        assert self._process is not None
+        with console.status("waiting for the baselines …"):
+            code = self._process.wait()
+        if code != 0:
+            tail = (self._dir / "baselines.log").read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"the baselines ended with exit code {code}:\n{tail}")
+        return [PlayedDay.load(self._dir, name) for name in BASELINES]

@@ -1,0 +1,162 @@
+"""The words and numbers in which a day is told: shared by the terminal summary, the live line and the report.
+
+one_sentence      the day for a stranger
+reason_in_words   one no of an Explanation
+event_in_words    one event of the log, None when it tells nothing on its own
+number, percent   figures with thin groups: 1 204
+"""
+
+from __future__ import annotations
+
+import math
+
+from cluster_sim.day_values import Comparison, DayResult
+from suanli.model import Event, EventKind, Fleet, MoveMode, Reason
+
+GROUP = " "
+"""No-break space between groups of three digits, so that a figure is never torn apart."""
+NONE = "–"
+MODE_NAMES = {
+    MoveMode.CLOUD_CLOUD: ("cloud–cloud", "云云协同"),
+    MoveMode.CLOUD_EDGE: ("cloud–edge", "云边协同"),
+    MoveMode.EDGE_EDGE: ("edge–edge", "边边协同"),
+}
+"""The three modes of the plan, document 003."""
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """`1 204`, `12.50`, or a dash; a rounded zero carries no minus sign."""
+    if value is None:
+        return NONE
+    text = f"{value:,.{digits}f}".replace(",", GROUP)
+    return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 0) -> str:
+    """Like `number`, with a plus sign before what is above zero."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1 as `12.3 %`."""
+    return NONE if share is None else f"{number(share * 100, digits)}{GROUP}%"
+
+
+def gap_percent(gap_frac: float | None) -> str:
+    """A gap, never rounded down: what is claimed as proven must be."""
+    if gap_frac is None:
+        return NONE
+    digits = 2 if gap_frac < 0.01 else 1
+    steps = math.ceil(round(gap_frac * 100 * 10**digits, 6))
+    return f"{number(steps / 10**digits, digits)}{GROUP}%"
+
+
+def below(share: float | None) -> str:
+    """`12.3 % below` or `3.0 % above`."""
+    if share is None:
+        return ""
+    return f"{percent(abs(share))} {'below' if share >= 0 else 'above'}"
+
+
+def site_label(fleet: Fleet, site_id: str) -> str:
+    """`e01-hub Songjiang Hub 松江枢纽`."""
+    site = fleet.site(site_id)
+    return " ".join(filter(None, (site_id, site.display_name, site.display_name_zh)))
+
+
+def minutes(duration_s: float) -> str:
+    """A duration as a reader says it: `45 s`, `12 min`, `3.5 h`."""
+    if duration_s < 100:
+        return f"{number(duration_s)}{GROUP}s"
+    if duration_s < 100 * 60:
+        return f"{number(duration_s / 60)}{GROUP}min"
+    return f"{number(duration_s / 3600, 1)}{GROUP}h"
+
+
+def one_sentence(comparison: Comparison, versus: str = "least-loaded") -> str:
+    """The day for a stranger: what was placed, how well promises were kept, what it cost, how far from the best.
+
+    Money is what the day cost until drained; the comparison is per delivered GPU-hour, so that leaving work undone
+    never looks like saving. The proof is the worst gap of the day's fleet plans.
+    """
+    day = comparison.ours
+    held, capped = day.caps
+    parts = [f"{number(day.placed_count)} workloads placed"]
+    if day.latency is None:
+        parts.append("latency not measured")
+    else:
+        parts.append(f"{number(day.latency.outside_count)} outside their latency")
+    parts.append(f"caps held at {held} of {capped} sites")
+    parts.append(f"¥{number(day.drained.cost_yuan)} for energy")
+    saving = comparison.below_frac(versus)
+    if saving is not None:
+        parts.append(f"{below(saving)} {versus} per GPU-hour")
+    parts.append(_proof(day))
+    return ", ".join(parts) + "."
+
+
+def _proof(day: DayResult) -> str:
+    fleet = day.gap("fleet")
+    if fleet is None or fleet.max_frac is None:
+        return "without a proven bound"
+    if fleet.bounded_count < fleet.plan_count:
+        return f"proven within {gap_percent(fleet.max_frac)} in {fleet.bounded_count} of {fleet.plan_count} plans"
+    return f"proven within {gap_percent(fleet.max_frac)}"
+
+
+def reason_in_words(reason: Reason) -> str:
+    """`gang not whole: 16 of at most 8 GPUs (16 nodes)`."""
+    text = reason.code.value.replace("_", " ")
+    unit = f" {reason.unit}" if reason.unit else ""
+    if reason.limit is not None and reason.actual is not None:
+        text += f": {_plain(reason.actual)} against a limit of {_plain(reason.limit)}{unit}"
+    elif reason.actual is not None:
+        text += f": {_plain(reason.actual)}{unit}"
+    elif reason.limit is not None:
+        text += f": limit {_plain(reason.limit)}{unit}"
+    if reason.detail:
+        text += (
+            f" — {reason.detail}"
+            if reason.limit is not None or reason.actual is not None
+            else f": {reason.detail}"
+        )
+    return f"{text} ({number(reason.node_count)} nodes)" if reason.node_count else text
+
+
+def _plain(value: float) -> str:
+    return number(value, 0 if float(value).is_integer() else 1)
+
+
+def event_in_words(event: Event, fleet: Fleet) -> str | None:
+    """What happened, for the live line; None for events that only make sense in numbers."""
+    body = event.body
+
+    def site(site_id: str) -> str:
+        known = {s.site_id: s.display_name or s.site_id for s in fleet.sites}
+        return known.get(site_id, site_id)
+
+    subject = event.subject.split("/")[-1]
+    if event.kind is EventKind.SITE_DOWN:
+        return f"{site(subject)} is down: {body.get('cause') or 'no cause given'}"
+    if event.kind is EventKind.SITE_UP:
+        return f"{site(subject)} is back"
+    if event.kind is EventKind.SITE_CORDONED:
+        return f"{site(subject)} {'cordoned' if body['cordoned'] else 'open again'}"
+    if event.kind is EventKind.REPLICA_MOVED:
+        name = body["workload"].split("/")[-1]
+        return f"{name} moves from {site(body['from_site_id'])} to {site(body['to_site_id'])}"
+    if event.kind is EventKind.REPLICA_PREEMPTED:
+        return f"{event.subject.split('/')[3]} gives way to work of higher priority"
+    if event.kind is EventKind.PLAN_COMMITTED:
+        gap = next(
+            (b["gap_frac"] for b in body.get("bounds", ()) if b.get("scope", "fleet") == "fleet"), None
+        )
+        return f"new plan, within {gap_percent(gap)} of the best" if gap is not None else "new plan"
+    if event.kind is EventKind.CAP_BREACHED:
+        return f"cap broken at {site(subject)}: {body['cause']}"
+    if event.kind is EventKind.SOLVER_CUT_OFF:
+        return f"solver cut off: {body['cause']}"
+    if event.kind is EventKind.WORKLOAD_CANCELLED:
+        return f"{subject} cancelled"
+    return None

@@ -1,0 +1,131 @@
+"""Play one day of a scenario under one policy and keep what it left: its log, its latency, when it had drained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from cluster_sim.day import WINDOW_S, day_of, forecasts
+from cluster_sim.day_values import LatencyMeasured, Mark
+from cluster_sim.driver import Driver, Gateway, Progress
+from cluster_sim.engines.local import LocalEngine
+from cluster_sim.report import latency_from_json, latency_to_json
+from cluster_sim.result import DayResult, DayWindow, build_day_result, read_log
+from cluster_sim.scenarios.schema import Scenario
+from cluster_sim.world.network import LatencyMeter
+from cluster_sim.world.protocol import SiteEngine
+from suanli.model import Event
+
+ENGINES = ("ray", "local")
+
+
+class LoggedGateway(Gateway, Protocol):
+    """A gateway that keeps the event log."""
+
+    log: list[Event]
+
+
+@dataclass(frozen=True)
+class PlayedDay:
+    """One policy's day: canonical log, end of the drain, measured latency."""
+
+    policy: str
+    log: list[Event]
+    window: DayWindow
+    latency: LatencyMeasured
+
+    def result(self, scenario: Scenario) -> DayResult:
+        """The tables of this day."""
+        return build_day_result(
+            self.log,
+            scenario.fleet(),
+            self.window,
+            policy=self.policy,
+            latency=self.latency,
+            marks=marks_of(scenario),
+            class_names={k: (t.en, t.zh) for k, t in scenario.class_names().items()},
+        )
+
+    def save(self, folder: Path) -> None:
+        """`{policy}.jsonl`, the canonical log, and `{policy}.json`, what is not in it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_log(folder / f"{self.policy}.jsonl", self.log)
+        extra = {
+            "window": [self.window.start_s, self.window.day_end_s, self.window.drained_until_s],
+            "latency": latency_to_json(self.latency),
+        }
+        (folder / f"{self.policy}.json").write_bytes(orjson.dumps(extra, option=orjson.OPT_INDENT_2))
+
+    @classmethod
+    def load(cls, folder: Path, policy: str) -> PlayedDay:
+        """What `save` wrote."""
+        extra = orjson.loads((folder / f"{policy}.json").read_bytes())
+        log = read_log(folder / f"{policy}.jsonl")
+        return cls(policy, log, DayWindow(*extra["window"]), latency_from_json(extra["latency"]))
+
+
+def write_log(path: Path, events: Sequence[Event]) -> None:
+    """Canonical log: one JSON object a line, keys sorted; equal runs give equal bytes."""
+    with path.open("wb") as out:
+        for e in events:
+            line = {
+                "revision": e.revision,
+                "at_s": e.at_s,
+                "kind": e.kind.value,
+                "subject": e.subject,
+                "body": e.body,
+            }
+            out.write(orjson.dumps(line, option=orjson.OPT_SORT_KEYS))
+            out.write(b"\n")
+
+
+def engine_of(name: str, scenario: Scenario, seed: int, fates: dict[str, object]) -> SiteEngine:
+    """`local` or `ray`; Ray is imported only here, when asked for."""
+    if name == "ray":
+        from cluster_sim.engines.ray_engine import RayEngine
+
+        return RayEngine(scenario, seed, fates)  # type: ignore[arg-type]
+    return LocalEngine(scenario, seed, fates)  # type: ignore[arg-type]
+
+
+def play_day(
+    scenario: Scenario,
+    seed: int,
+    policy: str,
+    gateway: LoggedGateway,
+    engine_name: str,
+    *,
+    window_s: int = WINDOW_S,
+    on_window: Callable[[Progress], None] | None = None,
+) -> PlayedDay:
+    """Play the day and its drain; the engine is closed at the end."""
+    day, submitted = day_of(scenario, seed, window_s)
+    meter = LatencyMeter(scenario, seed)
+    for _, workload in submitted.items:
+        meter.know(workload)
+    engine = engine_of(engine_name, scenario, seed, dict(submitted.fates))
+
+    def after(progress: Progress) -> None:
+        meter.observe(progress.commands, progress.report)
+        if on_window is not None:
+            on_window(progress)
+
+    try:
+        end_s = Driver(gateway, engine, day, forecasts(scenario, seed), after).play()
+    finally:
+        engine.close()
+    window = DayWindow(scenario.start_s, scenario.end_s, max(end_s, scenario.end_s))
+    return PlayedDay(policy, gateway.log, window, meter.result())
+
+
+def marks_of(scenario: Scenario) -> list[Mark]:
+    """What the scenario did to sites, for the plots."""
+    failures = scenario.failures
+    return [
+        Mark(d.site, scenario.clock_s(d.from_), scenario.clock_s(d.until), d.cause)
+        for d in (*failures.site_outages, *failures.cooling_degradations)
+    ]

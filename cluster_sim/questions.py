@@ -1,0 +1,61 @@
+"""Two questions asked of the service while the day runs: why does this one wait, why does that one lie where it does.
+
+They are asked at whole hours through the public client; the answers with the most to tell are kept.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from cluster_sim.scenarios.schema import Scenario
+from suanli.client import Client
+from suanli.model import Explanation
+from suanli.model.units import SECONDS_PER_HOUR
+
+ASKED_PER_HOUR = 3
+PLACED_ASKED_AT_HOURS = (10, 12, 15)
+
+
+class Questions:
+    """Keeps the most telling explanation of each kind."""
+
+    def __init__(self, client: Client, scenario: Scenario) -> None:
+        self._client = client
+        self._scenario = scenario
+        self.pending: Explanation | None = None
+        self.placed: Explanation | None = None
+
+    def ask(self, now_s: int) -> None:
+        """Ask when a whole hour of the day has passed."""
+        elapsed_s = now_s - self._scenario.start_s
+        if now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
+            return
+        for name in self._names("state = PENDING"):
+            answer = self._client.explain_workload(name)
+            if _telling(answer) > _telling(self.pending):
+                self.pending = answer
+        if elapsed_s // SECONDS_PER_HOUR in PLACED_ASKED_AT_HOURS:
+            for name in self._names('state = RUNNING AND workload_class = "W9"') + self._names(
+                "state = RUNNING"
+            ):
+                answer = self._client.explain_workload(name)
+                if _contested(answer) > _contested(self.placed):
+                    self.placed = answer
+
+    def _names(self, filter_text: str) -> list[str]:
+        records = self._client.list_workloads(filter=filter_text)
+        return [r.name for r in islice(records, ASKED_PER_HOUR)]
+
+
+def _telling(answer: Explanation | None) -> tuple[int, int]:
+    """Conflicts of several rules say more than one; then the number of different reasons."""
+    if answer is None:
+        return (-1, -1)
+    return (len(answer.conflict), len({r.code for r in answer.reasons}))
+
+
+def _contested(answer: Explanation | None) -> int:
+    """How many feasible sites lost."""
+    if answer is None:
+        return -1
+    return sum(c.feasible and not c.chosen for c in answer.candidates)

@@ -1,0 +1,127 @@
+"""A real `suanli serve` beside the simulation: on loopback, watched, started again from its store if it dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+START_TIMEOUT_S = 60.0
+WATCH_S = 0.2
+STOP_TIMEOUT_S = 10.0
+MAX_RESTARTS = 20
+
+
+class ServiceError(RuntimeError):
+    """The service did not start, or died too often; carries the end of its log."""
+
+
+class ServiceProcess:
+    """One service process with its own store in `run_dir`; a context manager."""
+
+    def __init__(
+        self, run_dir: Path, *, virtual: bool = True, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        self._run_dir = run_dir
+        self._virtual = virtual
+        self._host = host
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="suanli-service-watch", daemon=True)
+        self.restart_count = 0
+        self._failure = ""
+
+    @property
+    def address(self) -> str:
+        """host:port of the running service."""
+        return f"{self._host}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id, for tests that kill it."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """Where the service writes its log."""
+        return self._run_dir / "service.log"
+
+    @property
+    def failure(self) -> str:
+        """Why it was given up, if it was."""
+        return self._failure
+
+    def __enter__(self) -> Self:
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        self._start()
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._watcher.join()
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> None:
+        port_file = self._run_dir / "port"
+        port_file.unlink(missing_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "suanli.cli.main",
+            "serve",
+            "--host",
+            self._host,
+            "--port",
+            str(self._port),
+            "--store",
+            f"sqlite:///{self._run_dir / 'suanli.sqlite'}",
+            "--port-file",
+            str(port_file),
+        ]
+        if self._virtual:
+            command.append("--virtual")
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=dict(os.environ)
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not port_file.exists() or not port_file.read_text().strip():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise ServiceError(f"the service did not start:\n{self.log_tail()}")
+            time.sleep(0.02)
+        self._port = int(port_file.read_text().strip().rpartition(":")[2])
+
+    def log_tail(self, characters: int = 3000) -> str:
+        """End of the service's log."""
+        return self.log_path.read_text(errors="replace")[-characters:] if self.log_path.exists() else ""
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(WATCH_S):
+            if self._process is None or self._process.poll() is None:
+                continue
+            if self.restart_count >= MAX_RESTARTS:
+                self._failure = f"the service died {self.restart_count} times"
+                return
+            self.restart_count += 1
+            try:
+                self._start()
+            except ServiceError as error:
+                self._failure = str(error)
+                return

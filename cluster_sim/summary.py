@@ -1,0 +1,487 @@
+"""The day in a terminal: live progress while it is played, then one sentence, the tables, and what to type next.
+
+Reads as well at 60 columns, without colour and in a log file: tables fold their columns by width, nothing depends on
+colour alone, and where there is no terminal the live part is one plain line per simulated hour.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cluster_sim.day_tables import clock, price_yuan_per_kwh
+from cluster_sim.day_values import Comparison, DayResult, SiteDay
+from cluster_sim.day_words import (
+    MODE_NAMES,
+    NONE,
+    event_in_words,
+    gap_percent,
+    number,
+    one_sentence,
+    percent,
+    reason_in_words,
+    signed,
+    site_label,
+)
+from cluster_sim.result import DayStory, DayWindow
+from suanli.model import Event, EventKind, Explanation, Fleet, WorkloadState
+from suanli.model.units import SECONDS_PER_HOUR
+
+MEDIUM_COLUMNS = 96
+"""From here one site table holds all its columns."""
+WIDE_COLUMNS = 140
+"""From here it also shows names in both languages and how much the day could still have used."""
+COMMAND_MARK = "$"
+
+
+def print_summary(console: Console, story: DayStory) -> None:
+    """Write the whole summary to the console in its width."""
+    day = story.comparison.ours
+    console.print()
+    console.print(Text(one_sentence(story.comparison, story.versus), style="bold"))
+    _section(console, "Sites, tightest cap first")
+    _print_sites(console, day)
+    _section(console, "Moves")
+    _print_moves(console, day)
+    _section(console, "Latency")
+    _print_latency(console, day)
+    _section(console, "The same day under other policies, drained")
+    _print_comparison(console, story.comparison)
+    _section(console, "One that waits")
+    _print_pending(console, day, story.pending)
+    _section(console, "One that was placed, and who lost")
+    _print_placed(console, day, story.placed)
+    _section(console, "How far from the best")
+    _print_optimality(console, day)
+    _section(console, "Checked")
+    _print_checks(console, story)
+    _print_next(console, story)
+
+
+def render_summary(story: DayStory, width: int) -> str:
+    """The summary as plain text of that width, as a log file shows it."""
+    out = io.StringIO()
+    print_summary(Console(width=width, color_system=None, force_terminal=False, file=out), story)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+# ----------------------------------------------------------------------------------------------- sections
+
+
+def _section(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, style="bold cyan"))
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    """Headed table; "<" are words that may fold, "|" names and ">" figures that may not."""
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="dim"
+    )
+    for title, side in columns:
+        if side == ">":
+            table.add_column(title, justify="right", no_wrap=True)
+        elif side == "|":
+            table.add_column(title, justify="left", no_wrap=True)
+        else:
+            table.add_column(title, justify="left", overflow="fold")
+    return table
+
+
+def _indented(console: Console, text: str | Text, style: str = "") -> None:
+    console.print(Padding(Text(text, style=style) if isinstance(text, str) else text, (0, 0, 0, 2)))
+
+
+def _print_sites(console: Console, day: DayResult) -> None:
+    if console.width < MEDIUM_COLUMNS:
+        _print_sites_narrow(console, day)
+    else:
+        _print_sites_whole(console, day, wide=console.width >= WIDE_COLUMNS)
+    for outage in day.outages:
+        _indented(
+            console,
+            f"{outage.site_id} was down {clock(day.fleet, outage.from_s)}–{clock(day.fleet, outage.until_s)}"
+            + (f": {outage.cause}" if outage.cause else ""),
+        )
+    for mark in day.marks:
+        span = f"{clock(day.fleet, mark.from_s)}–{clock(day.fleet, mark.until_s)}"
+        _indented(console, f"{mark.site_id} {span}: {mark.label}")
+    _indented(console, "balance = cap × IT energy − facility energy, since 1 January", "dim")
+    if any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites):
+        _indented(console, "* RTT as predicted when placed; the network did not measure it", "dim")
+    if console.width < WIDE_COLUMNS:
+        _indented(console, "; ".join(site_label(day.fleet, s.site_id) for s in day.sites), "dim")
+
+
+def _print_sites_narrow(console: Console, day: DayResult) -> None:
+    """Two tables under each other: what ran, then what it did to the ledger."""
+    first = _table(
+        ("site", "|"), ("placed", ">"), ("IT kWh", ">"), ("fac. kWh", ">"), ("iPUE", ">"), ("p99 ms", ">")
+    )
+    second = _table(
+        ("site", "|"), ("cap", ">"), ("before", ">"), ("after kWh", ">"), ("held", ">"), ("¥/kWh", ">")
+    )
+    for s in day.sites:
+        first.add_row(
+            s.site_id,
+            number(s.placed_count),
+            number(s.it_kwh),
+            number(s.facility_kwh),
+            number(s.ipue, 3),
+            _rtt(s),
+        )
+        second.add_row(
+            s.site_id,
+            _cap(s),
+            signed(s.balance_before_kwh),
+            signed(s.balance_after_kwh),
+            _held(s),
+            number(s.price_yuan_per_kwh, 3),
+        )
+    console.print(first)
+    console.print()
+    console.print(second)
+
+
+def _print_sites_whole(console: Console, day: DayResult, *, wide: bool) -> None:
+    names = [("name", "|"), ("名称", "|")] if wide else []
+    extra = [("room", ">"), ("down min", ">")] if wide else []
+    table = _table(
+        ("site", "|"),
+        *names,
+        ("placed", ">"),
+        ("IT kWh", ">"),
+        ("facil. kWh", ">"),
+        ("iPUE", ">"),
+        ("cap", ">"),
+        ("bal. before", ">"),
+        ("after kWh", ">"),
+        *extra,
+        ("held", ">"),
+        ("¥/kWh", ">"),
+        ("p99 ms", ">"),
+    )
+    for s in day.sites:
+        table.add_row(
+            s.site_id,
+            *((s.name, s.name_zh) if wide else ()),
+            number(s.placed_count),
+            number(s.it_kwh),
+            number(s.facility_kwh),
+            number(s.ipue, 3),
+            _cap(s),
+            signed(s.balance_before_kwh),
+            signed(s.balance_after_kwh),
+            *((percent(s.room_frac), number(s.outage_min) if s.outage_min else "") if wide else ()),
+            _held(s),
+            number(s.price_yuan_per_kwh, 3),
+            _rtt(s),
+        )
+    console.print(table)
+
+
+def _cap(site: SiteDay) -> str:
+    if site.pue_cap_annual is not None:
+        return number(site.pue_cap_annual, 2)
+    return f"{number(site.ipue_cap_hourly, 2)}/h" if site.ipue_cap_hourly is not None else NONE
+
+
+def _held(site: SiteDay) -> str:
+    return {True: "yes", False: "NO", None: ""}[site.cap_held]
+
+
+def _rtt(site: SiteDay) -> str:
+    return number(site.rtt_p99_ms, 1) + ("" if site.rtt_is_measured or site.rtt_p99_ms is None else "*")
+
+
+def _print_moves(console: Console, day: DayResult) -> None:
+    for move in day.moves:
+        english, chinese = MODE_NAMES[move.mode]
+        _indented(
+            console,
+            f"{english} {chinese}: {number(move.count)}"
+            + (
+                f", cost ¥{number(move.cost_yuan, 2)}, saves ¥{number(move.gain_yuan, 2)}"
+                if move.count
+                else ""
+            ),
+        )
+        if move.example:
+            console.print(Padding(Text(f"e.g. {move.example}", style="dim"), (0, 0, 0, 4)))
+
+
+def _print_latency(console: Console, day: DayResult) -> None:
+    if day.latency is None:
+        _indented(console, "not measured")
+        return
+    names = console.width >= MEDIUM_COLUMNS
+    table = _table(
+        ("class", "|" if names else "<"),
+        ("hard", ">"),
+        ("inside", ">"),
+        ("p99 ms", ">"),
+        ("budget", ">"),
+        ("outside", ">"),
+        ("down min", ">"),
+    )
+    for c in day.latency.classes:
+        table.add_row(
+            day.class_name(c.workload_class) if names else c.workload_class,
+            "hard" if c.is_hard else "",
+            percent(c.inside_frac, 2),
+            number(c.p99_ms, 1),
+            number(c.budget_ms),
+            number(c.outside_count),
+            number(c.outage_min),
+        )
+    console.print(table)
+    if not names and day.class_names:
+        _indented(console, "; ".join(day.class_name(c.workload_class) for c in day.latency.classes), "dim")
+
+
+def _print_comparison(console: Console, comparison: Comparison) -> None:
+    ours = comparison.rows[0].yuan_per_gpu_h
+    money, promises = (
+        (("MWh", ">"), ("¥", ">"), ("GPU-h", ">"), ("¥/GPU-h", ">"), ("vs ours", ">")),
+        (("caps", ">"), ("outside", ">"), ("hard", ">"), ("waits", ">")),
+    )
+    rows = []
+    for row in comparison.rows:
+        more = row.yuan_per_gpu_h / ours - 1 if ours and row.yuan_per_gpu_h else None
+        versus = "" if row is comparison.rows[0] else NONE if more is None else f"{signed(more * 100, 1)} %"
+        mwh, yuan = number(row.facility_kwh / 1000, 2), number(row.cost_yuan)
+        costs = (mwh, yuan, number(row.delivered_gpu_h), number(row.yuan_per_gpu_h, 3), versus)
+        kept = (
+            f"{row.caps_held}/{row.caps_count}",
+            number(row.outside_count),
+            number(row.hard_outside_count),
+            number(row.pending_count),
+        )
+        rows.append((row.policy, costs, kept))
+    if console.width >= MEDIUM_COLUMNS:
+        table = _table(("policy", "|"), *money, *promises)
+        for policy, costs, kept in rows:
+            table.add_row(policy, *costs, *kept)
+        console.print(table)
+    else:
+        first, second = _table(("policy", "<"), *money), _table(("policy", "|"), *promises)
+        for policy, costs, kept in rows:
+            first.add_row(policy, *costs)
+            second.add_row(policy, *kept)
+        console.print(first)
+        console.print()
+        console.print(second)
+    _indented(
+        console,
+        "energy of all facilities; outside, hard: workloads (of hard classes) outside their latency; waits: pending",
+        "dim",
+    )
+
+
+def _print_pending(console: Console, day: DayResult, pending: Explanation | None) -> None:
+    if pending is None:
+        count = day.day.pending_count
+        _indented(
+            console,
+            f"{number(count)} pending, none explained" if count else "nothing waits at the end of the day",
+        )
+        return
+    _indented(
+        console, f"{pending.workload} {pending.state}" + (f": {pending.summary}" if pending.summary else "")
+    )
+    for reason in pending.reasons:
+        where = reason.site_id or "anywhere"
+        console.print(Padding(Text(f"• {where}: {reason_in_words(reason)}"), (0, 0, 0, 4)))
+    if pending.conflict:
+        _indented(console, "smallest set that conflicts (drop any one and it runs):")
+        for rule in pending.conflict:
+            console.print(Padding(Text(f"× {rule}"), (0, 0, 0, 4)))
+    for relaxation in pending.relaxations:
+        price = f" (¥{number(relaxation.price_yuan, 2)})" if relaxation.price_yuan is not None else ""
+        console.print(Padding(Text(f"would run with: {relaxation.change}{price}", style="dim"), (0, 0, 0, 4)))
+
+
+def _print_placed(console: Console, day: DayResult, placed: Explanation | None) -> None:
+    if placed is None:
+        _indented(console, "no placement was explained")
+        return
+    _indented(
+        console, f"{placed.workload} {placed.state}" + (f": {placed.summary}" if placed.summary else "")
+    )
+    wide = console.width >= MEDIUM_COLUMNS
+    table = _table(
+        ("", "|"),
+        ("site", "|"),
+        ("p99 ms", ">"),
+        *((("W", ">"), ("marg. iPUE", ">")) if wide else ()),
+        ("¥/h", ">"),
+        ("why not", "<"),
+    )
+    for c in placed.candidates:
+        table.add_row(
+            "✓" if c.chosen else "",
+            f"{c.site_id} {day.site_name(c.site_id)}" if wide else c.site_id,
+            number(c.rtt_p99_ms, 1),
+            *((number(c.power_w), number(c.ipue_marginal, 3)) if wide else ()),
+            number(c.cost_yuan_per_hour, 2),
+            "chosen" if c.chosen else c.lost_because or "; ".join(map(reason_in_words, c.reasons)) or NONE,
+        )
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _print_optimality(console: Console, day: DayResult) -> None:
+    if not day.gaps:
+        _indented(console, "no plan carried a bound")
+    first = {b.scope: b for p in reversed(day.plans) for b in p.bounds}
+    for gap in day.gaps:
+        bound = first[gap.scope]
+        _indented(
+            console,
+            f"{gap.scope}: gap at most {gap_percent(gap.max_frac)}, mean {gap_percent(gap.mean_frac)}, proven for "
+            f"{gap.bounded_count} of {gap.plan_count} plans; first plan ¥{number(bound.objective_yuan)} against a "
+            f"bound of {NONE if bound.bound_yuan is None else '¥' + number(bound.bound_yuan)} ({bound.model})",
+        )
+    for cut in day.cut_offs:
+        _indented(console, f"solver cut off at {clock(day.fleet, cut.at_s)} ({cut.status}): {cut.cause}")
+
+
+def _print_checks(console: Console, story: DayStory) -> None:
+    checks, day = story.checks, story.comparison.ours
+    if checks is None:
+        _indented(console, "verify: not run on this log")
+    else:
+        found, looked = len(checks.violations), number(checks.checked_count)
+        _indented(console, f"verify: {found} violations in {looked} plans and rounds")
+    closes = "close" if not day.account_problems else "DO NOT CLOSE"
+    _indented(console, f"accounts of {number(day.event_count)} events {closes}")
+    if checks is None:
+        for problem in day.account_problems:
+            console.print(Padding(Text(f"• {problem}"), (0, 0, 0, 4)))
+    for breach in day.breaches:
+        _indented(
+            console,
+            f"cap breach reported at {day.site_name(breach.site_id)}, {clock(day.fleet, breach.from_s)}–"
+            f"{clock(day.fleet, breach.until_s)}, debt {number(breach.debt_kwh, 1)} kWh: {breach.cause}",
+        )
+    for failure in story.failures:
+        _indented(console, f"FAILED: {failure}", "bold red")
+
+
+def _print_next(console: Console, story: DayStory) -> None:
+    console.print()
+    if story.report_path:
+        console.print(Text("Report: ").append(story.report_path, style="bold"), soft_wrap=True)
+    if story.next_commands:
+        console.print("Next:")
+    for command in story.next_commands:
+        console.print(Text(f"  {COMMAND_MARK} {command}", style="green"), soft_wrap=True)
+
+
+# ------------------------------------------------------------------------------------------- live progress
+
+
+class LiveDay:
+    """Progress while a day is played: feed it every new event; it never reads anything else.
+
+    On a terminal one line that changes; elsewhere one line per simulated hour.
+    """
+
+    def __init__(self, console: Console, fleet: Fleet, window: DayWindow, *, title: str = "") -> None:
+        self._console = console
+        self._fleet = fleet
+        self._window = window
+        self._title = title
+        self._state: dict[str, WorkloadState] = {}
+        self._counts: Counter[WorkloadState] = Counter()
+        self._site = {s.site_id: i for i, s in enumerate(fleet.sites)}
+        self._power_kw = np.zeros(len(fleet.sites))
+        self._cost_yuan = 0.0
+        self._last = "the day begins"
+        self._at_s = window.start_s
+        self._next_line_s = window.start_s + SECONDS_PER_HOUR
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+            self._draw()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def cost_yuan(self) -> float:
+        """Energy cost of all meters seen so far."""
+        return self._cost_yuan
+
+    def advance(self, at_s: int, events: Sequence[Event]) -> None:
+        """Take over what happened until `at_s` and show it."""
+        for event in events:
+            self._take(event)
+        self._at_s = at_s
+        if self._live is not None:
+            self._draw()
+        elif at_s >= self._next_line_s:
+            self._console.print(self._line(), soft_wrap=True, highlight=False)
+            self._next_line_s = (at_s // SECONDS_PER_HOUR + 1) * SECONDS_PER_HOUR
+
+    def _take(self, event: Event) -> None:
+        if event.kind is EventKind.WORKLOAD_SUBMITTED:
+            self._enter(event.subject, WorkloadState.PENDING)
+        elif event.kind is EventKind.WORKLOAD_STATE:
+            self._enter(event.subject, WorkloadState(event.body["state"]))
+        elif event.kind is EventKind.SITE_METERED:
+            self._meter(event)
+        self._last = event_in_words(event, self._fleet) or self._last
+
+    def _enter(self, name: str, state: WorkloadState) -> None:
+        before = self._state.get(name)
+        if before is not None:
+            self._counts[before] -= 1
+        self._state[name] = state
+        self._counts[state] += 1
+
+    def _meter(self, event: Event) -> None:
+        meters = event.body["meters"]
+        rows = [self._site[m["site_id"]] for m in meters]
+        energy_kwh = np.array([m["facility_energy_kwh"] for m in meters])
+        at_s = np.array(sorted({m["from_s"] for m in meters}), np.int64)
+        prices = price_yuan_per_kwh(self._fleet, at_s)
+        columns = np.searchsorted(at_s, [m["from_s"] for m in meters])
+        self._cost_yuan += float((energy_kwh * prices[rows, columns]).sum())
+        self._power_kw[rows] = [m["facility_power_kw"] for m in meters]
+
+    def _line(self) -> str:
+        drained = " (draining)" if self._at_s > self._window.day_end_s else ""
+        return (
+            f"{clock(self._fleet, self._at_s)}{drained}  running {number(self._counts[WorkloadState.RUNNING])}  "
+            f"pending {number(self._counts[WorkloadState.PENDING])}  {number(float(self._power_kw.sum()))} kW  "
+            f"¥{number(self._cost_yuan)}  {self._last}"
+        )
+
+    def _draw(self) -> None:
+        assert self._live is not None
+        span_s = self._window.drained_until_s - self._window.start_s
+        bar = ProgressBar(total=span_s, completed=self._at_s - self._window.start_s, width=None)
+        head = Text(self._title, style="bold") if self._title else Text("")
+        self._live.update(
+            Group(head, bar, Text(self._line(), overflow="ellipsis", no_wrap=True)), refresh=True
+        )

@@ -1,0 +1,112 @@
+"""Check of a round before it is committed, from the replica columns alone: it shares no arithmetic with the placer.
+
+Used amounts per node are summed anew from everything placed, old and new, and compared with what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.state import ClusterState
+from scheduler.planner.round import Placed
+
+IntArray = NDArray[np.int64]
+RESOURCE_NAMES = ("cpu_milli", "memory_mib", "gpu_milli", "storage_gib")
+
+
+def audit_placements(state: ClusterState, placed: Sequence[Placed], gone: Sequence[int] = ()) -> list[str]:
+    """Violations in words: capacity per node and resource, GPU devices taken twice, wrong model, nodes down.
+
+    `gone` are rows that this round stops before anything starts.
+    """
+    topology, nodes = state.topology, state.nodes
+    if not placed or topology is None or nodes is None:
+        return []
+    replicas = state.replicas
+    on = np.flatnonzero(replicas["node"] >= 0)
+    on = on[~np.isin(on, list(gone))]
+    rows = np.concatenate([on, [p.row for p in placed], list(state.draining)]).astype(np.int64)
+    at = np.concatenate(
+        [replicas["node"][on], [p.node for p in placed], [d.node for d in state.draining.values()]]
+    ).astype(np.int64)
+    specs = replicas["spec"][rows]
+    need = _needs(state, specs, topology.node_group[at])
+    used = np.zeros((topology.node_count, len(RESOURCE_NAMES)), np.int64)
+    np.add.at(used, at, need)
+    over = np.argwhere(used > topology.group_capacity[topology.node_group])
+    violations = [
+        f"node {'/'.join(map(str, topology.node_name(int(n))))}: {RESOURCE_NAMES[r]} {used[n, r]} is not installed"
+        for n, r in over
+    ]
+    violations += _device_violations(state, placed, gone)
+    new_nodes = np.array([p.node for p in placed])
+    violations += [
+        f"node {'/'.join(map(str, topology.node_name(int(n))))} is down or cordoned"
+        for n in np.unique(new_nodes[~nodes.up[new_nodes] | nodes.cordoned[new_nodes]])
+    ]
+    return violations
+
+
+def _needs(state: ClusterState, specs: IntArray, groups: IntArray) -> IntArray:
+    topology = state.topology
+    assert topology is not None
+    out = np.zeros((len(specs), len(RESOURCE_NAMES)), np.int64)
+    order = np.argsort(specs, kind="stable")
+    for mine in np.split(order, np.flatnonzero(np.diff(specs[order])) + 1):
+        if not len(mine):
+            continue
+        stage = state.spec(int(specs[mine[0]])).stage
+        out[mine, 0], out[mine, 1], out[mine, 3] = stage.cpu_milli, stage.memory_mib, stage.storage_gib
+        by_group = np.array([stage.gpu_milli.get(m, 0) for m in topology.group_gpu_model])
+        out[mine, 2] = by_group[groups[mine]]
+    return out
+
+
+def _device_violations(state: ClusterState, placed: Sequence[Placed], gone: Sequence[int]) -> list[str]:
+    """A new replica's devices exist on its node, number what it needs, and hold it beside what is there."""
+    topology, nodes = state.topology, state.nodes
+    assert topology is not None and nodes is not None
+    free = _free_devices(state, gone)
+    violations = []
+    for p in placed:
+        stage = state.spec(int(state.replicas["spec"][p.row])).stage
+        group = int(topology.node_group[p.node])
+        model = topology.group_gpu_model[group]
+        if not stage.gpu_milli:
+            continue
+        need = stage.gpu_milli.get(model)
+        ids = [g for g in range(16) if p.gpu_mask >> g & 1]
+        name = state.placement_id_at(p.row, int(state.replicas["incarnation"][p.row]) + 1)
+        if need is None:
+            violations.append(f"{name}: GPU model {model or 'none'} is not accepted")
+            continue
+        if len(ids) != max(1, need // 1000) or any(g >= topology.group_gpu_count[group] for g in ids):
+            violations.append(f"{name}: devices {ids} for {need} milli-GPUs")
+            continue
+        if p.node not in free:
+            free[p.node] = nodes.gpu_milli[p.node].copy()
+        node_free = free[p.node]
+        node_free[ids] -= need // len(ids)
+        if (node_free[ids] < 0).any():
+            violations.append(f"{name}: devices {ids} are taken")
+    return violations
+
+
+def _free_devices(state: ClusterState, gone: Sequence[int]) -> dict[int, IntArray]:
+    """node → free milli of its devices, for nodes that something leaves in this round."""
+    topology, nodes = state.topology, state.nodes
+    assert topology is not None and nodes is not None
+    free: dict[int, IntArray] = {}
+    for row in gone:
+        node, mask = int(state.replicas["node"][row]), int(state.replicas["gpu_mask"][row])
+        ids = [g for g in range(16) if mask >> g & 1]
+        if not ids:
+            continue
+        model = topology.group_gpu_model[int(topology.node_group[node])]
+        need = state.spec(int(state.replicas["spec"][row])).stage.gpu_milli[model]
+        node_free = free.setdefault(node, nodes.gpu_milli[node].copy())
+        node_free[ids] += need // len(ids)
+    return free

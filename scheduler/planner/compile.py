@@ -1,0 +1,544 @@
+"""Compile: the state as a `PlacementProblem`: specs folded into classes, nodes into groups, the day into slots.
+
+Facts only; which pairs are candidates is the solver's and the verifier's own business. Work that must run as it comes
+(services, running and waiting non-deferrable work) is demand per slot; deferrable work is replica-hours with a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.ledger import released_kwh
+from scheduler.domain.outlook import CalendarOutlook
+from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.topology import Topology
+from scheduler.planner.feasibility import Views, site_labels, zone_legs
+from scheduler.planner.folds import Folds, folds_of
+from scheduler.planner.forecast import expected_arrivals
+from scheduler.planner.learn import scaled, thetas
+from scheduler.planner.patterns import CPU_PROCESSING
+from solvers.problem import (
+    Classes,
+    Flows,
+    Graph,
+    GraphFlow,
+    GraphPath,
+    Groups,
+    Network,
+    Pairs,
+    Paths,
+    PlacementProblem,
+    Sites,
+    Slots,
+    Terms,
+)
+from suanli.model import PriorityClass, Stage, Workload
+from suanli.model.units import HOURS_PER_DAY, MILLI, SECONDS_PER_HOUR
+
+FINE_HOURS = 4
+"""Slots of one hour this far ahead; after that they break with the tariff, two hours at most."""
+COARSE_HOURS = 2
+UNSERVED_YUAN_PER_REPLICA_H = {
+    PriorityClass.HARD_SAFETY: 1e5,
+    PriorityClass.PUBLIC_SERVICE: 1e3,
+    PriorityClass.INTERACTIVE: 100.0,
+}
+"""Penalties of the reference scenario (domain notes, ASSUMED); batch pays lateness per GPU-hour."""
+PACKING_YIELD = 0.97
+"""Share of a group that mixed shapes fill before fragments stop them (measured on replays; ASSUMED until learned)."""
+DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A problem with the way back: which fold of specs each class is, and whether it waits for a price."""
+
+    problem: PlacementProblem
+    class_fold: NDArray[np.int64]
+    class_deferrable: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """Rows folded into classes; `spec` stands for its fold in every fact but size, which is the mean of the rows."""
+
+    fold: NDArray[np.int64]
+    spec: NDArray[np.int64]
+    members: NDArray[np.int64]
+    """(C, specs) rows of each spec."""
+    deferrable: NDArray[np.bool_]
+    bucket: NDArray[np.int64]
+    demand: NDArray[np.float64]
+    work_h: NDArray[np.float64]
+    parallel: NDArray[np.float64]
+    running: NDArray[np.float64]
+    """(C, G)."""
+
+
+def slots_from(now_s: int, horizon_hours: int, outlook: CalendarOutlook, topology: Topology) -> Slots:
+    """Whole local hours at first (the first slot may be a part of one), then until the tariff changes."""
+    first_cut = now_s - now_s % SECONDS_PER_HOUR + SECONDS_PER_HOUR
+    cuts = [now_s, *range(first_cut, now_s + horizon_hours * SECONDS_PER_HOUR, SECONDS_PER_HOUR)]
+    end_s = now_s + horizon_hours * SECONDS_PER_HOUR
+    prices = outlook.prices_yuan_per_kwh(np.array(cuts))
+    starts = [cuts[0]]
+    for i in range(1, len(cuts)):
+        fine = cuts[i] < now_s + FINE_HOURS * SECONDS_PER_HOUR
+        tariff_breaks = bool((prices[:, i] != prices[:, i - 1]).any())
+        long_enough = cuts[i] - starts[-1] >= COARSE_HOURS * SECONDS_PER_HOUR
+        if fine or tariff_breaks or long_enough:
+            starts.append(cuts[i])
+    hours = np.diff([*starts, end_s]) / SECONDS_PER_HOUR
+    return Slots(start_s=np.array(starts), hours=hours)
+
+
+def compile_problem(state: ClusterState, views: Views, now_s: int, *, pue_blind: bool = False) -> Compiled:
+    """The whole planning problem at `now_s`. `pue_blind` drops plant and caps: the baseline that knows only IT power."""
+    topology = views.topology
+    outlook = CalendarOutlook(topology, state.forecast)
+    slots = slots_from(now_s, state.policy.horizon_hours, outlook, topology)
+    folded = _fold(state, folds_of(views), topology, slots, now_s)
+    legs = _Legs(topology)
+    graphs = _graphs(state, folded, legs, slots, now_s)
+    problem = PlacementProblem(
+        problem_id=f"plans/{now_s}",
+        slots=slots,
+        sites=_sites(state, topology, outlook, slots, now_s, pue_blind),
+        groups=_groups(state, topology, slots),
+        classes=_classes(state, topology, folded, slots, graphs, now_s),
+        pairs=_pairs(state, views, folded),
+        flows=_flows(state, folded, legs),
+        paths=_paths(state, folded, legs),
+        network=legs.network(),
+        graphs=graphs,
+        terms=Terms(
+            portfolio_pue_cap_annual=None if pue_blind else state.policy.edge_portfolio_cap_annual,
+            ledger_load=state.policy.ledger_load,
+            carbon_yuan_per_kg=state.policy.carbon_price_yuan_per_kg,
+        ),
+        policy_revision=state.policy.revision,
+        base_revision=state.revision,
+    )
+    return Compiled(problem, folded.fold, folded.deferrable)
+
+
+# ---------------------------------------------------------------------- fold rows into classes
+
+
+def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, now_s: int) -> _Folded:
+    replicas = state.replicas
+    live = np.flatnonzero(state.active_mask() & (replicas["phase"] != Phase.DONE))
+    spec = replicas["spec"][live].astype(np.int64)
+    owner = replicas["workload"][live]
+    left_s = replicas["work_s"][live] - replicas["done_work_s"][live]
+    running = np.isin(replicas["phase"][live], (Phase.ORDERED, Phase.RUNNING))
+    ran_s = np.where(replicas["phase"][live] == Phase.RUNNING, now_s - replicas["running_s"][live], 0)
+    left_s = np.maximum(left_s - ran_s, 60.0)
+    start_s = np.maximum(state.workloads["not_before_s"][owner], now_s)
+    is_deferrable = (
+        np.array([s.workload.deferrable for s in state.shapes.specs] or [False])[spec]
+        if len(spec)
+        else np.zeros(0, bool)
+    )
+    waits = is_deferrable & ~running
+    bucket = np.where(waits, (state.workloads["deadline_s"][owner] - now_s) // DEADLINE_BUCKET_S, -1)
+    bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
+    fold_of = folds.all(len(state.shapes.specs))
+    keys = np.stack([fold_of[spec], waits, bucket], axis=1) if len(spec) else np.zeros((0, 3), np.int64)
+    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    inverse = inverse.ravel()
+    count = len(unique)
+    members = np.zeros((count, len(fold_of)), np.int64)
+    np.add.at(members, (inverse, spec), 1)
+    ends = slots.start_s + slots.hours * SECONDS_PER_HOUR
+    demand = np.zeros((count, len(slots.hours)))
+    demanded = ~waits
+    for t in range(len(slots.hours)):
+        overlap_s = np.minimum(start_s + left_s, ends[t]) - np.maximum(start_s, slots.start_s[t])
+        share = np.clip(overlap_s / (slots.hours[t] * SECONDS_PER_HOUR), 0.0, 1.0)
+        demand[:, t] = np.bincount(inverse, np.where(demanded, share, 0.0), minlength=count)
+    class_of_fold = {int(f): c for c, (f, deferred, _) in enumerate(unique) if not deferred}
+    for s, expected in expected_arrivals(state, slots, now_s).items():
+        c = class_of_fold.get(int(fold_of[s]))
+        if c is not None and not state.spec(s).workload.deferrable:
+            demand[c] += expected
+    work_h = np.bincount(inverse, np.where(waits, left_s, 0.0), minlength=count) / SECONDS_PER_HOUR
+    parallel = np.bincount(inverse, waits.astype(float), minlength=count).astype(np.float64)
+    on = np.zeros((count, len(topology.group_ids)))
+    node = replicas["node"][live]
+    np.add.at(on, (inverse[running], topology.node_group[node[running]]), 1.0)
+    return _Folded(
+        fold=unique[:, 0],
+        spec=members.argmax(axis=1) if count else np.zeros(0, np.int64),
+        members=members,
+        deferrable=unique[:, 1].astype(bool),
+        bucket=unique[:, 2],
+        demand=demand,
+        work_h=work_h,
+        parallel=parallel,
+        running=on,
+    )
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def _sites(
+    state: ClusterState,
+    topology: Topology,
+    outlook: CalendarOutlook,
+    slots: Slots,
+    now_s: int,
+    pue_blind: bool,
+) -> Sites:
+    sites, count = topology.sites, len(slots.hours)
+    middle = slots.start_s + (slots.hours * SECONDS_PER_HOUR / 2).astype(np.int64)
+    dry = np.array([outlook.dry_bulb_c(int(t)) for t in middle])
+    wet = np.array([outlook.wet_bulb_c(int(t)) for t in middle])
+    theta = thetas(topology, state.learner)
+    plants = [scaled(s, theta[i], dry, wet) for i, s in enumerate(sites)]
+    zero = np.zeros((len(sites), count))
+    fixed = zero if pue_blind else np.array([np.broadcast_to(p.fixed_kw, count) for p in plants])
+    off = zero if pue_blind else np.array([np.broadcast_to(p.off_kw, count) for p in plants])
+    assert state.nodes is not None
+    busy = state.nodes.cpu_milli < topology.group_capacity[topology.node_group, 0]
+    site_busy = np.bincount(topology.node_site, busy, minlength=len(sites)) > 0
+    annual = np.array(
+        [NAN if pue_blind or s.caps.pue_cap_annual is None else s.caps.pue_cap_annual for s in sites]
+    )
+    hourly = np.array(
+        [NAN if pue_blind or s.caps.ipue_cap_hourly is None else s.caps.ipue_cap_hourly for s in sites]
+    )
+    return Sites(
+        site_id=topology.site_ids,
+        labels=tuple(site_labels(topology, i) for i in range(len(sites))),
+        is_edge=topology.site_is_edge,
+        may_close=np.array([s.may_close for s in sites]),
+        initially_on=site_busy,
+        start_yuan=np.full(len(sites), 0.5),
+        rated_kw=np.array([s.rated_it_kw for s in sites]),
+        power_limit_kw=np.repeat(np.array([[s.power_limit_kw] for s in sites]), count, axis=1),
+        fixed_kw=fixed,
+        off_kw=off,
+        loss_slope=zero if pue_blind else np.array([np.broadcast_to(p.loss_slope, count) for p in plants]),
+        loss_square=zero if pue_blind else np.array([np.broadcast_to(p.loss_square, count) for p in plants]),
+        price_yuan_per_kwh=outlook.prices_yuan_per_kwh(slots.start_s),
+        carbon_g_per_kwh=np.tile([outlook.carbon_g_per_kwh(int(t)) for t in slots.start_s], (len(sites), 1)),
+        ipue_cap_hourly=hourly,
+        hourly_is_hard=np.full(len(sites), True),
+        pue_cap_annual=annual,
+        annual_is_hard=np.array([s.caps.annual_is_hard for s in sites]),
+        ledger_beta_kwh=np.array(
+            [
+                0.0
+                if np.isnan(annual[i])
+                else released_kwh(
+                    s, balance_kwh(state, s.site_id, annual[i]), now_s, slots.start_s, slots.hours
+                )
+                for i, s in enumerate(sites)
+            ]
+        ),
+        debt_yuan_per_kwh=np.array([s.caps.debt_price_yuan_per_kwh for s in sites]),
+        demand_yuan_per_kw=np.zeros(len(sites)),
+        demand_peak_kw=np.zeros(len(sites)),
+        reserved_floor_frac=np.zeros(len(sites)),
+    )
+
+
+def balance_kwh(state: ClusterState, site_id: str, cap: float) -> float:
+    """B = Π·E − E_fac since 1 January; E is useful IT energy for the run when the policy's ledger counts useful load."""
+    energy = state.energy[site_id]
+    it_kwh = energy.useful_it_kwh if state.policy.ledger_load == "useful" else energy.it_kwh
+    return cap * it_kwh - energy.facility_kwh
+
+
+def _groups(state: ClusterState, topology: Topology, slots: Slots) -> Groups:
+    assert state.nodes is not None
+    usable = state.nodes.up & ~state.nodes.cordoned
+    busy = state.nodes.cpu_milli < topology.group_capacity[topology.node_group, 0]
+    count = len(topology.group_ids)
+    nodes = np.bincount(topology.node_group, usable | (busy & state.nodes.up), minlength=count).astype(
+        np.int64
+    )
+    return Groups(
+        group_id=tuple("/".join(g) for g in topology.group_ids),
+        gpu_model=topology.group_gpu_model,
+        site=topology.group_site,
+        node_count=np.repeat(nodes[:, None], len(slots.hours), axis=1),
+        capacity=topology.group_capacity,
+        gpu_memory_mib=topology.group_gpu_memory_mib,
+        idle_w=topology.group_idle_w,
+        wake_yuan=np.zeros(count),
+        initial_on_count=np.bincount(topology.node_group, busy, minlength=count).astype(float),
+        island_node_count=topology.group_island_nodes,
+        packing_yield=np.full((count, 4), PACKING_YIELD),
+    )
+
+
+def _classes(
+    state: ClusterState,
+    topology: Topology,
+    folded: _Folded,
+    slots: Slots,
+    graphs: tuple[Graph, ...],
+    now_s: int,
+) -> Classes:
+    specs = [state.spec(int(s)) for s in folded.spec]
+    stages = [s.stage for s in specs]
+    in_graph = np.zeros(len(specs), bool)
+    in_graph[[c for g in graphs for c in g.stage_class]] = True
+    deadline_s = now_s + (folded.bucket + 1) * DEADLINE_BUCKET_S
+    deadline_slot = np.searchsorted(slots.start_s, deadline_s, side="left")
+    gpus = np.array([s.reference_gpu_milli / MILLI for s in stages]) if stages else np.zeros(0)
+    return Classes(
+        class_id=tuple(
+            f"{s.workload.workload_class or s.workload.kind.value}/{s.stage.stage_id}/{s.spec}/{int(b)}"
+            for s, b in zip(specs, folded.bucket, strict=True)
+        ),
+        require_any=tuple(s.require_any for s in stages),
+        allowed_site_ids=tuple(s.site_ids for s in stages),
+        gpu_milli_by_model=tuple(s.gpu_milli for s in stages),
+        gpu_memory_mib=np.array([s.gpu_memory_mib for s in stages], np.int64),
+        priority_rank=np.array([s.workload.priority_class.rank for s in specs], np.int64),
+        demand_count=np.where(in_graph[:, None], 0.0, folded.demand),
+        unserved_yuan_per_replica_h=np.array([_unserved(s.workload, s.stage) for s in specs], float),
+        work_replica_h=folded.work_h,
+        release_slot=np.zeros(len(specs), np.int64),
+        deadline_slot=np.where(
+            folded.deferrable, np.minimum(deadline_slot, len(slots.hours)), len(slots.hours)
+        ),
+        max_parallel_count=folded.parallel,
+        lateness_yuan_per_replica_h=np.array([s.workload.lateness_yuan_per_gpu_hour for s in specs], float)
+        * np.maximum(gpus, 0.1),
+        gang_size=np.ones(len(specs), np.int64),
+        single_site=np.zeros(len(specs), bool),
+        single_group=np.zeros(len(specs), bool),
+        single_island=np.zeros(len(specs), bool),
+        spread_site_min=np.array([_spread(s, "site") for s in stages], np.int64),
+        spread_node_min=np.array([_spread(s, "node") for s in stages], np.int64),
+        migration_yuan=np.maximum(0.1, state.policy.migration_yuan_per_gpu * gpus),
+    )
+
+
+def _unserved(workload: Workload, stage: Stage) -> float:
+    known = UNSERVED_YUAN_PER_REPLICA_H.get(workload.priority_class)
+    if known is not None:
+        return known
+    return workload.lateness_yuan_per_gpu_hour * max(1.0, stage.reference_gpu_milli / MILLI)
+
+
+def _spread(stage: Stage, over: str) -> int:
+    return stage.spread.min_domains if stage.spread is not None and stage.spread.over == over else 0
+
+
+def _pairs(state: ClusterState, views: Views, folded: _Folded) -> Pairs:
+    topology = views.topology
+    models = np.array(topology.group_gpu_model)
+    class_index, group_index, need, watts, processing, running = [], [], [], [], [], []
+    for c, spec in enumerate(folded.spec):
+        view = views[int(spec)]
+        stage = view.spec.stage
+        defined = np.isin(models, list(stage.gpu_milli)) if stage.gpu_milli else np.ones(len(models), bool)
+        groups = np.flatnonzero(defined)
+        class_index.append(np.full(len(groups), c))
+        group_index.append(groups)
+        weight = folded.members[c] / folded.members[c].sum()
+        alike = np.flatnonzero(weight)
+        mean_need = np.sum([weight[i] * views[int(i)].need[groups] for i in alike], axis=0)
+        need.append(np.ceil(mean_need - 1e-6).astype(np.int64))
+        watts.append(np.sum([weight[i] * views[int(i)].watts[groups] for i in alike], axis=0))
+        processing.append(_processing_ms(stage, models[groups]))
+        running.append(folded.running[c, groups])
+    if not class_index:
+        empty = np.zeros(0)
+        return Pairs(
+            empty.astype(int), empty.astype(int), np.zeros((0, 4), np.int64), empty, empty, empty, empty
+        )
+    total = sum(len(g) for g in group_index)
+    return Pairs(
+        class_index=np.concatenate(class_index),
+        group_index=np.concatenate(group_index),
+        need=np.concatenate(need),
+        dynamic_w=np.concatenate(watts),
+        processing_p99_ms=np.concatenate(processing),
+        running_count=np.concatenate(running),
+        other_yuan_per_replica_h=np.zeros(total),
+    )
+
+
+def _processing_ms(stage: Stage, models: NDArray[Any]) -> NDArray[np.float64]:
+    declared = stage.processing_p99_ms
+    if not declared:
+        return np.zeros(len(models))
+    key = [m if stage.gpu_milli else CPU_PROCESSING for m in models]
+    return np.array([declared.get(str(k), max(declared.values())) for k in key])
+
+
+# ---------------------------------------------------------------------- network
+
+
+class _Legs:
+    """Access legs met so far, and the links each route loads."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.index: dict[tuple[str, str], int] = {}
+
+    def leg(self, zone_id: str, access_id: str) -> int:
+        key = (zone_id, self.topology.access_of(zone_id, access_id))
+        return self.index.setdefault(key, len(self.index))
+
+    def network(self) -> Network:
+        t = self.topology
+        legs = sorted(self.index, key=self.index.__getitem__)
+        entries: list[tuple[int, int, int]] = []
+        for a, (zone_id, _) in enumerate(legs):
+            hub = t.zones[zone_id].hub_id
+            entries += [(a, s, k) for s, site in enumerate(t.site_ids) for k in t.route_links(hub, site)]
+        for o, origin in enumerate(t.site_ids):
+            entries += [
+                (len(legs) + o, s, k)
+                for s, site in enumerate(t.site_ids)
+                if s != o
+                for k in t.route_links(origin, site)
+            ]
+        network = t.fleet.network
+        transfer = np.full((t.site_count, t.site_count), network.transfer_yuan_per_gb)
+        for site_id, price in network.transfer_yuan_per_gb_by_site.items():
+            transfer[t.site_index[site_id], :] = transfer[:, t.site_index[site_id]] = price
+        np.fill_diagonal(transfer, 0.0)
+        array = np.array(entries, np.int64).reshape(len(entries), 3)
+        return Network(
+            leg_id=tuple(f"{z}/{a}" for z, a in legs),
+            link_id=tuple(k.link_id for k in network.links),
+            leg_rtt_p99_ms=np.array([t.leg_rtt_p99_ms(z, a) for z, a in legs]).reshape(
+                len(legs), t.site_count
+            ),
+            site_rtt_p99_ms=t.site_site_rtt_ms,
+            link_capacity_mbps=t.link_capacity_mbps,
+            planning_load_frac=network.planning_load_frac,
+            route_origin=array[:, 0],
+            route_site=array[:, 1],
+            route_link=array[:, 2],
+            transfer_yuan_per_gb=transfer,
+        )
+
+
+def _flows(state: ClusterState, folded: _Folded, legs: _Legs) -> Flows:
+    rows: list[tuple[int, int, float, float]] = []
+    for c, spec_index in enumerate(folded.spec):
+        spec = state.spec(int(spec_index))
+        me = f"stages/{spec.stage.stage_id}"
+        for flow in spec.workload.flows:
+            zone = next(
+                (e.removeprefix("zones/") for e in (flow.source, flow.target) if e.startswith("zones/")), None
+            )
+            if zone is not None and me in (flow.source, flow.target):
+                limit = NAN if flow.rtt_p99_max_ms is None else flow.rtt_p99_max_ms
+                rows.append((c, legs.leg(zone, flow.access_id), limit, flow.mbps))
+    return Flows(
+        class_index=np.array([r[0] for r in rows], np.int64),
+        leg_index=np.array([r[1] for r in rows], np.int64),
+        rtt_p99_max_ms=np.array([r[2] for r in rows], float),
+        mbps=np.array([r[3] for r in rows], float),
+    )
+
+
+def _paths(state: ClusterState, folded: _Folded, legs: _Legs) -> Paths:
+    rows: list[tuple[int, int, int, float]] = []
+    for c, spec_index in enumerate(folded.spec):
+        spec = state.spec(int(spec_index))
+        if len(spec.workload.stages) > 1:
+            continue
+        access = {z: a for z, a, _ in zone_legs(spec)}
+        for path in spec.workload.paths:
+            zones = [v.removeprefix("zones/") for v in path.via]
+            leg = [
+                legs.leg(z, access.get(z, "")) if v.startswith("zones/") else -1
+                for v, z in ((path.via[0], zones[0]), (path.via[-1], zones[-1]))
+            ]
+            rows.append((c, leg[0], leg[1], path.budget_ms))
+    return Paths(
+        class_index=np.array([r[0] for r in rows], np.int64),
+        leg_in_index=np.array([r[1] for r in rows], np.int64),
+        leg_out_index=np.array([r[2] for r in rows], np.int64),
+        budget_ms=np.array([r[3] for r in rows], float),
+    )
+
+
+# ---------------------------------------------------------------------- graphs
+
+
+def _graphs(state: ClusterState, folded: _Folded, legs: _Legs, slots: Slots, now_s: int) -> tuple[Graph, ...]:
+    class_of = {int(s): c for c, s in enumerate(folded.spec) if not folded.deferrable[c]}
+    active = ~np.isin(state.workloads["state"], _final_codes())
+    graphs: list[Graph] = []
+    for shape, template in enumerate(state.shapes.templates):
+        if len(template.stages) < 2:
+            continue
+        specs = state.shapes.specs_of_shape[shape]
+        members = np.flatnonzero(active & (state.workloads["shape"] == shape))
+        if not len(members) or any(s not in class_of for s in specs):
+            continue
+        graphs.append(_graph(template, [class_of[s] for s in specs], len(members), legs, slots))
+    return tuple(graphs)
+
+
+def _final_codes() -> list[int]:
+    from scheduler.domain.state import STATES
+
+    return [i for i, s in enumerate(STATES) if s.is_final]
+
+
+def _graph(template: Workload, classes: list[int], count: int, legs: _Legs, slots: Slots) -> Graph:
+    index = {s.stage_id: i for i, s in enumerate(template.stages)}
+    access = {
+        frozenset((f.source, f.target)): f.access_id
+        for f in template.flows
+        if "zones/" in f.source + f.target
+    }
+    flows = tuple(
+        GraphFlow(
+            index[f.source.removeprefix("stages/")],
+            index[f.target.removeprefix("stages/")],
+            f.mbps,
+            f.rtt_p99_max_ms,
+        )
+        for f in template.flows
+        if f.source.startswith("stages/") and f.target.startswith("stages/")
+    )
+    paths = tuple(GraphPath(tuple(_via(p.via, index, access, legs)), p.budget_ms) for p in template.paths)
+    colocate = tuple(
+        (i, index[s.colocate_with]) for i, s in enumerate(template.stages) if s.colocate_with is not None
+    )
+    return Graph(
+        graph_id=f"{template.workload_class or template.kind.value}/{classes[0]}",
+        count=(float(count),) * len(slots.hours),
+        stage_class=tuple(classes),
+        stage_replicas=tuple(s.replicas for s in template.stages),
+        flows=flows,
+        paths=paths,
+        colocate=colocate,
+    )
+
+
+def _via(
+    via: tuple[str, ...], index: dict[str, int], access: dict[frozenset[str], str], legs: _Legs
+) -> list[int]:
+    out = []
+    for i, hop in enumerate(via):
+        if hop.startswith("stages/"):
+            out.append(index[hop.removeprefix("stages/")])
+            continue
+        neighbour = via[i + 1] if i + 1 < len(via) else via[i - 1]
+        leg = legs.leg(hop.removeprefix("zones/"), access.get(frozenset((hop, neighbour)), ""))
+        out.append(-1 - leg)
+    return out
+
+
+__all__ = ["HOURS_PER_DAY", "Compiled", "balance_kwh", "compile_problem", "slots_from"]

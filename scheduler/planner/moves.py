@@ -1,0 +1,204 @@
+"""Planned moves: replicas of services that the new plan wants on another site, when the gain pays for the move.
+
+A move starts the new placement before the old one stops. The gain counts until the plan's services may shift again; a
+replica whose leaving lets a site close shares in what closing saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scheduler.domain.shapes import is_simple
+from scheduler.domain.state import ClusterState, Phase
+from scheduler.planner.feasibility import SpecView
+from scheduler.planner.folds import folds_of
+from scheduler.planner.round import Placed
+from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.snapshot import Snapshot, gpus_for
+from suanli.model import MoveMode, SiteKind
+from suanli.model.units import MILLI, SECONDS_PER_HOUR
+
+GAIN_HOURS = 6.0
+"""A service block of the horizon plan: for so long the new place is expected to stay the better one."""
+
+
+@dataclass(frozen=True)
+class PlannedMove:
+    """One replica's move with its cost and gain."""
+
+    placed: Placed
+    from_site: int
+    to_site: int
+    cost_yuan: float
+    gain_yuan: float
+    reason: str
+
+    def body(self, state: ClusterState) -> dict[str, Any]:
+        """Body of its `replica.moved` event."""
+        topology = state.topology
+        assert topology is not None
+        row = self.placed.row
+        return {
+            "workload": state.names[int(state.replicas["workload"][row])],
+            "stage_id": state.spec(int(state.replicas["spec"][row])).stage.stage_id,
+            "replica_index": int(state.replicas["index"][row]),
+            "from_site_id": topology.site_ids[self.from_site],
+            "to_site_id": topology.site_ids[self.to_site],
+            "mode": move_mode(topology.sites[self.from_site].kind, topology.sites[self.to_site].kind).value,
+            "reason": self.reason,
+            "cost_yuan": round(self.cost_yuan, 4),
+            "gain_yuan": round(self.gain_yuan, 4),
+        }
+
+
+def move_mode(a: SiteKind, b: SiteKind) -> MoveMode:
+    """Which of the three ways of sharing a move between two kinds of site is."""
+    if a is b:
+        return MoveMode.CLOUD_CLOUD if a is SiteKind.CLOUD else MoveMode.EDGE_EDGE
+    return MoveMode.CLOUD_EDGE
+
+
+def propose_moves(
+    state: ClusterState,
+    snapshot: Snapshot,
+    scorer: Scorer,
+    guide: dict[str, Any],
+    now_s: int,
+    leaving: Collection[int] = (),
+) -> list[PlannedMove]:
+    """Moves that bring services closer to the plan's quotas, dearest surplus first, within the policy's budget.
+
+    Rows in `leaving` are stopped by the same round and do not move.
+    """
+    budget = state.policy.move_budget_per_hour
+    migration = state.policy.migration_yuan_per_gpu
+    closing = np.array(guide.get("closing_yuan_per_hour", np.zeros(snapshot.topology.site_count)))
+    moves: list[PlannedMove] = []
+    for specs in _movable_folds(state, snapshot):
+        quota = scorer.quota(specs[0], snapshot)
+        if not quota or len(moves) >= budget:
+            continue
+        moves += _moves_of(
+            state, snapshot, scorer, specs, quota, closing, migration, budget - len(moves), now_s, leaving
+        )
+    return moves
+
+
+def _movable_folds(state: ClusterState, snapshot: Snapshot) -> list[list[int]]:
+    """Specs whose replicas can move alone and lose no work by it, by fold: services, and work with checkpoints."""
+    folds: dict[int, list[int]] = {}
+    numbers = folds_of(snapshot.views)
+    for s in np.flatnonzero(snapshot.running.any(axis=1)):
+        workload = state.spec(int(s)).workload
+        stage = workload.stages[0]
+        keeps_work = stage.is_service or stage.checkpoint_interval_s > 0
+        if is_simple(workload) and keeps_work and not workload.deferrable:
+            folds.setdefault(numbers.of(int(s)), []).append(int(s))
+    return [folds[f] for f in sorted(folds)]
+
+
+def _moves_of(
+    state: ClusterState,
+    snapshot: Snapshot,
+    scorer: Scorer,
+    specs: list[int],
+    quota: dict[int, float],
+    closing: np.ndarray[Any, Any],
+    migration_yuan_per_gpu: float,
+    budget: int,
+    now_s: int,
+    leaving: Collection[int],
+) -> list[PlannedMove]:
+    topology = snapshot.topology
+    view = snapshot.views[specs[0]]
+    running = snapshot.running_of_fold(specs[0]).copy()
+    cost = scorer.group_cost(view, snapshot)
+    target = np.zeros(len(running))
+    for group, amount in quota.items():
+        target[group] = amount
+    surplus = np.floor(running - target + 1e-6)
+    deficit = np.floor(target - running + 1e-6)
+    per_move = migration_yuan_per_gpu * view.spec.stage.reference_gpu_milli / MILLI
+    moves: list[PlannedMove] = []
+    for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
+        for there in sorted(np.flatnonzero(deficit >= 1), key=lambda g: (cost[g], g)):
+            a, b = int(topology.group_site[here]), int(topology.group_site[there])
+            if a == b or not view.group_ok[there]:
+                continue
+            for row in _rows_on(state, specs, int(here)):
+                if row in leaving:
+                    continue
+                if surplus[here] < 1 or deficit[there] < 1 or len(moves) >= budget:
+                    break
+                share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
+                hours = min(GAIN_HOURS, _hours_left(state, row, now_s))
+                saved = min(cost[here] - cost[there], CLOSED_SITE_YUAN_PER_HOUR)
+                saved = share if cost[here] >= CLOSED_SITE_YUAN_PER_HOUR else saved + share
+                gain = float(saved * hours)
+                if gain <= per_move:
+                    break
+                own = snapshot.views[int(state.replicas["spec"][row])]
+                placed = _place_on(snapshot, own, row, int(there))
+                if placed is None:
+                    break
+                surplus[here] -= 1
+                deficit[there] -= 1
+                moves.append(PlannedMove(placed, a, b, per_move, gain, _why(closing, a)))
+    return moves
+
+
+def kept_work_s(state: ClusterState, row: int, now_s: int) -> float:
+    """Work that a replica started elsewhere now may build on: up to its last checkpoint (s)."""
+    replicas = state.replicas
+    done_s = float(replicas["done_work_s"][row])
+    every_s = state.spec(int(replicas["spec"][row])).stage.checkpoint_interval_s
+    if every_s <= 0 or not np.isfinite(replicas["work_s"][row]) or replicas["phase"][row] != Phase.RUNNING:
+        return done_s
+    total_s = done_s + max(0, now_s - int(replicas["running_s"][row]))
+    return max(done_s, total_s - total_s % every_s)
+
+
+def _why(closing: np.ndarray[Any, Any], site: int) -> str:
+    return "lets the site close" if closing[site] > 0 else "cheaper energy there"
+
+
+def _hours_left(state: ClusterState, row: int, now_s: int) -> float:
+    end_s = (
+        state.replicas["running_s"][row] + state.replicas["work_s"][row] - state.replicas["done_work_s"][row]
+    )
+    return float(max(0.0, end_s - now_s) / SECONDS_PER_HOUR)
+
+
+def _rows_on(state: ClusterState, specs: list[int], group: int) -> list[int]:
+    topology = state.topology
+    assert topology is not None
+    first = int(topology.group_first_node[group])
+    last = first + int(topology.group_node_count[group])
+    replicas = state.replicas
+    node = replicas["node"]
+    rows = np.flatnonzero(
+        np.isin(replicas["spec"], specs)
+        & (node >= first)
+        & (node < last)
+        & (replicas["phase"] == Phase.RUNNING)
+    )
+    return [int(r) for r in rows if int(r) not in state.draining]
+
+
+def _place_on(snapshot: Snapshot, view: SpecView, row: int, group: int) -> Placed | None:
+    topology = snapshot.topology
+    groups = np.zeros(len(topology.group_ids), bool)
+    groups[group] = True
+    fit = snapshot.fit_per_node(view, groups[topology.node_group] & ~snapshot.empty_node)
+    if not fit.any():
+        fit = snapshot.fit_per_node(view, groups[topology.node_group])
+    if not fit.any() or snapshot.site_headroom(view)[int(topology.group_site[group])] < 1:
+        return None
+    node = int(np.flatnonzero(fit)[0])
+    mask = gpus_for(snapshot.nodes.gpu_milli[node], int(view.need[group, 2]))
+    snapshot.take_node(view, node, mask)
+    return Placed(row, node, mask)

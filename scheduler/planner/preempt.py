@@ -1,0 +1,214 @@
+"""Preemption: urgent work that fits nowhere takes the place of preemptible batch work, smallest lost work first.
+
+Only replicas whose stage is `preemptible` and whose workload is of class batch give way. Work lost by a stop is what
+ran since the last checkpoint (all of it without one), in GPU-seconds; a gang gives way whole, and loses what all its
+members lose. Loss decides twice: which node is taken (through a penalty on its cost) and who leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.state import ClusterState, Phase
+from scheduler.planner.snapshot import Snapshot, gpu_fit, gpus_for
+from suanli.model import PriorityClass
+from suanli.model.units import MILLI
+
+MIN_GPUS = 0.1
+"""Work without a GPU counts as a tenth of one, so that its loss is not nothing."""
+MAX_NODES_WEIGHED = 256
+"""Nodes whose loss is worked out exactly for one request, those with the smallest single loss first."""
+TAKEN_PENALTY = 1e6
+"""Above any price per hour and any wall around a closed site: room that is free always comes first."""
+LOSS_SCALE = 1e-3
+"""GPU-seconds as penalty units: a year on a thousand GPUs stays finite, a minute on one still counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """A replica that gives way to the row `by_row`, and the work it loses (GPU-seconds)."""
+
+    row: int
+    by_row: int
+    lost_gpu_s: float
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Replicas that leave together: one, or a whole gang."""
+
+    rows: tuple[int, ...]
+    lost_gpu_s: float
+
+
+class RoomMaker:
+    """Who could give way in this round, and what each would lose; scratch of one round."""
+
+    def __init__(self, state: ClusterState, snapshot: Snapshot, now_s: int) -> None:
+        self._state, self._snapshot, self._now_s = state, snapshot, now_s
+        self._rows = _preemptible_rows(state)
+        self._lost = dict(
+            zip(self._rows.tolist(), lost_gpu_s(state, self._rows, now_s).tolist(), strict=True)
+        )
+        self._gone: set[int] = set()
+        self._unit_of: dict[int, _Unit] = {}
+        self._on_node: dict[int, list[_Unit]] = {}
+        for unit in self._units():
+            for row in unit.rows:
+                self._unit_of[row] = unit
+                self._on_node.setdefault(int(state.replicas["node"][row]), []).append(unit)
+        for units in self._on_node.values():
+            units.sort(key=lambda u: (u.lost_gpu_s, u.rows))
+
+    def _units(self) -> list[_Unit]:
+        state = self._state
+        gangs: dict[tuple[int, int], list[int]] = {}
+        units = []
+        for row in self._rows.tolist():
+            spec = int(state.replicas["spec"][row])
+            if state.spec(spec).stage.gang:
+                gangs.setdefault((int(state.replicas["workload"][row]), spec), []).append(row)
+            else:
+                units.append(_Unit((row,), self._lost[row]))
+        units += [_Unit(tuple(rows), sum(self._lost[r] for r in rows)) for rows in gangs.values()]
+        return units
+
+    def has_victims(self) -> bool:
+        """Whether anybody could still give way."""
+        return len(self._gone) < len(self._rows)
+
+    def take_all_away(self) -> None:
+        """The snapshot as if everybody who could had left."""
+        for row in self._rows.tolist():
+            if row not in self._gone:
+                self._take(row, -1)
+
+    def _take(self, row: int, sign: int) -> None:
+        replicas = self._state.replicas
+        view = self._snapshot.views[int(replicas["spec"][row])]
+        self._snapshot.take_node(view, int(replicas["node"][row]), int(replicas["gpu_mask"][row]), sign)
+
+    def penalty(self, specs: set[int]) -> NDArray[np.float64]:
+        """(N,) 0 where a replica of each spec fits already, else the loss that making room would cost.
+
+        Nodes where even that makes no room, or that were not weighed, get the penalty of a total loss.
+        """
+        snapshot = self._snapshot
+        total = sum(self._lost.values()) + 1.0
+        out = np.zeros(snapshot.topology.node_count)
+        for spec in sorted(specs):
+            view = snapshot.views[spec]
+            at = snapshot.nodes_of(view.group_ok)
+            full = at[snapshot.fit(view, at) <= 0]
+            out[full] = np.maximum(out[full], TAKEN_PENALTY + total * LOSS_SCALE)
+            near = [n for n in full.tolist() if any(self._open(u) for u in self._on_node.get(n, ()))]
+            near.sort(key=lambda n: (min(u.lost_gpu_s for u in self._on_node[n] if self._open(u)), n))
+            for node in near[:MAX_NODES_WEIGHED]:
+                units = self._leave(node, [spec])
+                if units is not None:
+                    out[node] = TAKEN_PENALTY + sum(u.lost_gpu_s for u in units) * LOSS_SCALE
+        return out
+
+    def _open(self, unit: _Unit) -> bool:
+        return self._gone.isdisjoint(unit.rows)
+
+    def victims_for(self, placed: Sequence[tuple[int, int]]) -> list[int] | None:
+        """Rows that leave so that every (row, node) finds its room; None when they cannot."""
+        by_node: dict[int, list[int]] = {}
+        for row, node in placed:
+            by_node.setdefault(node, []).append(int(self._state.replicas["spec"][row]))
+        victims: set[int] = set()
+        for node, specs in by_node.items():
+            units = self._leave(node, specs, victims)
+            if units is None:
+                return None
+            victims.update(r for u in units for r in u.rows)
+        return sorted(victims)
+
+    def _leave(
+        self, node: int, specs: Sequence[int], leaving: set[int] | frozenset[int] = frozenset()
+    ) -> list[_Unit] | None:
+        """Units that leave the node for one replica of each of `specs`: smallest loss first, none in vain."""
+        units = [u for u in self._on_node.get(node, ()) if self._open(u) and leaving.isdisjoint(u.rows)]
+        already = [r for r in leaving if int(self._state.replicas["node"][r]) == node]
+        chosen: list[_Unit] = []
+        while not self._holds(node, specs, already, chosen):
+            if len(chosen) == len(units):
+                return None
+            chosen.append(units[len(chosen)])
+        for unit in sorted(chosen, key=lambda u: (-u.lost_gpu_s, u.rows)):
+            fewer = [u for u in chosen if u is not unit]
+            if self._holds(node, specs, already, fewer):
+                chosen = fewer
+        return chosen
+
+    def _holds(self, node: int, specs: Sequence[int], already: Sequence[int], units: Sequence[_Unit]) -> bool:
+        """Whether the node holds one replica of each spec once the units have left it."""
+        snapshot, replicas = self._snapshot, self._state.replicas
+        nodes, group = snapshot.nodes, int(snapshot.topology.node_group[node])
+        free = [int(nodes.cpu_milli[node]), int(nodes.memory_mib[node]), int(nodes.storage_gib[node])]
+        gpus = nodes.gpu_milli[node].copy()
+        left = [r for u in units for r in u.rows if int(replicas["node"][r]) == node]
+        for row in (*already, *left):
+            view = snapshot.views[int(replicas["spec"][row])]
+            need, mask = view.need[group], int(replicas["gpu_mask"][row])
+            free = [f + int(need[r]) for f, r in zip(free, (0, 1, 3), strict=True)]
+            for g in range(len(gpus)):
+                if mask >> g & 1:
+                    gpus[g] += int(need[2]) // mask.bit_count()
+        for spec in specs:
+            need = snapshot.views[spec].need[group]
+            free = [f - int(need[r]) for f, r in zip(free, (0, 1, 3), strict=True)]
+            if min(free) < 0:
+                return False
+            if need[2]:
+                if gpu_fit(gpus[None, :], need[2:3])[0] < 1:
+                    return False
+                mask = gpus_for(gpus, int(need[2]))
+                for g in range(len(gpus)):
+                    if mask >> g & 1:
+                        gpus[g] -= int(need[2]) // mask.bit_count()
+        return True
+
+    def remove(self, victims: Sequence[int]) -> None:
+        """Take the victims off the snapshot for the rest of the round."""
+        for row in victims:
+            self._take(row, -1)
+        self._gone.update(victims)
+
+    def put_back(self, victims: Sequence[int]) -> None:
+        """Forget a removal whose snapshot was restored."""
+        self._gone.difference_update(victims)
+
+    def record(self, victims: Sequence[int], by_row: int) -> list[Preempted]:
+        """What the round reports of them."""
+        return [Preempted(row, by_row, self._lost[row]) for row in victims]
+
+
+def _preemptible_rows(state: ClusterState) -> NDArray[np.int64]:
+    """Placed replicas that may give way; one that is moving is left alone."""
+    columns, replicas = state.shapes.columns, state.replicas
+    placed = np.flatnonzero(np.isin(replicas["phase"], (Phase.ORDERED, Phase.RUNNING)))
+    spec = replicas["spec"][placed]
+    gives_way = columns["preemptible"] & (columns["rank"] == PriorityClass.BATCH.rank)
+    rows: NDArray[np.int64] = placed[gives_way[spec]]
+    return rows[~np.isin(rows, list(state.draining))] if state.draining else rows
+
+
+def lost_gpu_s(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> NDArray[np.float64]:
+    """(rows,) GPU-seconds of work that a stop at `now_s` would throw away: since the last checkpoint, or all."""
+    replicas, columns = state.replicas, state.shapes.columns
+    spec = replicas["spec"][rows]
+    ran_s = np.where(
+        replicas["phase"][rows] == Phase.RUNNING, np.maximum(now_s - replicas["running_s"][rows], 0), 0
+    )
+    every_s = columns["checkpoint_interval_s"][spec]
+    total_s = replicas["done_work_s"][rows] + ran_s
+    since_s = np.where(every_s > 0, np.minimum(total_s % np.maximum(every_s, 1), ran_s), ran_s)
+    gpus = np.maximum(columns["reference_gpu_milli"][spec] / MILLI, MIN_GPUS)
+    lost: NDArray[np.float64] = since_s * gpus
+    return lost

@@ -1,0 +1,204 @@
+"""Reservations: a gang that does not fit keeps the nodes that come free first, so that it does not starve.
+
+EASY backfilling (Lifka, JSSPP 1995), one reservation for each pool of equal nodes: the earliest instant at which the
+gang fits is found from the declared ends of what runs; until then only work that ends before passes on the nodes kept.
+Services never end, so their nodes count only with what is free on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.state import MAX_GPUS_PER_NODE, NEVER_S, ClusterState
+from scheduler.planner.feasibility import SpecView, per_empty_node
+from scheduler.planner.queue import START_MARGIN_S
+from scheduler.planner.snapshot import Snapshot, devices_of, gpu_fit
+
+MAX_RESERVATIONS = 8
+MAX_INSTANTS = 64
+"""Ends looked at per pool; more are thinned, which can only make a reservation a little later."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """When what is placed will give its room back: rows of (node, spec, devices, instant)."""
+
+    node: NDArray[np.int64]
+    spec: NDArray[np.int64]
+    gpu_mask: NDArray[np.int64]
+    at_s: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The earliest start found for a gang: the instant and the nodes to keep."""
+
+    at_s: int
+    group: int
+    nodes: NDArray[np.int64]
+
+
+@dataclass
+class Reservations:
+    """Nodes kept within one round; scratch."""
+
+    snapshot: Snapshot
+    now_s: int
+    until_s: NDArray[np.int64] = field(init=False)
+    """(N,) instant from which the node is wanted by a gang; 0: not kept."""
+    groups: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.until_s = np.zeros(self.snapshot.topology.node_count, np.int64)
+
+    def passes(self, at: NDArray[np.int64], left_s: float) -> NDArray[np.bool_]:
+        """(len(at),) nodes that are not kept, or free again before they are wanted."""
+        until = self.until_s[at]
+        free: NDArray[np.bool_] = (until == 0) | (self.now_s + left_s + START_MARGIN_S <= until)
+        return free
+
+    def instants(self) -> NDArray[np.int64]:
+        """The different instants for which nodes are kept, in order."""
+        return np.unique(self.until_s[self.until_s > 0])
+
+    def keep(self, slot: Slot | None) -> None:
+        """Keep the nodes of a slot that lies ahead, one slot for each pool."""
+        if slot is None or slot.at_s <= self.now_s or len(self.groups) >= MAX_RESERVATIONS:
+            return
+        self.groups.add(slot.group)
+        self.until_s[slot.nodes] = slot.at_s
+
+
+def ends_of(
+    state: ClusterState,
+    placed: Sequence[tuple[int, int, int]],
+    now_s: int,
+    gone: Collection[int] = (),
+) -> Ends:
+    """Declared ends of what is placed but for rows `gone`, and of the (row, node, devices) this round has placed."""
+    replicas = state.replicas
+    on = np.flatnonzero(replicas["node"] >= 0)
+    if gone:
+        on = on[~np.isin(on, sorted(gone))]
+    new = np.array(placed, np.int64).reshape(len(placed), 3)
+    rows = np.concatenate([on, new[:, 0]])
+    start_s = np.maximum(replicas["placed_s"], replicas["running_s"])[rows]
+    start_s[len(on) :] = now_s
+    left_s = replicas["work_s"][rows] - replicas["done_work_s"][rows]
+    return Ends(
+        node=np.concatenate([replicas["node"][on], new[:, 1]]).astype(np.int64),
+        spec=replicas["spec"][rows].astype(np.int64),
+        gpu_mask=np.concatenate([replicas["gpu_mask"][on], new[:, 2]]).astype(np.int64),
+        at_s=np.maximum(start_s + left_s, now_s + 1.0),
+    )
+
+
+def earliest_slot(
+    snapshot: Snapshot,
+    view: SpecView,
+    count: int,
+    ends: Ends,
+    now_s: int,
+    busy: NDArray[np.int64],
+    skip_groups: set[int],
+) -> Slot | None:
+    """The earliest instant at which one pool holds `count` replicas together; None when no declared end makes room.
+
+    `busy` marks nodes kept for others (above 0).
+    """
+    best: Slot | None = None
+    for group in view.candidate_groups.tolist():
+        if group in skip_groups:
+            continue
+        slot = _slot_in_group(snapshot, view, count, ends, now_s, busy, group)
+        if slot is not None and (best is None or slot.at_s < best.at_s):
+            best = slot
+    return best
+
+
+def _slot_in_group(
+    snapshot: Snapshot,
+    view: SpecView,
+    count: int,
+    ends: Ends,
+    now_s: int,
+    busy: NDArray[np.int64],
+    group: int,
+) -> Slot | None:
+    topology = snapshot.topology
+    first = int(topology.group_first_node[group])
+    last = first + int(topology.group_node_count[group])
+    here = (ends.node >= first) & (ends.node < last) & (ends.at_s < NEVER_S)
+    instants = np.unique(ends.at_s[here])
+    if len(instants) > MAX_INSTANTS:
+        instants = instants[np.linspace(0, len(instants) - 1, MAX_INSTANTS).round().astype(int)]
+    instants = np.concatenate([[float(now_s)], instants])
+    island = int(topology.group_island_nodes[group])
+    islands = _islands(first, last, island, count <= per_empty_node(view, group) * island)
+
+    def nodes_at(instant: float) -> NDArray[np.int64] | None:
+        gone = here & (ends.at_s <= instant)
+        fit = _fit_after(snapshot, view, first, last, ends, gone)
+        fit[busy[first:last] > 0] = 0
+        for start, stop in islands:
+            room = fit[start - first : stop - first]
+            if room.sum() >= count:
+                order = np.argsort(-room, kind="stable")
+                needed = int(np.searchsorted(np.cumsum(room[order]), count)) + 1
+                return np.sort(order[:needed] + start)
+        return None
+
+    low, high = 0, len(instants) - 1
+    if nodes_at(float(instants[high])) is None:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if nodes_at(float(instants[middle])) is None:
+            low = middle + 1
+        else:
+            high = middle
+    nodes = nodes_at(float(instants[low]))
+    assert nodes is not None
+    return Slot(int(np.ceil(instants[low])), group, nodes)
+
+
+def _islands(first: int, last: int, size: int, in_one: bool) -> list[tuple[int, int]]:
+    """Node ranges that may hold the gang: each fabric island, or the whole group when no island is large enough."""
+    if not in_one:
+        return [(first, last)]
+    return [(i, min(i + size, last)) for i in range(first, last, size)]
+
+
+def _fit_after(
+    snapshot: Snapshot, view: SpecView, first: int, last: int, ends: Ends, gone: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """(last − first,) replicas each node holds once the placements marked `gone` have ended."""
+    nodes, topology, stage = snapshot.nodes, snapshot.topology, view.spec.stage
+    at = np.arange(first, last)
+    group = int(topology.node_group[first])
+    cpu, memory = nodes.cpu_milli[at].copy(), nodes.memory_mib[at].copy()
+    storage, gpus = nodes.storage_gib[at].copy(), nodes.gpu_milli[at].copy()
+    for spec in np.unique(ends.spec[gone]).tolist():
+        other = snapshot.views[spec]
+        mine = gone & (ends.spec == spec)
+        where = ends.node[mine] - first
+        np.add.at(cpu, where, other.spec.stage.cpu_milli)
+        np.add.at(memory, where, other.spec.stage.memory_mib)
+        np.add.at(storage, where, other.spec.stage.storage_gib)
+        masks = ends.gpu_mask[mine]
+        for g in range(MAX_GPUS_PER_NODE):
+            takes = masks >> g & 1 == 1
+            if takes.any():
+                each = int(other.need[group, 2]) // len(devices_of(int(masks[takes][0])))
+                np.add.at(gpus, (where[takes], g), each)
+    fit = np.where(nodes.up[at] & ~nodes.cordoned[at], np.iinfo(np.int64).max, 0)
+    for free, need in ((cpu, stage.cpu_milli), (memory, stage.memory_mib), (storage, stage.storage_gib)):
+        if need > 0:
+            fit = np.minimum(fit, free // need)
+    if stage.gpu_milli:
+        fit = np.minimum(fit, gpu_fit(gpus, np.full(len(at), view.need[group, 2])))
+    return np.minimum(fit, 10**9)

@@ -1,0 +1,909 @@
+"""One fast round: waiting replicas in fair-share order, placed exactly on nodes; an unplaceable head blocks nobody.
+
+    run    1 heads   2 order   3 place: simple work of one spec in bulk, whole workloads one by one, all or nothing
+           4 what found no room: preempt (urgent work), reserve (gangs), wait with the reason counted
+
+A block that fails is not tried again for the same need: within a round room only shrinks. So a round costs about as
+much as it has different needs and placements, not as it has pending work.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.shapes import is_simple
+from scheduler.domain.state import ClusterState, Phase
+from scheduler.planner.feasibility import SpecView, Views, per_empty_node
+from scheduler.planner.patterns import Patterns, enumerate_patterns
+from scheduler.planner.preempt import Preempted, RoomMaker
+from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
+from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
+from scheduler.planner.scoring import Scorer
+from scheduler.planner.snapshot import (
+    LINK_SLACK_MBPS,
+    MANY,
+    POWER_SLACK_W,
+    Snapshot,
+    gpus_for,
+    pipeline_mbps,
+    stage_sites,
+    stage_sites_own,
+)
+from suanli.model import ReasonCode, Workload
+
+PREEMPTING_RANKS = 2
+"""hard_safety (0) and public_service (1) may displace preemptible batch work."""
+MAX_PATTERN_TRIES = 256
+MAX_ROOM_TRIES = 32
+"""Attempts at preemption in one round: each costs some milliseconds, and a round must answer in time."""
+MAX_SHORTER_TRIES = 32
+"""After so many failures of one shape in a block, its shorter work is not tried before reservations either."""
+NODE_BITS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One replica row put on a node, on the GPUs of the bit mask."""
+
+    row: int
+    node: int
+    gpu_mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """A placement that has to go because the stage it shares went to a site too far away."""
+
+    row: int
+    cause: str
+
+
+@dataclass
+class RoundResult:
+    """What a round decided."""
+
+    placed: list[Placed] = field(default_factory=list)
+    preempted: list[Preempted] = field(default_factory=list)
+    displaced: list[Displaced] = field(default_factory=list)
+    waiting: Counter[ReasonCode] = field(default_factory=Counter)
+    considered: int = 0
+
+
+class PatternCache:
+    """Patterns per shape; a cache over the fleet."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        self._known: dict[int, Patterns] = {}
+
+    def of(self, state: ClusterState, shape: int) -> Patterns:
+        """Patterns of a shape."""
+        if shape not in self._known:
+            specs = state.shapes.specs_of_shape[shape]
+            self._known[shape] = enumerate_patterns(
+                state.shapes.templates[shape], [self._views[s] for s in specs], self._views.topology
+            )
+        return self._known[shape]
+
+
+@dataclass
+class Round:
+    """Scratch of one round; made, run once, thrown away."""
+
+    state: ClusterState
+    snapshot: Snapshot
+    patterns: PatternCache
+    scorer: Scorer
+    now_s: int
+    result: RoundResult = field(default_factory=RoundResult)
+    reservations: Reservations = field(init=False)
+    node_penalty: NDArray[np.float64] | None = None
+    """(N,) added to node costs while room is made by preemption."""
+    _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
+    """Need → declared time left of work that found no room; longer work of that need finds none either."""
+    _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
+    """Workload of several stages placed in this round → stage id → site."""
+    _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
+    _shortages: dict[int, ReasonCode] = field(default_factory=dict)
+    _room_maker: RoomMaker | None = None
+    _room_tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.reservations = Reservations(self.snapshot, self.now_s)
+
+    def run(self) -> RoundResult:
+        """1 heads → 2 order → 3 place, block by block."""
+        rows = heads(self.state, self.now_s)
+        self.result.considered = len(rows)
+        for block in in_order(self.state, rows, self.now_s):
+            if self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
+                self._place_simple(block)
+            else:
+                self._place_workloads(block)
+        self._place_sharers()
+        return self.result
+
+    def _place_sharers(self) -> None:
+        """Workloads whose turn came before the one whose stage they share was placed in this same round."""
+        late, self._without_owner = self._without_owner, []
+        while late:
+            for rows in late:
+                self.result.waiting[ReasonCode.COLOCATION_UNMET] -= len(rows)
+                self._place_workloads(rows)
+            left, self._without_owner = self._without_owner, []
+            late = left if len(left) < len(late) else []
+
+    # -------------------------------------------------------------- simple replicas
+
+    def _place_simple(self, block: NDArray[np.int64]) -> None:
+        view = self._view_of(int(block[0]))
+        rows = self._released(view, block)
+        left = self._by_quota(view, rows)
+        left = self._place(view, left, view.group_ok)
+        if len(left) and self._may_preempt(view):
+            left = self._preempt(view, left)
+        if len(left):
+            self.result.waiting[self._shortage(view)] += len(left)
+
+    def _released(self, view: SpecView, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Without the deferrable rows that wait for their hour."""
+        if not view.spec.workload.deferrable:
+            return rows
+        out = released(self.state, rows, self._wanted(view), self.now_s)
+        self.result.waiting[ReasonCode.WAITS_FOR_PRICE] += len(rows) - len(out)
+        return out
+
+    def _wanted(self, view: SpecView) -> int | None:
+        return self.scorer.may_start_deferred(view.spec.spec, self.snapshot)
+
+    def _by_quota(self, view: SpecView, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Fill the plan's targets group by group, cheapest first; returns the rows left."""
+        if not len(rows):
+            return rows
+        for group, room in self._quota_room(view):
+            if not len(rows):
+                break
+            only = np.zeros_like(view.group_ok)
+            only[group] = True
+            rest = self._place(view, rows[:room], only)
+            rows = np.concatenate([rest, rows[room:]])
+        return rows
+
+    def _quota_room(self, view: SpecView) -> list[tuple[int, int]]:
+        """(group, replicas that the plan still wants there), cheapest first."""
+        quota = self.scorer.quota(view.spec.spec, self.snapshot)
+        if not quota:
+            return []
+        cost = self.scorer.group_cost(view, self.snapshot)
+        running = self.snapshot.running_of_fold(view.spec.spec)
+        room = [(g, int(np.ceil(quota[g] - 1e-6)) - int(running[g])) for g in quota if view.group_ok[g]]
+        return sorted(((g, n) for g, n in room if n > 0), key=lambda gn: (cost[gn[0]], gn[0]))
+
+    def _place(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Place rows in order on the cheapest nodes of the groups; returns those that found no room."""
+        if not len(rows):
+            return rows
+        key = (view.spec.spec, groups.tobytes())
+        left: list[NDArray[np.int64]] = []
+        for batch in self._alike(rows):
+            left_s = self._left_s(batch)
+            placed = 0
+            step = self.scorer.chunk or len(batch)
+            while placed < len(batch) and not self._is_full(key, left_s):
+                part = batch[placed : placed + step]
+                nodes = self._choose(view, part, self.snapshot.nodes_of(groups))
+                self._commit(view, part[: len(nodes)], nodes)
+                placed += len(nodes)
+                if len(nodes) < len(part):
+                    self._full[key] = left_s
+            left.append(batch[placed:])
+        return np.concatenate(left)
+
+    def _alike(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Rows that may use the same kept nodes, together; without reservations that is all of them."""
+        instants = self.reservations.instants()
+        if not len(instants):
+            return [rows]
+        left_s = self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]
+        bucket = np.searchsorted(instants, self.now_s + left_s + START_MARGIN_S)
+        order = np.lexsort((rows, -bucket))
+        return np.split(rows[order], np.flatnonzero(np.diff(bucket[order]) != 0) + 1)
+
+    def _is_full(self, key: tuple[int, bytes], left_s: float) -> bool:
+        """Whether work of this need, and no longer than this, has found no room already."""
+        failed_s = self._full.get(key)
+        return failed_s is not None and left_s >= failed_s
+
+    def _left_s(self, rows: NDArray[np.int64]) -> float:
+        """Longest declared time left among the rows."""
+        return float((self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]).max())
+
+    # -------------------------------------------------------------- choice of nodes
+
+    def _choose(
+        self,
+        view: SpecView,
+        rows: NDArray[np.int64],
+        at: NDArray[np.int64],
+        domain_of: NDArray[np.int64] | None = None,
+        used: frozenset[int] = frozenset(),
+        new_domains: int = 0,
+    ) -> NDArray[np.int64]:
+        """(≤ rows,) node of each replica among `at`: cheapest first, then fullest, then by number.
+
+        The first `new_domains` replicas go to domains (nodes or sites) not in `used`; () when there are not so many.
+        Power limits and links of the sites are kept.
+        """
+        snapshot, topology = self.snapshot, self.snapshot.topology
+        if self.reservations.groups:
+            at = at[self.reservations.passes(at, self._left_s(rows))]
+        fit = snapshot.fit(view, at)
+        fits = (fit > 0) & ~_sites_shut(snapshot, view)[topology.node_site[at]]
+        at, fit = at[fits], fit[fits]
+        if not len(at) or not len(rows):
+            return at[:0]
+        cost = self.scorer.group_cost(view, snapshot)[topology.node_group[at]]
+        cost = np.round(cost + self.scorer.node_cost(view, snapshot)[at], 9)
+        if self.node_penalty is not None:
+            cost = cost + self.node_penalty[at]
+        free = snapshot.nodes.cpu_milli[at] + np.maximum(snapshot.nodes.gpu_milli[at], 0).sum(axis=1) * 16
+        fill = _Fill(snapshot, view, at, fit, domain_of, used)
+        enough = len(rows) + (len(used) if new_domains and domain_of is not None else 0)
+        if new_domains and domain_of is topology.node_site:
+            enough = len(at)
+        for limit in (enough, len(at)):
+            nodes = fill.take(_cheapest(cost, free, at, limit), len(rows), new_domains)
+            if len(nodes) == len(rows) or limit >= len(at):
+                return nodes
+        return nodes
+
+    def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
+        topology = self.snapshot.topology
+        for row, node in zip(rows.tolist(), nodes.tolist(), strict=True):
+            mask = gpus_for(self.snapshot.nodes.gpu_milli[node], int(view.need[topology.node_group[node], 2]))
+            self.snapshot.take_node(view, node, mask)
+            self.result.placed.append(Placed(row, node, mask))
+
+    # -------------------------------------------------------------- whole workloads
+
+    def _place_workloads(self, block: NDArray[np.int64]) -> None:
+        """Workloads of one shape in order, each whole or not at all; what needs the same as one that failed waits."""
+        owner = self.state.replicas["workload"][block]
+        starts = np.flatnonzero(np.diff(owner, prepend=-1) != 0)
+        size = np.diff(np.append(starts, len(block)))
+        left_s = np.maximum.reduceat(
+            self.state.replicas["work_s"][block] - self.state.replicas["done_work_s"][block], starts
+        )
+        late = np.logical_or.reduceat(urgent(self.state, block, self.now_s), starts)
+        bound = size != self.state.workloads["replica_count"][owner[starts]]
+        template = self._template_of(int(block[0]))
+        key = (-1 - int(self.state.workloads["shape"][owner[0]]), b"")
+        open_ = np.ones(len(starts), bool)
+        shorter_tries = 0
+        for i in range(len(starts)):
+            if not open_[i]:
+                continue
+            rows = block[starts[i] : starts[i] + size[i]]
+            if template.deferrable and not late[i] and not self._whole_released(rows):
+                shut = open_ & ~late & (size >= size[i]) & (np.arange(len(starts)) >= i)
+                self.result.waiting[ReasonCode.WAITS_FOR_PRICE] += int(size[shut].sum())
+                open_ &= ~shut
+                continue
+            if self._try_whole(rows, template, None if bound[i] else key):
+                continue
+            self._leave_waiting(rows, template)
+            if bound[i]:
+                continue
+            if key not in self._full:
+                continue
+            shorter_tries += 1
+            hopeless = (
+                left_s >= self._full[key] if shorter_tries < MAX_SHORTER_TRIES else np.ones(len(starts), bool)
+            )
+            shut = open_ & ~bound & hopeless & (np.arange(len(starts)) > i)
+            if shut.any():
+                reason = self._reason_of(rows, template)
+                self.result.waiting[reason] += int(size[shut].sum())
+                open_ &= ~shut
+
+    def _try_whole(self, rows: NDArray[np.int64], template: Workload, key: tuple[int, bytes] | None) -> bool:
+        """Place, or preempt for, one workload; a failure is kept under `key`, unless parts of it lie somewhere."""
+        left_s = self._left_s(rows)
+        if not self._shared_stages_run(rows, template) or (key is not None and self._is_full(key, left_s)):
+            return False
+        if self.place_whole(rows, template):
+            return True
+        if template.priority_class.rank < PREEMPTING_RANKS and self._make_room(rows, template):
+            return True
+        if key is not None:
+            self._full[key] = left_s
+        return False
+
+    def _whole_released(self, rows: NDArray[np.int64]) -> bool:
+        view = self._view_of(int(rows[0]))
+        mine = rows[self.state.replicas["spec"][rows] == view.spec.spec]
+        return whole_is_released(self.state, mine, self._wanted(view), self.now_s)
+
+    def _leave_waiting(self, rows: NDArray[np.int64], template: Workload) -> None:
+        """Count the reason; a gang keeps the nodes that come free first."""
+        if len(template.stages) == 1 and template.stages[0].gang and self._is_whole_gang(rows):
+            self._reserve(rows)
+        reason = self._reason_of(rows, template)
+        if reason is ReasonCode.COLOCATION_UNMET:
+            self._without_owner.append(rows)
+        self.result.waiting[reason] += len(rows)
+
+    def _reason_of(self, rows: NDArray[np.int64], template: Workload) -> ReasonCode:
+        if len(template.stages) == 1 and template.stages[0].gang:
+            return ReasonCode.GANG_NOT_WHOLE
+        if not self._shared_stages_run(rows, template):
+            return ReasonCode.COLOCATION_UNMET
+        return self._shortage(self._view_of(int(rows[0])))
+
+    def fits_together(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        """Whether these rows of one workload could all be placed now (explanations ask this of relaxed workloads)."""
+        if is_simple(template):
+            view = self._view_of(int(rows[0]))
+            return not len(self._place(view, rows, view.group_ok))
+        return self.place_whole(rows, template)
+
+    def place_whole(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        """Place these rows of one workload now, all of them or none."""
+        placed_before = len(self.result.placed)
+        if len(template.stages) == 1:
+            view = self._view_of(int(rows[0]))
+            if self._place_stage(view, rows, view.group_ok):
+                return True
+            self._undo(placed_before)
+            return False
+        workload = int(self.state.replicas["workload"][rows[0]])
+        shape = int(self.state.workloads["shape"][workload])
+        before = self._stage_sites(workload)
+        for sites in self._pattern_order(shape, workload, rows, before):
+            if self._try_pattern(rows, sites, shape, template, before):
+                lies = {s.stage_id: int(site) for s, site in zip(template.stages, sites, strict=True)}
+                self._placed_sites[workload] = lies
+                self._displace_sharers(workload, lies)
+                return True
+            self._undo(placed_before)
+        return False
+
+    def _place_stage(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
+        stage = view.spec.stage
+        if stage.gang:
+            return self._place_gang(view, rows, groups)
+        if stage.spread is not None:
+            return self._place_spread(view, rows, groups)
+        return not len(self._place(view, rows, groups))
+
+    def _place_gang(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
+        """One group of one site; one fabric island when it fits in an empty one, several only when it must."""
+        if not self._is_whole_gang(rows):
+            return False
+        spread = view.spec.stage.spread
+        nodes_of_topology = np.arange(self.snapshot.topology.node_count)
+        cost = self.scorer.group_cost(view, self.snapshot)
+        wanted = {g for g, room in self._quota_room(view) if room >= len(rows)}
+        order = sorted(np.flatnonzero(groups).tolist(), key=lambda g: (g not in wanted, cost[g], g))
+        for group in order:
+            for at in self._island_choices(view, rows, group):
+                nodes = self._choose(
+                    view,
+                    rows,
+                    at,
+                    nodes_of_topology if spread is not None else None,
+                    new_domains=spread.min_domains if spread is not None else 0,
+                )
+                if len(nodes) == len(rows):
+                    self._commit(view, rows, nodes)
+                    return True
+        return False
+
+    def _is_whole_gang(self, rows: NDArray[np.int64]) -> bool:
+        """Whether every member that has work left is among the rows: none runs on or is still being stopped."""
+        state = self.state
+        own = state.rows_of(int(state.replicas["workload"][rows[0]]))
+        spec = state.replicas["spec"][rows[0]]
+        alive = (state.replicas["spec"][own] == spec) & (state.replicas["phase"][own] != Phase.DONE)
+        return int(alive.sum()) == int((state.replicas["spec"][rows] == spec).sum())
+
+    def _island_choices(
+        self, view: SpecView, rows: NDArray[np.int64], group: int
+    ) -> Iterable[NDArray[np.int64]]:
+        """Nodes to try: each island with room for the gang, tightest first; the whole group for larger gangs."""
+        topology = self.snapshot.topology
+        first, count = int(topology.group_first_node[group]), int(topology.group_node_count[group])
+        size = int(topology.group_island_nodes[group])
+        at = np.arange(first, first + count)
+        fit = self.snapshot.fit(view, at)
+        fit[~self.reservations.passes(at, self._left_s(rows))] = 0
+        if fit.sum() < len(rows):
+            return []
+        if len(rows) > per_empty_node(view, group) * size or size >= count:
+            return [at]
+        islands = [(int(fit[i : i + size].sum()), i) for i in range(0, count, size)]
+        return [at[i : i + size] for room, i in sorted(islands) if room >= len(rows)]
+
+    def _place_spread(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
+        """Enough different domains carry the stage, counting those in use; first where the plan wants it."""
+        spread = view.spec.stage.spread
+        assert spread is not None
+        topology = self.snapshot.topology
+        domain_of = topology.node_site if spread.over == "site" else np.arange(topology.node_count)
+        used = self._domains_in_use(rows, view, domain_of)
+        new = min(max(0, spread.min_domains - len(used)), len(rows))
+        wanted = np.zeros_like(groups)
+        wanted[[g for g, _ in self._quota_room(view)]] = True
+        for choice in (groups & wanted, groups):
+            at = self.snapshot.nodes_of(choice)
+            nodes = self._choose(view, rows, at, domain_of, used, new)
+            if len(nodes) == len(rows):
+                self._commit(view, rows, nodes)
+                return True
+        return False
+
+    def _domains_in_use(
+        self, rows: NDArray[np.int64], view: SpecView, domain_of: NDArray[np.int64]
+    ) -> frozenset[int]:
+        state = self.state
+        own = state.rows_of(int(state.replicas["workload"][rows[0]]))
+        node = state.replicas["node"][own]
+        same = (state.replicas["spec"][own] == view.spec.spec) & (node >= 0)
+        return frozenset(int(domain_of[n]) for n in node[same])
+
+    # -------------------------------------------------------------- stages together
+
+    def _pattern_order(
+        self, shape: int, workload: int, rows: NDArray[np.int64], before: dict[str, int]
+    ) -> NDArray[np.int64]:
+        """(P, stages) patterns that agree with what lies somewhere already and have room per stage, cheapest first."""
+        state, topology = self.state, self.snapshot.topology
+        patterns = self.patterns.of(state, shape)
+        sites = patterns.sites
+        cost = np.zeros(len(sites))
+        for i, spec in enumerate(state.shapes.specs_of_shape[shape]):
+            view = self.snapshot.views[spec]
+            stage = view.spec.stage
+            fixed = before.get(stage.stage_id)
+            if stage.shared_with is not None and fixed is None:
+                return sites[:0]
+            if fixed is not None:
+                keep = sites[:, i] == fixed
+                sites, cost = sites[keep], cost[keep]
+            mine = int((state.replicas["spec"][rows] == spec).sum())
+            if not mine:
+                continue
+            at = self.snapshot.nodes_of(patterns.group_ok[i])
+            room = np.bincount(
+                topology.node_site[at],
+                np.minimum(self.snapshot.fit(view, at), len(rows)),
+                topology.site_count,
+            )
+            spread_out = stage.spread is not None and stage.spread.over == "site"
+            keep = room[sites[:, i]] >= (1 if spread_out else mine)
+            sites, cost = sites[keep], cost[keep]
+            cost = cost + self._site_cost(view, patterns.group_ok[i])[sites[:, i]] * stage.replicas
+        unmet = self._sharers_unmet(shape, workload, sites)
+        return sites[np.lexsort((*sites.T[::-1], np.round(cost, 9), unmet))][:MAX_PATTERN_TRIES]
+
+    def _sharers_unmet(self, shape: int, workload: int, sites: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(P,) live workloads that share a stage of this one and could not lie beside it in that pattern."""
+        state = self.state
+        unmet = np.zeros(len(sites), np.int64)
+        active = state.active_workloads()
+        stage_ids = [s.stage_id for s in state.shapes.templates[shape].stages]
+        for other in state.sharers.get(state.names[workload], []):
+            if not active[other]:
+                continue
+            other_shape = int(state.workloads["shape"][other])
+            known = stage_sites_own(state, other)
+            allowed = self.patterns.of(state, other_shape).sites
+            for i, stage in enumerate(state.shapes.templates[other_shape].stages):
+                if stage.stage_id in known and stage.shared_with is None:
+                    allowed = allowed[allowed[:, i] == known[stage.stage_id]]
+            ok = np.ones(len(sites), bool)
+            for i, stage in enumerate(state.shapes.templates[other_shape].stages):
+                if stage.shared_with == state.names[workload] and stage.stage_id in stage_ids:
+                    ok &= np.isin(sites[:, stage_ids.index(stage.stage_id)], allowed[:, i])
+            unmet += ~ok
+        return unmet
+
+    def _site_cost(self, view: SpecView, groups: NDArray[np.bool_]) -> NDArray[np.float64]:
+        cost = np.where(groups, self.scorer.group_cost(view, self.snapshot), np.inf)
+        out = np.full(self.snapshot.topology.site_count, np.inf)
+        np.minimum.at(out, self.snapshot.topology.group_site, cost)
+        return out
+
+    def _try_pattern(
+        self,
+        rows: NDArray[np.int64],
+        sites: NDArray[np.int64],
+        shape: int,
+        template: Workload,
+        before: dict[str, int],
+    ) -> bool:
+        """All stages that wait, largest first, on their sites of the pattern, with room on the links between."""
+        state, topology = self.state, self.snapshot.topology
+        after = {s.stage_id: int(site) for s, site in zip(template.stages, sites, strict=True)}
+        more = np.asarray(pipeline_mbps(template, after, topology)) - pipeline_mbps(
+            template, before, topology
+        )
+        if (more > self.snapshot.spare_mbps() + LINK_SLACK_MBPS).any():
+            return False
+        patterns = self.patterns.of(state, shape)
+        spec_of = state.replicas["spec"][rows]
+        for i in self._largest_first(shape):
+            spec = state.shapes.specs_of_shape[shape][i]
+            mine = rows[spec_of == spec]
+            if not len(mine):
+                continue
+            view = self.snapshot.views[spec]
+            allowed = np.zeros(topology.site_count, bool)
+            spread = view.spec.stage.spread
+            if spread is not None and spread.over == "site":
+                allowed[list(patterns.alternatives(sites, i))] = True
+            allowed[sites[i]] = True
+            if not self._place_stage(view, mine, patterns.group_ok[i] & allowed[topology.group_site]):
+                return False
+        self.snapshot.link_mbps += more
+        return True
+
+    def _largest_first(self, shape: int) -> list[int]:
+        """Stages by their dominant share of an average node, so that small ones fill what large ones leave."""
+        topology = self.snapshot.topology
+        specs = self.state.shapes.specs_of_shape[shape]
+        mean = np.maximum(topology.group_capacity.mean(axis=0), 1.0)
+        size = [float((self.snapshot.views[s].need.max(axis=0) / mean).max()) for s in specs]
+        return sorted(range(len(specs)), key=lambda i: (-size[i], i))
+
+    def _stage_sites(self, workload: int) -> dict[str, int]:
+        """Stage id → site of what lies somewhere already, shared stages and this round's placements included."""
+        lies = stage_sites(self.state, workload)
+        for spec in self.state.shapes.specs_of_shape[int(self.state.workloads["shape"][workload])]:
+            stage = self.snapshot.views[spec].spec.stage
+            if stage.shared_with is None and self.state.spec(spec).stage.shared_with is not None:
+                lies.pop(stage.stage_id, None)  # a trial without that rule
+            elif stage.shared_with is not None:
+                owner = self.state.index_of.get(stage.shared_with, -1)
+                lies |= {k: s for k, s in self._placed_sites.get(owner, {}).items() if k == stage.stage_id}
+        return lies
+
+    def _shared_stages_run(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        """Whether every stage that is another workload's lies somewhere."""
+        shared = [s.stage_id for s in template.stages if s.shared_with is not None]
+        if not shared:
+            return True
+        lies = self._stage_sites(int(self.state.replicas["workload"][rows[0]]))
+        return all(stage_id in lies for stage_id in shared)
+
+    def _displace_sharers(self, workload: int, lies: dict[str, int]) -> None:
+        """Workloads that share a stage which now lies too far from their own: they have to be placed anew."""
+        state = self.state
+        for other in state.sharers.get(state.names[workload], []):
+            own = state.rows_of(other)
+            on = np.arange(own.start, own.stop)[state.replicas["node"][own] >= 0]
+            if not len(on):
+                continue
+            shape = int(state.workloads["shape"][other])
+            stages = state.shapes.templates[shape].stages
+            now = stage_sites(state, other)
+            shared = [s.stage_id for s in stages if s.shared_with == state.names[workload]]
+            now |= {stage_id: lies[stage_id] for stage_id in shared if stage_id in lies}
+            allowed = self.patterns.of(state, shape).sites
+            for i, s in enumerate(stages):
+                if s.stage_id in now:
+                    allowed = allowed[allowed[:, i] == now[s.stage_id]]
+            if not len(allowed):
+                where = ", ".join(f"{s} to {self.snapshot.topology.site_ids[now[s]]}" for s in shared)
+                cause = f"what it shares went elsewhere: {where}"
+                self.result.displaced += [Displaced(int(row), cause) for row in on]
+
+    def _undo(self, keep: int) -> None:
+        for placed in self.result.placed[keep:]:
+            self.snapshot.take_node(self._view_of(placed.row), placed.node, placed.gpu_mask, -1)
+        del self.result.placed[keep:]
+
+    # -------------------------------------------------------------- preemption
+
+    def _may_preempt(self, view: SpecView) -> bool:
+        return view.spec.workload.priority_class.rank < PREEMPTING_RANKS
+
+    def _preempt(self, view: SpecView, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Place urgent rows one by one where preemptible batch work gives way; returns those left."""
+        for i in range(len(rows)):
+            if not self._make_room(rows[i : i + 1], view.spec.workload):
+                return rows[i:]
+        return rows[:0]
+
+    def _make_room(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        """Place the rows as if preemptible work were gone, then take away only what each node needs.
+
+        The stop orders of what gives way come before the start in the same commit.
+        """
+        if self._room_maker is None:
+            self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s)
+        maker = self._room_maker
+        if not maker.has_victims() or self._room_tries >= MAX_ROOM_TRIES:
+            return False
+        self._room_tries += 1
+        saved, placed_before = self.snapshot.copy(), len(self.result.placed)
+        displaced_before, sites_before = len(self.result.displaced), dict(self._placed_sites)
+        full, self._full = self._full, {}
+        self.node_penalty = maker.penalty({int(s) for s in np.unique(self.state.replicas["spec"][rows])})
+        maker.take_all_away()
+        found = self._place_for_room(rows, template)
+        placed = self.result.placed[placed_before:]
+        del self.result.placed[placed_before:]
+        self.snapshot.restore(saved)
+        self.node_penalty, self._full = None, full
+        if found and self._give_way(placed, template, saved):
+            return True
+        del self.result.displaced[displaced_before:]
+        self._placed_sites = sites_before
+        return False
+
+    def _place_for_room(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        if self.state.shapes.columns["simple"][self.state.replicas["spec"][rows[0]]]:
+            view = self._view_of(int(rows[0]))
+            return not len(self._place(view, rows, view.group_ok))
+        return self.place_whole(rows, template)
+
+    def _give_way(self, placed: Sequence[Placed], template: Workload, saved: Snapshot) -> bool:
+        """Stop the victims and start the rows on the nodes found; everything back if a limit would break."""
+        maker = self._room_maker
+        assert maker is not None
+        victims = maker.victims_for([(p.row, p.node) for p in placed])
+        if victims is None:
+            return False
+        maker.remove(victims)
+        before = len(self.result.placed)
+        for p in placed:
+            view = self._view_of(p.row)
+            self._commit(view, np.array([p.row]), np.array([p.node]))
+        self._load_links(placed, template)
+        over_power = (self.snapshot.spare_w() < -POWER_SLACK_W) & (self.snapshot.spare_w() < saved.spare_w())
+        over_links = (self.snapshot.link_mbps > saved.link_mbps) & (
+            self.snapshot.link_mbps > self.snapshot.topology.link_spare_mbps + LINK_SLACK_MBPS
+        )
+        if over_power.any() or over_links.any():
+            del self.result.placed[before:]
+            self.snapshot.restore(saved)
+            maker.put_back(victims)
+            return False
+        self.result.preempted += maker.record(victims, placed[0].row)
+        return True
+
+    def _load_links(self, placed: Sequence[Placed], template: Workload) -> None:
+        """Traffic between the stages of a workload that has just been placed."""
+        if len(template.stages) == 1:
+            return
+        topology = self.snapshot.topology
+        before = self._stage_sites(int(self.state.replicas["workload"][placed[0].row]))
+        after = dict(before)
+        for p in placed:
+            after.setdefault(self._view_of(p.row).spec.stage.stage_id, int(topology.node_site[p.node]))
+        self.snapshot.link_mbps += pipeline_mbps(template, after, topology)
+        self.snapshot.link_mbps -= pipeline_mbps(template, before, topology)
+
+    # -------------------------------------------------------------- reservations
+
+    def _reserve(self, rows: NDArray[np.int64]) -> None:
+        """Keep the nodes of one pool that come free first for this gang."""
+        gone = {p.row for p in self.result.preempted}
+        placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]
+        slot = earliest_slot(
+            self.snapshot,
+            self._view_of(int(rows[0])),
+            len(rows),
+            ends_of(self.state, placed, self.now_s, gone),
+            self.now_s,
+            self.reservations.until_s,
+            self.reservations.groups,
+        )
+        self.reservations.keep(slot)
+
+    # -------------------------------------------------------------- why not
+
+    def _shortage(self, view: SpecView) -> ReasonCode:
+        """The resource that rules out the most nodes of the candidate groups; found once for each spec."""
+        spec = view.spec.spec
+        if spec not in self._shortages:
+            self._shortages[spec] = shortage_codes(self.snapshot, view).most_common(1)[0][0]
+        return self._shortages[spec]
+
+    def _view_of(self, row: int) -> SpecView:
+        return self.snapshot.views[int(self.state.replicas["spec"][row])]
+
+    def _template_of(self, row: int) -> Workload:
+        return self.state.spec(int(self.state.replicas["spec"][row])).workload
+
+
+@dataclass
+class _Fill:
+    """Takes replicas from nodes in a given order, within their fit, power limits, links and the spread rule."""
+
+    snapshot: Snapshot
+    view: SpecView
+    at: NDArray[np.int64]
+    fit: NDArray[np.int64]
+    domain_of: NDArray[np.int64] | None
+    used: frozenset[int]
+
+    def take(self, order: NDArray[np.int64], count: int, new_domains: int) -> NDArray[np.int64]:
+        """(≤ count,) nodes; empty when fewer than `new_domains` fresh domains have room."""
+        room = _SiteRoom(self.snapshot, self.view, count)
+        at, fit = self.at[order].tolist(), self.fit[order].tolist()
+        out: list[int] = []
+        if new_domains:
+            assert self.domain_of is not None
+            seen = set(self.used)
+            for i, node in enumerate(at):
+                domain = int(self.domain_of[node])
+                if domain not in seen and room.take(node, 1):
+                    seen.add(domain)
+                    fit[i] -= 1
+                    out.append(node)
+                    if len(out) == new_domains:
+                        break
+            if len(out) < new_domains:
+                return self.at[:0]
+        for node, holds in zip(at, fit, strict=True):
+            if len(out) >= count:
+                break
+            out += [node] * room.take(node, min(holds, count - len(out)))
+        return np.array(out, np.int64)
+
+
+class _SiteRoom:
+    """Power and links that the sites have left while nodes are being chosen; free of charge where there is plenty."""
+
+    def __init__(self, snapshot: Snapshot, view: SpecView, count: int) -> None:
+        self._snapshot, self._view = snapshot, view
+        sites = np.unique(snapshot.topology.group_site[view.group_ok])
+        self.is_plenty = bool((snapshot.site_headroom(view)[sites] >= count).all())
+        if self.is_plenty and view.has_traffic:
+            self.is_plenty = not self._links_could_fill(count)
+        self._spare_w = [] if self.is_plenty else snapshot.spare_w().tolist()
+        self._spare_mbps = snapshot.spare_mbps()
+        self._route: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+        self._cut_off: set[int] = set()
+        self._woken: set[int] = set()
+
+    def _links_could_fill(self, count: int) -> bool:
+        """Whether the replicas together could overload a link, wherever they go."""
+        mbps = self._snapshot.views.link_mbps_per_replica(self._view.spec.spec).max(axis=0)
+        return bool((mbps * count > self._snapshot.spare_mbps() + LINK_SLACK_MBPS).any())
+
+    def take(self, node: int, count: int) -> int:
+        """How many of `count` replicas the node's site can still power and connect; they are taken."""
+        if self.is_plenty or count <= 0:
+            return count
+        snapshot, topology = self._snapshot, self._snapshot.topology
+        site, group = int(topology.node_site[node]), int(topology.node_group[node])
+        if site in self._cut_off:
+            return 0
+        watts = float(self._view.watts[group])
+        wakes = bool(snapshot.empty_node[node]) and node not in self._woken
+        wake_w = float(topology.group_idle_w[group]) if wakes else 0.0
+        spare_w = self._spare_w[site] - wake_w + POWER_SLACK_W
+        if spare_w < watts:
+            return 0
+        if watts > 0:
+            count = min(count, int(spare_w // watts))
+        links, mbps = self._route_to(site)
+        if len(links):
+            count = min(count, int(((self._spare_mbps[links] + LINK_SLACK_MBPS) // mbps).min()))
+            if count <= 0:
+                self._cut_off.add(site)
+                return 0
+            self._spare_mbps[links] -= count * mbps
+        self._spare_w[site] -= wake_w + count * watts
+        self._woken.add(node)
+        return count
+
+    def _route_to(self, site: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Links that one replica at the site loads, and by how much."""
+        known = self._route.get(site)
+        if known is None:
+            mbps = np.zeros(0)
+            if self._view.has_traffic:
+                mbps = self._snapshot.views.link_mbps_per_replica(self._view.spec.spec)[site]
+            links = np.flatnonzero(mbps)
+            known = self._route[site] = (links, mbps[links])
+        return known
+
+
+def _sites_shut(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
+    """(S,) sites without power or links for one more replica, even on a node that is on."""
+    topology = snapshot.topology
+    least_w = np.full(topology.site_count, np.inf)
+    np.minimum.at(least_w, topology.group_site, np.where(view.group_ok, view.watts, np.inf))
+    shut: NDArray[np.bool_] = (snapshot.spare_w() + POWER_SLACK_W < least_w) | _links_full(snapshot, view)
+    return shut
+
+
+def _cheapest(
+    cost: NDArray[np.float64], free: NDArray[np.int64], at: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """(≤ count,) positions in order of cost, then of what is free, then of the node's number; without sorting all."""
+    if count >= len(at):
+        return np.lexsort((at, free, cost))
+    last = np.partition(cost, count - 1)[count - 1]
+    dearer_not = np.flatnonzero(cost <= last)
+    if len(dearer_not) > count:
+        ties = dearer_not[cost[dearer_not] == last]
+        below = dearer_not[cost[dearer_not] < last]
+        key = (free[ties].astype(np.int64) << NODE_BITS) + at[ties]
+        kept = ties[np.argpartition(key, count - len(below) - 1)[: count - len(below)]]
+        dearer_not = np.concatenate([below, kept])
+    return dearer_not[np.lexsort((at[dearer_not], free[dearer_not], cost[dearer_not]))]
+
+
+def shortage_codes(snapshot: Snapshot, view: SpecView) -> Counter[ReasonCode]:
+    """Nodes ruled out by each reason that depends on the moment; a node counts under every reason that holds."""
+    topology, nodes, stage = snapshot.topology, snapshot.nodes, view.spec.stage
+    at = snapshot.nodes_of(view.group_ok)
+    codes: Counter[ReasonCode] = Counter()
+    up, cordoned = nodes.up[at], nodes.cordoned[at]
+    usable = up & ~cordoned
+    codes[ReasonCode.SITE_DOWN] = int((~up).sum())
+    codes[ReasonCode.SITE_CORDONED] = int((up & cordoned).sum())
+    cpu_short = usable & (nodes.cpu_milli[at] < stage.cpu_milli)
+    memory_short = usable & (nodes.memory_mib[at] < stage.memory_mib)
+    storage_short = usable & (nodes.storage_gib[at] < stage.storage_gib)
+    codes[ReasonCode.CPU_SHORT] = int(cpu_short.sum())
+    codes[ReasonCode.MEMORY_SHORT] = int(memory_short.sum())
+    codes[ReasonCode.STORAGE_SHORT] = int(storage_short.sum())
+    fits = snapshot.fit(view, at) > 0
+    if stage.gpu_milli:
+        total = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
+        short = usable & (total < view.need[topology.node_group[at], 2])
+        codes[ReasonCode.GPU_SHORT] = int(short.sum())
+        other = cpu_short | memory_short | storage_short
+        codes[ReasonCode.GPU_FRAGMENTED] = int((usable & ~other & ~short & ~fits).sum())
+    codes[ReasonCode.POWER_LIMIT] = int(_power_blocked(snapshot, view, at, fits).sum())
+    codes[ReasonCode.LINK_FULL] = int((fits & _links_full(snapshot, view)[topology.node_site[at]]).sum())
+    positive = Counter({code: n for code, n in codes.items() if n > 0})
+    return positive or Counter({ReasonCode.RESERVED_FOR_GANG: int(fits.sum())})
+
+
+def _power_blocked(
+    snapshot: Snapshot, view: SpecView, at: NDArray[np.int64], fits: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    topology = snapshot.topology
+    group = topology.node_group[at]
+    asked_w = view.watts[group] + np.where(snapshot.empty_node[at], topology.group_idle_w[group], 0.0)
+    blocked: NDArray[np.bool_] = fits & (asked_w > snapshot.spare_w()[topology.node_site[at]] + POWER_SLACK_W)
+    return blocked
+
+
+def _links_full(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
+    """(S,) sites to which some link cannot carry one more replica."""
+    if not view.has_traffic:
+        return np.zeros(snapshot.topology.site_count, bool)
+    mbps = snapshot.views.link_mbps_per_replica(view.spec.spec)
+    full: NDArray[np.bool_] = np.any(mbps > snapshot.spare_mbps() + LINK_SLACK_MBPS, axis=1)
+    return full
+
+
+def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer: Scorer, now_s: int) -> Round:
+    """A round that has run over everything that waits, with its scratch: explanations read that."""
+    done = Round(state, Snapshot.take(state, views), patterns, scorer, now_s)
+    done.run()
+    return done
+
+
+def place_all(
+    state: ClusterState, views: Views, patterns: PatternCache, scorer: Scorer, now_s: int
+) -> tuple[RoundResult, Snapshot]:
+    """Run one round over everything that waits."""
+    done = run_round(state, views, patterns, scorer, now_s)
+    return done.result, done.snapshot
+
+
+__all__ = ["MANY", "Displaced", "PatternCache", "Placed", "Preempted", "Round", "RoundResult", "place_all"]

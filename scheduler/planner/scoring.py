@@ -1,0 +1,88 @@
+"""Scores of candidates in yuan per hour: what one more replica costs on each group, and what waking a node adds.
+
+A scorer ranks what the filters let through; it never makes a rule. The product's own scorer follows the horizon plan's
+prices, quotas and open sites; baselines of the simulator bring theirs through the same protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.planner.feasibility import SpecView
+from scheduler.planner.folds import folds_of
+from scheduler.planner.snapshot import Snapshot
+from suanli.model.units import W_PER_KW
+
+CLOSED_SITE_YUAN_PER_HOUR = 1e4
+"""Above any energy price: a site that the plan keeps closed is opened only when nothing open can take the work."""
+
+
+class Scorer(Protocol):
+    """Ranks nodes for one spec; lower is better."""
+
+    chunk: int
+    """Most replicas placed on one evaluation; 0: all (the score does not depend on what is placed)."""
+
+    def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,) yuan per hour of one replica."""
+        ...
+
+    def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(N,) what the node's own state adds, same unit."""
+        ...
+
+    def quota(self, spec: int, snapshot: Snapshot) -> dict[int, float]:
+        """Group → replicas of the spec's whole fold that the plan wants running there now; empty: no wish."""
+        ...
+
+    def may_start_deferred(self, spec: int, snapshot: Snapshot) -> int | None:
+        """How many deferrable replicas of the spec's fold may start now; None: all."""
+        ...
+
+
+@dataclass
+class GuidedScorer:
+    """Energy at the site's marginal price, idle power of nodes to be woken, quotas and open sites of the plan.
+
+    marginal_yuan_per_kwh: (S,) price of one more kWh of IT energy now: facility marginal and ledger price included.
+    """
+
+    marginal_yuan_per_kwh: NDArray[np.float64]
+    site_open: NDArray[np.bool_]
+    fixed_yuan_per_hour: NDArray[np.float64]
+    """(S,) what opening a closed site adds each hour."""
+    quotas: dict[int, dict[int, float]] = field(default_factory=dict)
+    """fold → group → replicas."""
+    deferred_running: dict[int, float] = field(default_factory=dict)
+    """fold → deferrable replicas that the plan wants running now."""
+    has_plan: bool = False
+    chunk: int = 0
+
+    def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """dynamic kW · marginal price, plus the wall around sites that the plan keeps closed."""
+        site = snapshot.topology.group_site
+        energy = view.watts / W_PER_KW * self.marginal_yuan_per_kwh[site]
+        return energy + np.where(
+            self.site_open[site], 0.0, CLOSED_SITE_YUAN_PER_HOUR + self.fixed_yuan_per_hour[site]
+        )
+
+    def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """Idle power of a node that would have to wake."""
+        topology = snapshot.topology
+        idle_kw = topology.group_idle_w[topology.node_group] / W_PER_KW
+        return snapshot.empty_node * idle_kw * self.marginal_yuan_per_kwh[topology.node_site]
+
+    def quota(self, spec: int, snapshot: Snapshot) -> dict[int, float]:
+        """The plan's targets."""
+        return self.quotas.get(folds_of(snapshot.views).of(spec), {})
+
+    def may_start_deferred(self, spec: int, snapshot: Snapshot) -> int | None:
+        """Up to the plan's count; without a plan nothing waits."""
+        if not self.has_plan:
+            return None
+        wanted = self.deferred_running.get(folds_of(snapshot.views).of(spec), 0.0)
+        return max(0, round(wanted) - int(snapshot.running_of_fold(spec).sum()))

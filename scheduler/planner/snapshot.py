@@ -1,0 +1,312 @@
+"""Snapshot: the working copy of one round: free resources, what runs where, link loads and power, kept in step as
+replicas are placed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.state import MAX_GPUS_PER_NODE, ClusterState, NodeResources
+from scheduler.domain.topology import Topology
+from scheduler.planner.feasibility import SpecView, Views
+from scheduler.planner.folds import folds_of
+from suanli.model import Workload
+from suanli.model.units import MILLI
+
+WHOLE_GPU_MILLI = MILLI
+MANY = 10**9
+"""Stands for "no limit" in counts of replicas."""
+POWER_SLACK_W = 1e-6
+LINK_SLACK_MBPS = 1e-6
+
+
+@dataclass
+class Snapshot:
+    """Mutable only within one round; never shared."""
+
+    topology: Topology
+    views: Views
+    nodes: NodeResources
+    running: NDArray[np.int64]
+    """(specs, G) replicas ordered or running."""
+    empty_node: NDArray[np.bool_]
+    """(N,) nothing is placed there: the node sleeps or soon will."""
+    dynamic_w: NDArray[np.float64]
+    """(S,) mean dynamic power of what is placed."""
+    idle_w: NDArray[np.float64]
+    """(S,) idle power of the nodes that are on."""
+    link_mbps: NDArray[np.float64]
+    """(L,) planned load."""
+    replica_count: NDArray[np.int64]
+    """(N,) replicas on each node."""
+    _nodes_of: dict[bytes, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def take(cls, state: ClusterState, views: Views) -> Snapshot:
+        """From the state; costs one pass over the replica columns."""
+        topology, nodes = state.topology, state.nodes
+        assert topology is not None and nodes is not None
+        node = state.replicas["node"]
+        placed = np.flatnonzero(node >= 0)
+        old_node = np.array([d.node for d in state.draining.values()], np.int64)
+        old_spec = np.array([d.spec for d in state.draining.values()], np.int64)
+        at = np.concatenate([node[placed], old_node])
+        running = np.zeros((len(state.shapes.specs), len(topology.group_ids)), np.int64)
+        np.add.at(running, (state.replicas["spec"][placed], topology.node_group[node[placed]]), 1)
+        drawing = running.copy()
+        np.add.at(drawing, (old_spec, topology.node_group[old_node]), 1)
+        count = np.bincount(at, minlength=topology.node_count)
+        snapshot = cls(
+            topology=topology,
+            views=views,
+            nodes=nodes.copy(),
+            running=running,
+            empty_node=count == 0,
+            dynamic_w=np.zeros(topology.site_count),
+            idle_w=np.bincount(
+                topology.node_site,
+                np.where(count > 0, topology.group_idle_w[topology.node_group], 0.0),
+                topology.site_count,
+            ).astype(np.float64),
+            link_mbps=np.zeros(len(topology.link_capacity_mbps)),
+            replica_count=count,
+        )
+        snapshot._add_loads(drawing)
+        for workload, sites in pipelines_placed(state):
+            snapshot.link_mbps += pipeline_mbps(workload, sites, topology)
+        return snapshot
+
+    def _add_loads(self, drawing: NDArray[np.int64]) -> None:
+        """Power and zone traffic of everything that is placed, moving replicas at both ends."""
+        topology = self.topology
+        by_group = (drawing * self.views.watts()).sum(axis=0)
+        self.dynamic_w += np.bincount(topology.group_site, by_group, topology.site_count)
+        for spec in np.flatnonzero(drawing.any(axis=1)).tolist():
+            if self.views[spec].has_traffic:
+                by_site = np.bincount(topology.group_site, drawing[spec], topology.site_count)
+                self.link_mbps += by_site @ self.views.link_mbps_per_replica(spec)
+
+    def copy(self) -> Snapshot:
+        """Own arrays, for a trial."""
+        return Snapshot(
+            topology=self.topology,
+            views=self.views,
+            nodes=self.nodes.copy(),
+            running=self.running.copy(),
+            empty_node=self.empty_node.copy(),
+            dynamic_w=self.dynamic_w.copy(),
+            idle_w=self.idle_w.copy(),
+            link_mbps=self.link_mbps.copy(),
+            replica_count=self.replica_count.copy(),
+            _nodes_of=self._nodes_of,
+        )
+
+    def restore(self, saved: Snapshot) -> None:
+        """Back to what `copy` kept."""
+        for name in ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count"):
+            getattr(self, name)[...] = getattr(saved, name)
+        for name in NodeResources.__dataclass_fields__:
+            getattr(self.nodes, name)[...] = getattr(saved.nodes, name)
+
+    def running_of_fold(self, spec: int) -> NDArray[np.int64]:
+        """(G,) replicas ordered or running of every spec that plans count together with this one."""
+        running: NDArray[np.int64] = self.running[folds_of(self.views).members(spec, len(self.running))].sum(
+            axis=0
+        )
+        return running
+
+    # ---------------------------------------------------------------- what fits
+
+    def nodes_of(self, groups: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Nodes of these groups, in order; masks are few, so they are kept."""
+        key = groups.tobytes()
+        known = self._nodes_of.get(key)
+        if known is None:
+            known = self._nodes_of[key] = np.flatnonzero(groups[self.topology.node_group])
+        return known
+
+    def fit(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(len(at),) how many more replicas each of these nodes holds; 0 on nodes down or cordoned."""
+        nodes, stage = self.nodes, view.spec.stage
+        fit = np.where(nodes.up[at] & ~nodes.cordoned[at], MANY, 0)
+        for free, need in (
+            (nodes.cpu_milli, stage.cpu_milli),
+            (nodes.memory_mib, stage.memory_mib),
+            (nodes.storage_gib, stage.storage_gib),
+        ):
+            if need > 0:
+                fit = np.minimum(fit, free[at] // need)
+        if stage.gpu_milli:
+            fit = np.minimum(
+                fit,
+                gpu_fit(nodes.gpu_milli[at, : self._gpu_slots], view.need[self.topology.node_group[at], 2]),
+            )
+        return fit
+
+    @property
+    def _gpu_slots(self) -> int:
+        return int(self.topology.group_gpu_count.max(initial=1))
+
+    def fit_per_node(self, view: SpecView, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(N,) how many more replicas each node holds; 0 outside `mask`, on nodes down or cordoned."""
+        out = np.zeros(self.topology.node_count, np.int64)
+        at = np.flatnonzero(mask)
+        out[at] = self.fit(view, at)
+        return out
+
+    def spare_w(self) -> NDArray[np.float64]:
+        """(S,) IT power left under each site's limit."""
+        spare: NDArray[np.float64] = self.topology.power_limit_w - self.idle_w - self.dynamic_w
+        return spare
+
+    def spare_mbps(self) -> NDArray[np.float64]:
+        """(L,) what links may still carry; 0 on links that are over it already."""
+        return np.maximum(self.topology.link_spare_mbps - self.link_mbps, 0.0)
+
+    def site_headroom(self, view: SpecView) -> NDArray[np.int64]:
+        """(S,) replicas that power limits and links still allow at each site, each on a node that has to wake."""
+        topology = self.topology
+        watts = np.zeros(topology.site_count)
+        here = view.group_ok
+        np.maximum.at(watts, topology.group_site[here], (view.watts + topology.group_idle_w)[here])
+        spare = np.floor((self.spare_w() + POWER_SLACK_W) / np.maximum(watts, 1e-9))
+        headroom = np.where(watts > 0, spare, MANY)
+        if view.has_traffic:
+            mbps = self.views.link_mbps_per_replica(view.spec.spec)
+            per_link = np.where(
+                mbps > 0, np.floor((self.spare_mbps() + LINK_SLACK_MBPS) / np.maximum(mbps, 1e-12)), MANY
+            )
+            headroom = np.minimum(headroom, per_link.min(axis=1, initial=MANY))
+        return np.clip(headroom, 0, MANY).astype(np.int64)
+
+    # ---------------------------------------------------------------- changes
+
+    def take_node(self, view: SpecView, node: int, gpu_mask: int, count_sign: int = 1) -> None:
+        """Put one replica of the spec on a node (or take it off with −1)."""
+        topology, nodes, stage = self.topology, self.nodes, view.spec.stage
+        group = int(topology.node_group[node])
+        site = int(topology.node_site[node])
+        nodes.cpu_milli[node] -= count_sign * stage.cpu_milli
+        nodes.memory_mib[node] -= count_sign * stage.memory_mib
+        nodes.storage_gib[node] -= count_sign * stage.storage_gib
+        if gpu_mask:
+            each = int(view.need[group, 2]) // gpu_mask.bit_count()
+            row = nodes.gpu_milli[node]
+            for g in devices_of(gpu_mask):
+                row[g] -= count_sign * each
+        self.running[view.spec.spec, group] += count_sign
+        was_empty = self.replica_count[node] == 0
+        self.replica_count[node] += count_sign
+        is_empty = self.replica_count[node] == 0
+        if was_empty != is_empty:
+            self.empty_node[node] = is_empty
+            self.idle_w[site] += topology.group_idle_w[group] * (-1.0 if is_empty else 1.0)
+        self.dynamic_w[site] += count_sign * view.watts[group]
+        if view.has_traffic:
+            self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
+
+
+@lru_cache(maxsize=1 << MAX_GPUS_PER_NODE)
+def devices_of(gpu_mask: int) -> tuple[int, ...]:
+    """Device numbers of a bit mask."""
+    return tuple(g for g in range(MAX_GPUS_PER_NODE) if gpu_mask >> g & 1)
+
+
+def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) replicas that the GPUs of each node hold: whole devices together, a share on one device."""
+    whole: NDArray[np.int64] = (gpu_free_milli == WHOLE_GPU_MILLI).sum(axis=1) // np.maximum(
+        need_milli // WHOLE_GPU_MILLI, 1
+    )
+    if (need_milli >= WHOLE_GPU_MILLI).all():
+        return whole
+    share = (np.maximum(gpu_free_milli, 0) // np.maximum(need_milli, 1)[:, None]).sum(axis=1)
+    return np.where(need_milli <= 0, 0, np.where(need_milli >= WHOLE_GPU_MILLI, whole, share))
+
+
+def gpus_for(gpu_free_milli: NDArray[np.int64], need_milli: int) -> int:
+    """Bit mask of the devices that one more replica takes: whole ones in order, a share on the fullest that fits."""
+    if need_milli <= 0:
+        return 0
+    free = gpu_free_milli.tolist()
+    if need_milli >= WHOLE_GPU_MILLI:
+        whole = [g for g, milli in enumerate(free) if milli == WHOLE_GPU_MILLI]
+        return sum(1 << g for g in whole[: need_milli // WHOLE_GPU_MILLI])
+    return 1 << min((milli, g) for g, milli in enumerate(free) if milli >= need_milli)[1]
+
+
+def pipeline_mbps(
+    workload: Workload, sites: dict[str, int], topology: Topology
+) -> NDArray[np.float64] | float:
+    """(L,) load of one workload's flows between its stages; a stage that lies nowhere yet carries nothing."""
+    load: NDArray[np.float64] | float = 0.0
+    for flow in workload.flows:
+        a, b = (sites.get(e.removeprefix("stages/")) for e in (flow.source, flow.target))
+        between_stages = flow.source.startswith("stages/") and flow.target.startswith("stages/")
+        if between_stages and flow.mbps and a is not None and b is not None and a != b:
+            load = load + flow.mbps * topology.site_routes[a, b]
+    return load
+
+
+def pipelines_placed(state: ClusterState) -> list[tuple[Workload, dict[str, int]]]:
+    """Live workloads of several stages with the site of every stage that lies somewhere, shared stages included."""
+    with_flows = [
+        shape
+        for shape, t in enumerate(state.shapes.templates)
+        if len(t.stages) > 1 and any(f.mbps and "zones/" not in f.source + f.target for f in t.flows)
+    ]
+    if not with_flows:
+        return []
+    mine = np.flatnonzero(np.isin(state.workloads["shape"], with_flows) & state.active_workloads())
+    return [
+        (state.shapes.templates[int(state.workloads["shape"][w])], sites)
+        for w in mine.tolist()
+        if (sites := stage_sites(state, w))
+    ]
+
+
+def stage_sites(state: ClusterState, workload: int) -> dict[str, int]:
+    """Stage id → site of its first placed replica; a shared stage lies where its owner's does."""
+    assert state.topology is not None
+    out: dict[str, int] = {}
+    rows = state.rows_of(workload)
+    node, spec = state.replicas["node"][rows], state.replicas["spec"][rows]
+    for s in state.shapes.specs_of_shape[int(state.workloads["shape"][workload])]:
+        stage = state.spec(s).stage
+        if stage.shared_with is not None:
+            owner = state.index_of.get(stage.shared_with)
+            site = None if owner is None else stage_sites_own(state, owner).get(stage.stage_id)
+        else:
+            placed = node[(spec == s) & (node >= 0)]
+            site = int(state.topology.node_site[placed[0]]) if len(placed) else None
+        if site is not None:
+            out[stage.stage_id] = site
+    return out
+
+
+def stage_sites_own(state: ClusterState, workload: int) -> dict[str, int]:
+    """Stage id → site of its first placed replica, without stages that are somebody else's."""
+    assert state.topology is not None
+    rows = state.rows_of(workload)
+    node, spec = state.replicas["node"][rows], state.replicas["spec"][rows]
+    out: dict[str, int] = {}
+    for i in np.flatnonzero(node >= 0).tolist():
+        out.setdefault(state.spec(int(spec[i])).stage.stage_id, int(state.topology.node_site[node[i]]))
+    return out
+
+
+__all__ = [
+    "MANY",
+    "WHOLE_GPU_MILLI",
+    "Snapshot",
+    "devices_of",
+    "gpu_fit",
+    "gpus_for",
+    "pipeline_mbps",
+    "pipelines_placed",
+    "stage_sites",
+    "stage_sites_own",
+]

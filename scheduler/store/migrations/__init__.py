@@ -1,0 +1,1 @@
+"""Alembic migrations of the SQL store, packaged with it and run whenever a store is opened."""

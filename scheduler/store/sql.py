@@ -1,0 +1,361 @@
+"""Store in SQL through SQLAlchemy Core: SQLite by default; nothing here but `_tune_sqlite` speaks one dialect alone.
+
+- One writer: a commit of many batches is one transaction and one fsync (group commit). With WAL and
+  `synchronous=FULL`, SQLite has the commit on disk before `commit` returns, so an answered submission survives a
+  `kill -9` and, as far as the disk keeps its word, a power cut.
+- Many readers: they see the last commit and never wait for the writer.
+- The schema is brought up to date by the packaged migrations whenever a store is opened.
+- A lock file beside the SQLite file keeps a second process out; the kernel releases it when the holder dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, func, insert, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.pool import QueuePool
+
+from scheduler.domain.records import CommitBatch, Document, EventDraft, StoredRequest
+from scheduler.store.bodies import encode_body, read_event, stored_event
+from scheduler.store.schema import documents, events, requests
+from suanli.model import Conflict, Event, EventKind, Unavailable, WatchExpired
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# longest wait for a lock that another connection holds; a checkpoint of our own file takes far less
+BUSY_TIMEOUT_MS = 10_000
+# pages of 4 KiB in the write-ahead log before they move to the file: 16 MiB keeps checkpoints rare and short
+WAL_CHECKPOINT_PAGES = 4_000
+# page cache per connection in KiB; the file is read through the page cache of the system anyway
+CACHE_KIB = 8_192
+READERS = 8
+# ids per IN (…) list; SQLite's limit of bound variables is far above, PostgreSQL plans short lists better
+NAMES_PER_QUERY = 500
+
+_FIRST = select(func.min(events.c.revision))
+_LAST = select(func.max(events.c.revision))
+
+
+class SqlStore:
+    """The event log, documents and requests in one SQL database; thread-safe.
+
+    Raises `Unavailable` from the constructor when another process holds the same SQLite file, ValueError for a URL
+    without a file (use `MemoryStore`).
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        if _is_sqlite(self._url) and self._url.database in (None, "", ":memory:"):
+            raise ValueError(f"{url} names no file; say `memory` for a store that is not kept")
+        self._lock_file = _lock(self._url)
+        self._commit_lock = threading.Lock()
+        try:
+            self._writer = _engine(self._url, writer=True)
+            _migrate(self._writer)
+            self._reader = _engine(self._url, writer=False) if _is_sqlite(self._url) else self._writer
+        except BaseException:
+            _unlock(self._lock_file)
+            raise
+
+    def commit(self, batches: Sequence[CommitBatch], expect_revision: int | None = None) -> list[list[Event]]:
+        """See `scheduler.ports.Store.commit`. Bodies are encoded before the transaction begins."""
+        encoded = [[(draft, encode_body(draft.body)) for draft in batch.events] for batch in batches]
+        with self._commit_lock:
+            try:
+                with self._writer.begin() as connection:
+                    last = connection.execute(_LAST).scalar() or 0
+                    if expect_revision is not None and expect_revision != last:
+                        raise Conflict(f"the log is at revision {last}, expected {expect_revision}")
+                    result, rows, ends = [], [], []
+                    for group in encoded:
+                        result.append(
+                            [stored_event(last + i, draft, raw) for i, (draft, raw) in enumerate(group, 1)]
+                        )
+                        rows += [_event_row(last + i, draft, raw) for i, (draft, raw) in enumerate(group, 1)]
+                        last += len(group)
+                        ends.append(last)
+                    if rows:
+                        connection.execute(insert(events), rows)
+                    self._write_documents(connection, batches, ends)
+                    self._write_requests(connection, [r for batch in batches for r in batch.requests])
+            except IntegrityError as error:
+                raise Conflict("another writer took these revisions") from error
+            except OperationalError as error:
+                raise Unavailable(f"the store cannot write: {error.orig}") from error
+        return result
+
+    def last_revision(self) -> int:
+        """See `scheduler.ports.Store.last_revision`."""
+        with self._reader.connect() as connection:
+            return connection.execute(_LAST).scalar() or 0
+
+    def events(
+        self, after_revision: int, limit: int, kinds: Sequence[EventKind] = (), subject_prefix: str = ""
+    ) -> list[Event]:
+        """See `scheduler.ports.Store.events`."""
+        query = (
+            _select_events()
+            .where(events.c.revision > after_revision)
+            .order_by(events.c.revision)
+            .limit(limit)
+        )
+        if kinds:
+            query = query.where(events.c.kind.in_([kind.value for kind in kinds]))
+        if subject_prefix:
+            # an expression no index serves, on purpose: followers read a few new revisions, and through the index by
+            # subject they would sort all old ones of the prefix to find them
+            query = query.where(func.substr(events.c.subject, 1, len(subject_prefix)) == subject_prefix)
+        with self._reader.connect() as connection:
+            self._check_reach(connection, after_revision)
+            return [read_event(*row) for row in connection.execute(query)]
+
+    def latest_events(self, kinds: Sequence[EventKind], limit: int, before_revision: int = 0) -> list[Event]:
+        """See `scheduler.ports.Store.latest_events`."""
+        query = _select_events().where(events.c.kind.in_([kind.value for kind in kinds]))
+        if before_revision:
+            query = query.where(events.c.revision < before_revision)
+        with self._reader.connect() as connection:
+            rows = connection.execute(query.order_by(events.c.revision.desc()).limit(limit))
+            return [read_event(*row) for row in rows]
+
+    def events_about(self, subjects: Sequence[str], kinds: Sequence[EventKind] = ()) -> list[Event]:
+        """See `scheduler.ports.Store.events_about`."""
+        found: list[Event] = []
+        with self._reader.connect() as connection:
+            for part in _parts(subjects):
+                query = _select_events().where(events.c.subject.in_(part))
+                if kinds:
+                    # an expression, so that the index by kind does not tempt the query planner
+                    query = query.where((events.c.kind + "").in_([kind.value for kind in kinds]))
+                found += [read_event(*row) for row in connection.execute(query)]
+        return sorted(found, key=lambda e: e.revision)
+
+    def request(self, request_id: str) -> StoredRequest | None:
+        """See `scheduler.ports.Store.request`."""
+        return self.requests([request_id]).get(request_id)
+
+    def requests(self, request_ids: Sequence[str]) -> dict[str, StoredRequest]:
+        """See `scheduler.ports.Store.requests`."""
+        found: dict[str, StoredRequest] = {}
+        with self._reader.connect() as connection:
+            for part in _parts(request_ids):
+                query = select(
+                    requests.c.request_id, requests.c.fingerprint, requests.c.response, requests.c.at_s
+                ).where(requests.c.request_id.in_(part))
+                for row in connection.execute(query):
+                    found[row[0]] = StoredRequest(*row)
+        return found
+
+    def forget_requests(self, before_s: int) -> int:
+        """See `scheduler.ports.Store.forget_requests`."""
+        with self._commit_lock, self._writer.begin() as connection:
+            return connection.execute(delete(requests).where(requests.c.at_s < before_s)).rowcount
+
+    def document(self, collection: str, name: str) -> Document | None:
+        """See `scheduler.ports.Store.document`."""
+        query = _select_documents().where(documents.c.collection == collection, documents.c.name == name)
+        with self._reader.connect() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Document(*row)
+
+    def documents(
+        self,
+        collection: str,
+        parent: str = "",
+        state: str = "",
+        after_name: str = "",
+        limit: int = 1000,
+        descending: bool = False,
+    ) -> list[Document]:
+        """See `scheduler.ports.Store.documents`."""
+        name = documents.c.name
+        query = _select_documents().where(documents.c.collection == collection)
+        if after_name:
+            query = query.where(name < after_name if descending else name > after_name)
+        if parent:
+            query = query.where(documents.c.parent == parent)
+        if state:
+            query = query.where(documents.c.state == state)
+        with self._reader.connect() as connection:
+            rows = connection.execute(query.order_by(name.desc() if descending else name).limit(limit))
+            return [Document(*row) for row in rows]
+
+    def documents_named(self, collection: str, names: Sequence[str]) -> dict[str, Document]:
+        """See `scheduler.ports.Store.documents_named`."""
+        found: dict[str, Document] = {}
+        with self._reader.connect() as connection:
+            for part in _parts(names):
+                query = _select_documents().where(
+                    documents.c.collection == collection, documents.c.name.in_(part)
+                )
+                for row in connection.execute(query):
+                    found[row[1]] = Document(*row)
+        return found
+
+    def close(self) -> None:
+        """Close all connections (SQLite then folds the write-ahead log into the file) and release the lock."""
+        self._reader.dispose()
+        self._writer.dispose()
+        _unlock(self._lock_file)
+        self._lock_file = None
+
+    def _check_reach(self, connection: Connection, after_revision: int) -> None:
+        # two queries: SQLite looks up one extreme in the key but scans the table for both at once
+        first, last = connection.execute(_FIRST).scalar(), connection.execute(_LAST).scalar()
+        if after_revision > (last or 0):
+            raise WatchExpired(f"revision {after_revision} is ahead of the log, which is at {last or 0}")
+        if first is not None and after_revision < first - 1:
+            raise WatchExpired(f"the log begins at revision {first}; list again")
+
+    def _write_documents(
+        self, connection: Connection, batches: Sequence[CommitBatch], ends: Sequence[int]
+    ) -> None:
+        """The last word on each document wins; puts and deletes therefore never touch one name twice."""
+        final: dict[tuple[str, str], tuple[Document, int]] = {}
+        for batch, end in zip(batches, ends, strict=True):
+            for document in batch.documents:
+                final[document.collection, document.name] = (document, end)
+        puts = [_document_row(d, d.body, end) for d, end in final.values() if d.body is not None]
+        gone = [key for key, (d, _) in final.items() if d.body is None]
+        if puts:
+            self._upsert(connection, documents, puts)
+        for part in _parts(gone):
+            connection.execute(
+                delete(documents).where(tuple_(documents.c.collection, documents.c.name).in_(part))
+            )
+
+    def _write_requests(self, connection: Connection, new: Sequence[StoredRequest]) -> None:
+        final = {request.request_id: request for request in new}
+        if final:
+            self._upsert(connection, requests, [_request_row(r) for r in final.values()])
+
+    def _upsert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+        make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        statement = make(table)
+        keys = [column.name for column in table.primary_key.columns]
+        values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values), rows)
+
+
+def _event_row(revision: int, draft: EventDraft, raw: bytes) -> dict[str, Any]:
+    return {
+        "revision": revision,
+        "at_s": draft.at_s,
+        "kind": draft.kind.value,
+        "subject": draft.subject,
+        "body": raw,
+    }
+
+
+def _document_row(document: Document, body: bytes, revision: int) -> dict[str, Any]:
+    return {
+        "collection": document.collection,
+        "name": document.name,
+        "parent": document.parent,
+        "state": document.state,
+        "revision": revision,
+        "body": body,
+    }
+
+
+def _request_row(request: StoredRequest) -> dict[str, Any]:
+    return {
+        "request_id": request.request_id,
+        "fingerprint": request.fingerprint,
+        "response": request.response,
+        "at_s": request.at_s,
+    }
+
+
+def _select_events() -> Any:
+    """Columns in the order of `read_event`'s arguments."""
+    c = events.c
+    return select(c.revision, c.at_s, c.kind, c.subject, c.body)
+
+
+def _select_documents() -> Any:
+    """Columns in the order of `Document`'s fields."""
+    c = documents.c
+    return select(c.collection, c.name, c.body, c.parent, c.state, c.revision)
+
+
+def _parts(items: Sequence[Any]) -> Iterable[list[Any]]:
+    for start in range(0, len(items), NAMES_PER_QUERY):
+        yield list(items[start : start + NAMES_PER_QUERY])
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _engine(url: URL, writer: bool) -> Engine:
+    """One connection for the writer, a few for readers; SQLite connections are tuned as they open."""
+    if not _is_sqlite(url):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=1 if writer else READERS,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
+    )
+    event.listen(engine, "connect", _tune_sqlite)
+    # the driver's own BEGIN is deferred and comes late; the writer takes its lock first and then reads the revision
+    begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def _tune_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # transactions begin in the "begin" hook, not inside the driver
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"wal_autocheckpoint={WAL_CHECKPOINT_PAGES}",
+        f"cache_size=-{CACHE_KIB}",
+        "temp_store=MEMORY",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _lock(url: URL) -> int | None:
+    """Hold `<database>.lock` as long as this process lives; None for databases that are no files."""
+    if not _is_sqlite(url) or url.database is None:
+        return None
+    path = Path(url.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise Unavailable(
+            f"{path} is in use by another service; stop it or choose another --store"
+        ) from error
+    return handle
+
+
+def _unlock(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)

@@ -1,0 +1,294 @@
+"""Linear programs built from whole arrays and solved by GLOP through MathOpt's protocol buffers.
+
+Adding terms one by one in Python costs more than solving; here columns, rows and entries come in blocks of numpy
+arrays. Blocks have names, so that a model can be written out as text (`as_text`) and an infeasible row can be told.
+
+Solves are deterministic: one thread, a limit on simplex iterations; the wall clock only aborts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from ortools.math_opt import (
+    callback_pb2,
+    model_parameters_pb2,
+    model_pb2,
+    parameters_pb2,
+    result_pb2,
+    solution_pb2,
+)
+from ortools.math_opt.core.python import solver as mathopt
+
+from solvers.archive import FloatArray, IntArray
+
+INFINITY = float("inf")
+Values = npt.ArrayLike
+Label = Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named run of columns or rows; `index[i]` is the position of its i-th entry."""
+
+    name: str
+    start: int
+    count: int
+    label: Label
+
+    @property
+    def index(self) -> IntArray:
+        """Positions in the model."""
+        return np.arange(self.start, self.start + self.count)
+
+    @property
+    def slice(self) -> slice:
+        """Positions in the model as a slice."""
+        return slice(self.start, self.start + self.count)
+
+
+@dataclass
+class LinearModel:
+    """minimise cost·x subject to row_lower ≤ A·x ≤ row_upper, lower ≤ x ≤ upper; grows by blocks."""
+
+    columns: list[Block] = field(default_factory=list)
+    rows: list[Block] = field(default_factory=list)
+    offset: float = 0.0
+    _lower: list[FloatArray] = field(default_factory=list)
+    _upper: list[FloatArray] = field(default_factory=list)
+    _cost: list[FloatArray] = field(default_factory=list)
+    _row_lower: list[FloatArray] = field(default_factory=list)
+    _row_upper: list[FloatArray] = field(default_factory=list)
+    _entries: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
+
+    def add_columns(
+        self, name: str, count: int, *, lower: Values = 0.0, upper: Values = INFINITY, cost: Values = 0.0,
+        label: Label = str,
+    ) -> Block:  # fmt: skip
+        """A block of variables."""
+        block = Block(name, self._next(self.columns), count, label)
+        self.columns.append(block)
+        for store, values in ((self._lower, lower), (self._upper, upper), (self._cost, cost)):
+            store.append(np.broadcast_to(np.asarray(values, dtype=float), count).copy())
+        return block
+
+    def add_rows(
+        self,
+        name: str,
+        count: int,
+        *,
+        lower: Values = -INFINITY,
+        upper: Values = INFINITY,
+        label: Label = str,
+    ) -> Block:
+        """A block of constraints, without entries yet."""
+        block = Block(name, self._next(self.rows), count, label)
+        self.rows.append(block)
+        self._row_lower.append(np.broadcast_to(np.asarray(lower, dtype=float), count).copy())
+        self._row_upper.append(np.broadcast_to(np.asarray(upper, dtype=float), count).copy())
+        return block
+
+    def add_entries(self, rows: npt.ArrayLike, columns: npt.ArrayLike, values: Values) -> None:
+        """Coefficients at (rows, columns), which broadcast; repeated positions add up."""
+        r, c, v = np.broadcast_arrays(np.asarray(rows), np.asarray(columns), np.asarray(values, dtype=float))
+        keep = v.ravel() != 0.0
+        self._entries.append((r.ravel()[keep], c.ravel()[keep], v.ravel()[keep]))
+
+    def program(self) -> Program:
+        """The finished arrays."""
+        rows = np.concatenate([e[0] for e in self._entries]) if self._entries else np.zeros(0, dtype=np.int64)
+        columns = (
+            np.concatenate([e[1] for e in self._entries]) if self._entries else np.zeros(0, dtype=np.int64)
+        )
+        values = np.concatenate([e[2] for e in self._entries]) if self._entries else np.zeros(0)
+        shape = (self._next(self.rows), self._next(self.columns))
+        matrix = sp.csr_array((values, (rows, columns)), shape=shape)
+        matrix.sum_duplicates()
+        return Program(
+            matrix=matrix,
+            lower=_joined(self._lower),
+            upper=_joined(self._upper),
+            cost=_joined(self._cost),
+            row_lower=_joined(self._row_lower),
+            row_upper=_joined(self._row_upper),
+            offset=self.offset,
+        )
+
+    @staticmethod
+    def _next(blocks: Sequence[Block]) -> int:
+        return blocks[-1].start + blocks[-1].count if blocks else 0
+
+
+@dataclass
+class Program:
+    """A finished linear program; bounds and cost may be replaced between solves."""
+
+    matrix: sp.csr_array
+    lower: FloatArray
+    upper: FloatArray
+    cost: FloatArray
+    row_lower: FloatArray
+    row_upper: FloatArray
+    offset: float = 0.0
+
+    def with_row(self, columns: IntArray, values: FloatArray, upper: float) -> Program:
+        """One more constraint values·x[columns] ≤ upper."""
+        row = sp.csr_array(
+            (values, (np.zeros(len(columns), dtype=np.int64), columns)), shape=(1, len(self.cost))
+        )
+        return Program(
+            matrix=sp.csr_array(sp.vstack([self.matrix, row], format="csr")),
+            lower=self.lower,
+            upper=self.upper,
+            cost=self.cost,
+            row_lower=np.append(self.row_lower, -INFINITY),
+            row_upper=np.append(self.row_upper, upper),
+            offset=self.offset,
+        )
+
+
+class LpStatus(Enum):
+    """How a solve ended."""
+
+    OPTIMAL = "optimal"
+    INFEASIBLE = "infeasible"
+    LIMIT = "limit"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Simplex statuses (codes of `solution_pb2.BasisStatusProto`) of columns and rows: where a next solve may begin."""
+
+    columns: IntArray
+    rows: IntArray
+
+    def with_slack_row(self) -> Basis:
+        """After a row was added: its slack is basic."""
+        return Basis(self.columns, np.append(self.rows, solution_pb2.BASIS_STATUS_BASIC))
+
+    def with_free_columns(self, count: int) -> Basis:
+        """After columns were added at the end: they start at their lower bound."""
+        return Basis(
+            np.append(self.columns, np.full(count, solution_pb2.BASIS_STATUS_AT_LOWER_BOUND)), self.rows
+        )
+
+
+@dataclass(frozen=True)
+class LpResult:
+    """Answer of one solve. Duals: ∂objective/∂(right-hand side) of each row."""
+
+    status: LpStatus
+    objective: float
+    x: FloatArray
+    duals: FloatArray
+    reduced_costs: FloatArray
+    basis: Basis | None
+    iterations: int
+
+
+@dataclass(frozen=True)
+class LpLimits:
+    """Work limits. The wall limit is a safety net: reaching it is an abort, not an answer."""
+
+    iterations: int = 400_000
+    wall_s: float = 600.0
+
+
+def solve(
+    program: Program, limits: LpLimits, start: Basis | None = None, *, dual_simplex: bool = False
+) -> LpResult:
+    """Minimise with GLOP, from `start` if given."""
+    hints = model_parameters_pb2.ModelSolveParametersProto()
+    if start is not None:
+        hints.initial_basis.CopyFrom(_basis_proto(start))
+    parameters = parameters_pb2.SolveParametersProto()
+    parameters.time_limit.FromTimedelta(timedelta(seconds=limits.wall_s))
+    parameters.iteration_limit = limits.iterations
+    parameters.glop.use_dual_simplex = dual_simplex
+    parameters.glop.num_omp_threads = 1
+    result = mathopt.solve(
+        _model_proto(program),
+        parameters_pb2.SOLVER_TYPE_GLOP,
+        parameters_pb2.SolverInitializerProto(),
+        parameters,
+        hints,
+        None,
+        callback_pb2.CallbackRegistrationProto(),
+        None,
+        None,
+    )
+    return _result(result, program)
+
+
+def _model_proto(program: Program) -> model_pb2.ModelProto:
+    proto = model_pb2.ModelProto()
+    rows, columns = program.matrix.shape
+    proto.variables.ids.extend(range(columns))
+    proto.variables.lower_bounds.extend(program.lower.tolist())
+    proto.variables.upper_bounds.extend(program.upper.tolist())
+    proto.variables.integers.extend([False] * columns)
+    used = np.flatnonzero(program.cost)
+    proto.objective.offset = program.offset
+    proto.objective.linear_coefficients.ids.extend(used.tolist())
+    proto.objective.linear_coefficients.values.extend(program.cost[used].tolist())
+    proto.linear_constraints.ids.extend(range(rows))
+    proto.linear_constraints.lower_bounds.extend(program.row_lower.tolist())
+    proto.linear_constraints.upper_bounds.extend(program.row_upper.tolist())
+    matrix = program.matrix
+    row_of_entry = np.repeat(np.arange(rows), np.diff(matrix.indptr))
+    proto.linear_constraint_matrix.row_ids.extend(row_of_entry.tolist())
+    proto.linear_constraint_matrix.column_ids.extend(matrix.indices.tolist())
+    proto.linear_constraint_matrix.coefficients.extend(matrix.data.tolist())
+    return proto
+
+
+def _basis_proto(basis: Basis) -> solution_pb2.BasisProto:
+    proto = solution_pb2.BasisProto()
+    proto.variable_status.ids.extend(range(len(basis.columns)))
+    proto.variable_status.values.extend(basis.columns.tolist())
+    proto.constraint_status.ids.extend(range(len(basis.rows)))
+    proto.constraint_status.values.extend(basis.rows.tolist())
+    return proto
+
+
+def _result(answer: result_pb2.SolveResultProto, program: Program) -> LpResult:
+    rows, columns = program.matrix.shape
+    reason = answer.termination.reason
+    status = {
+        result_pb2.TERMINATION_REASON_OPTIMAL: LpStatus.OPTIMAL,
+        result_pb2.TERMINATION_REASON_INFEASIBLE: LpStatus.INFEASIBLE,
+        result_pb2.TERMINATION_REASON_FEASIBLE: LpStatus.LIMIT,
+        result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND: LpStatus.LIMIT,
+    }.get(reason, LpStatus.FAILED)
+    x, duals, reduced = np.zeros(columns), np.zeros(rows), np.zeros(columns)
+    objective, basis = float("nan"), None
+    if answer.solutions:
+        best = answer.solutions[0]
+        if best.HasField("primal_solution"):
+            _scatter(best.primal_solution.variable_values, x)
+            objective = best.primal_solution.objective_value
+        if best.HasField("dual_solution"):
+            _scatter(best.dual_solution.dual_values, duals)
+            _scatter(best.dual_solution.reduced_costs, reduced)
+        if best.HasField("basis"):
+            statuses = np.zeros(columns, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+            _scatter(best.basis.variable_status, statuses[0])
+            _scatter(best.basis.constraint_status, statuses[1])
+            basis = Basis(*statuses)
+    iterations = int(answer.solve_stats.simplex_iterations)
+    return LpResult(status, objective, x, duals, reduced, basis, iterations)
+
+
+def _scatter(sparse: solution_pb2.SparseBasisStatusVector, target: npt.NDArray[np.generic]) -> None:
+    target[np.asarray(sparse.ids, dtype=np.int64)] = np.asarray(sparse.values)
+
+
+def _joined(parts: Sequence[FloatArray]) -> FloatArray:
+    return np.concatenate(parts) if parts else np.zeros(0)

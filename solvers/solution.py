@@ -1,0 +1,221 @@
+"""PlanSolution: what a horizon plan says, with its proof, in one replayable file beside the problem's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from solvers import archive
+from solvers.archive import BoolArray, FloatArray
+from solvers.problem import RESOURCES, PlacementProblem
+
+MAGIC = "suanli-plan-solution-1"
+
+
+class SolveStatus(StrEnum):
+    """Five outcomes, never folded together."""
+
+    OPTIMAL = "optimal"
+    """The bound of the named model is met within its tolerance."""
+    FEASIBLE = "feasible"
+    """A sound plan with a gap, or without a bound."""
+    INFEASIBLE = "infeasible"
+    UNKNOWN = "unknown"
+    """Ended by a limit or a crash before any plan."""
+    INVALID = "invalid"
+    """The problem or the answer is nonsense."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Objective, proven lower bound and gap of one model; `model` names what the bound speaks of."""
+
+    model: str
+    scope: Literal["fleet", "edge"]
+    objective_yuan: float
+    bound_yuan: float | None
+    gap_frac: float | None
+    """(objective − bound) / |objective|; None without a bound."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Objective of the plan in yuan, term by term (each over the whole horizon)."""
+
+    energy_yuan: float = 0.0
+    carbon_yuan: float = 0.0
+    debt_yuan: float = 0.0
+    demand_charge_yuan: float = 0.0
+    lateness_yuan: float = 0.0
+    unfinished_yuan: float = 0.0
+    """Work left at the end, at the cheapest feasible price of the last day planned."""
+    start_yuan: float = 0.0
+    wake_yuan: float = 0.0
+    migration_yuan: float = 0.0
+    other_yuan: float = 0.0
+    unserved_yuan: float = 0.0
+    """Penalties of service demand left out; reported, ranked before everything above."""
+    cap_excess_yuan: float = 0.0
+    """Priced excess over hourly caps that are not hard."""
+
+    @property
+    def total_yuan(self) -> float:
+        """Sum of all terms."""
+        return float(sum(getattr(self, f.name) for f in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True)
+class GraphPattern:
+    """`count[t]` graphs of index `graph_index` run with stage i on site `stage_site[i]`.
+
+    `stage_processing_ms[i]` is the processing p99 of the GPU model that stage i uses there, as path budgets
+    count it (0 where the graph has no path over that stage).
+    """
+
+    graph_index: int
+    stage_site: tuple[int, ...]
+    stage_processing_ms: tuple[float, ...]
+    count: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PlanSolution:
+    """A plan for the slots of one problem. Axes as in `solvers.problem`; counts are continuous (mean over
+    the slot).
+    """
+
+    problem_sha256: str
+    status: SolveStatus
+    running_count: Annotated[FloatArray, "K", "T"]
+    """x: replicas of the pair running."""
+    nodes_on: Annotated[FloatArray, "G", "T"]
+    site_on: Annotated[BoolArray, "S", "T"]
+    unserved_count: Annotated[FloatArray, "C", "T"]
+    """Service replicas wanted and not placed (stages of unplaced graphs included)."""
+    unfinished_replica_h: Annotated[FloatArray, "C"]
+    """Batch work left at the end of the horizon."""
+    late_replica_h: Annotated[FloatArray, "C"]
+    """Batch work not delivered by its deadline."""
+    it_kw: Annotated[FloatArray, "S", "T"]
+    useful_it_kw: Annotated[FloatArray, "S", "T"]
+    """IT power that placed work causes: Σ (dominant share · idle + dynamic)."""
+    facility_kw: Annotated[FloatArray, "S", "T"]
+    cap_excess_kw: Annotated[FloatArray, "S", "T"]
+    """Facility power of an open site above Π·P where an hourly cap is set; 0 elsewhere."""
+    ledger_used_kwh: Annotated[FloatArray, "S"]
+    """Σ (P_fac − Π·P)·Δt, nan without an annual cap; P useful or legal as the problem's terms say."""
+    ledger_debt_kwh: Annotated[FloatArray, "S"]
+    price_yuan_per_unit_h: Annotated[FloatArray, "G", "R", "T"]
+    """Dual of the group's capacity: yuan for one unit of the resource (milli-CPU, MiB, milli-GPU, GiB)
+    for one hour.
+    """
+    energy_yuan_per_kwh_it: Annotated[FloatArray, "S", "T"]
+    """Marginal price of one kWh of IT energy at the site, overhead, debt and power limit included."""
+    moved_count: Annotated[FloatArray, "K"]
+    """Running replicas that leave the pair's site in the first slot."""
+    graph_patterns: tuple[GraphPattern, ...] = ()
+    portfolio_debt_kwh: float = 0.0
+    cost: Cost = Cost()
+    bounds: tuple[Bound, ...] = ()
+    work: Mapping[str, float] = field(default_factory=dict)
+    """Deterministic counters: lp_solves, lp_iterations, rows, columns, nonzeros, site_trials."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall clock by phase; never part of the archive, for answers are equal while machines are not."""
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        lengths = {
+            "K": len(self.running_count),
+            "T": self.running_count.shape[1],
+            "G": len(self.nodes_on),
+            "S": len(self.site_on),
+            "C": len(self.unserved_count),
+            "R": len(RESOURCES),
+        }
+        archive.seal(self, "plan", lengths)
+
+    @property
+    def objective_yuan(self) -> float:
+        """Total cost."""
+        return self.cost.total_yuan
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the arrays are a plan that may be used."""
+        return self.status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE)
+
+    def bound(self, scope: Literal["fleet", "edge"]) -> Bound | None:
+        """The bound of that scope, if there is one."""
+        return next((b for b in self.bounds if b.scope == scope), None)
+
+    def to_bytes(self) -> bytes:
+        """The archive: byte-stable, without timings."""
+        facts: dict[str, Any] = {}
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        archive.split_table(self, "plan", facts, arrays)
+        del facts["plan.seconds"]
+        facts["plan.status"] = self.status.value
+        facts["plan.cost"] = dataclasses.asdict(self.cost)
+        facts["plan.work"] = dict(self.work)
+        facts["plan.bounds"] = [dataclasses.asdict(b) for b in self.bounds]
+        facts["plan.graph_patterns"] = [dataclasses.asdict(p) for p in self.graph_patterns]
+        return archive.to_bytes(MAGIC, facts, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`."""
+        facts, arrays = archive.from_bytes(MAGIC, data)
+        arguments = archive.join_table(cls, "plan", facts, arrays)
+        arguments["status"] = SolveStatus(arguments["status"])
+        arguments["cost"] = Cost(**arguments["cost"])
+        arguments["bounds"] = tuple(Bound(**b) for b in arguments["bounds"])
+        arguments["graph_patterns"] = tuple(GraphPattern(**p) for p in arguments["graph_patterns"])
+        return cls(**arguments)
+
+    def save(self, path: Path | str) -> None:
+        """Write the solution as one file."""
+        archive.write(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a solution that `save` wrote."""
+        return cls.from_bytes(archive.read(path))
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of the archive's bytes."""
+        return archive.sha256_hex(self.to_bytes())
+
+
+def no_plan(problem: PlacementProblem, status: SolveStatus, message: str) -> PlanSolution:
+    """An answer without a plan (UNKNOWN, INVALID, INFEASIBLE): all arrays are zero, everything is
+    unserved.
+    """
+    p = problem
+    sites_slots = np.zeros((p.site_count, p.slot_count))
+    return PlanSolution(
+        problem_sha256=p.content_hash(),
+        status=status,
+        running_count=np.zeros((p.pair_count, p.slot_count)),
+        nodes_on=np.zeros((p.group_count, p.slot_count)),
+        site_on=np.zeros((p.site_count, p.slot_count), dtype=bool),
+        unserved_count=p.classes.demand_count,
+        unfinished_replica_h=p.classes.work_replica_h,
+        late_replica_h=np.zeros(p.class_count),
+        it_kw=sites_slots,
+        useful_it_kw=sites_slots,
+        facility_kw=sites_slots,
+        cap_excess_kw=sites_slots,
+        ledger_used_kwh=np.full(p.site_count, np.nan),
+        ledger_debt_kwh=np.zeros(p.site_count),
+        price_yuan_per_unit_h=np.zeros((p.group_count, len(RESOURCES), p.slot_count)),
+        energy_yuan_per_kwh_it=sites_slots,
+        moved_count=np.zeros(p.pair_count),
+        message=message,
+    )

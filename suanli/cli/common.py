@@ -1,0 +1,181 @@
+"""What the commands share: options, the client, names, numbers and reasons in words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from suanli.cli.output import Format
+
+if TYPE_CHECKING:
+    from suanli.client import Client
+    from suanli.model import Reason, SiteRecord, Workload
+
+DEFAULT_TENANT = "default"
+CLI_RETRY_S = 2.0
+"""A person at a terminal would rather hear soon that nobody answers."""
+
+ADDRESS_HELP = "address of the service, host:port"
+
+
+def _client(ctx: typer.Context) -> Client:
+    return connect(ctx.params.get("address"))
+
+
+def complete_workload(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of workloads for shell completion; silent when the service is not there."""
+    from suanli.model import SuanliError
+
+    try:
+        with _client(ctx) as client:
+            tenant = str(ctx.params.get("tenant") or DEFAULT_TENANT)
+            found = [w.name for w in client.list_workloads(f"tenants/{tenant}")]
+    except SuanliError:
+        return []
+    short = [n.rpartition("/")[2] for n in found]
+    return [n for n in (found if "/" in incomplete else short) if n.startswith(incomplete)]
+
+
+def complete_site(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of sites for shell completion; silent when the service is not there."""
+    from suanli.model import SuanliError
+
+    try:
+        with _client(ctx) as client:
+            return [s.site.site_id for s in client.list_sites() if s.site.site_id.startswith(incomplete)]
+    except SuanliError:
+        return []
+
+
+Address = Annotated[
+    str | None,
+    typer.Option("--address", envvar="SUANLI_ADDRESS", help=ADDRESS_HELP, show_default="127.0.0.1:7411"),
+]
+Output = Annotated[
+    Format, typer.Option("--output", "-o", help="table, json, yaml or name.", case_sensitive=False)
+]
+Tenant = Annotated[
+    str, typer.Option("--tenant", "-t", envvar="SUANLI_TENANT", help="Tenant of names given without one.")
+]
+WorkloadArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKLOAD",
+        help="Name, with or without tenants/…/workloads/.",
+        autocompletion=complete_workload,
+        show_default=False,
+    ),
+]
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", help="YAML or JSON files; - reads standard input.", show_default=False),
+]
+
+
+def connect(address: str | None) -> Client:
+    """A client for one command."""
+    from suanli.client import Client
+
+    return Client(address, retry_unavailable_for_s=CLI_RETRY_S)
+
+
+def workload_name(given: str, tenant: str) -> str:
+    """Full name of a workload given in short or in full."""
+    return given if "/" in given else f"tenants/{tenant}/workloads/{given}"
+
+
+def site_name(given: str) -> str:
+    """`sites/{site}` of a site given in short or in full."""
+    return given if given.startswith("sites/") else f"sites/{given}"
+
+
+def place_name(given: str) -> str:
+    """Name of a site (`e01`) or a node (`e01/l20x4-3`) given in short or in full."""
+    if given.startswith("sites/"):
+        return given
+    site, _, node = given.partition("/")
+    return f"sites/{site}/nodes/{node}" if node else f"sites/{site}"
+
+
+def read_text(path: Path) -> str:
+    """Text of a file or of standard input.
+
+    Raises:
+        InvalidRequest: not UTF-8.
+        OSError: not readable.
+    """
+    from suanli.model import FieldProblem, InvalidRequest
+
+    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = f"is not UTF-8 at byte {error.start}"
+        raise InvalidRequest([FieldProblem(field=str(path), problem=problem, code="yaml")]) from None
+
+
+def read_workloads(files: Iterable[Path], tenant: str) -> list[Workload]:
+    """Workloads of all files.
+
+    Raises:
+        InvalidRequest: with every problem of every file.
+    """
+    from suanli import yaml_io
+    from suanli.model import FieldProblem, InvalidRequest
+
+    problems: list[FieldProblem] = []
+    workloads: list[Workload] = []
+    for path in files:
+        try:
+            workloads += yaml_io.load_workloads(read_text(path), str(path), tenant)
+        except InvalidRequest as error:
+            problems += error.problems
+    if problems:
+        raise InvalidRequest(problems)
+    return workloads
+
+
+def when(at_s: int) -> str:
+    """An instant in local time; empty for 0."""
+    from datetime import UTC, datetime
+
+    if not at_s:
+        return ""
+    return datetime.fromtimestamp(at_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def gpus(milli: int) -> str:
+    """Milli-GPUs as GPUs; empty for none."""
+    return f"{milli / 1000:g}" if milli else ""
+
+
+def fixed(value: float | None, digits: int = 1) -> str:
+    """A number with so many digits; empty for None."""
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def reason_text(reason: Reason) -> str:
+    """A reason in words with its numbers, e.g. `rtt exceeded at e04 (27.3 > 20 ms)`."""
+    text = str(reason.code).replace("_", " ")
+    if reason.site_id:
+        text += f" at {reason.site_id}"
+    if reason.stage_id:
+        text += f", stage {reason.stage_id}"
+    if reason.limit is not None and reason.actual is not None:
+        text += f" ({reason.actual:g} against {reason.limit:g} {reason.unit})".replace(" )", ")")
+    elif reason.limit is not None:
+        text += f" (limit {reason.limit:g} {reason.unit})".replace(" )", ")")
+    if reason.node_count:
+        text += f", {reason.node_count} nodes"
+    return f"{text}: {reason.detail}" if reason.detail else text
+
+
+def site_labels(sites: Iterable[SiteRecord]) -> dict[str, str]:
+    """Site id → Chinese and English name."""
+    from suanli.cli.output import both_names
+
+    return {s.site.site_id: both_names(s.site.display_name, s.site.display_name_zh) for s in sites}

@@ -1,0 +1,513 @@
+"""Commands of operators: sites, nodes, cordon, uncordon, drain, policy, placements, rounds, plans, operations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from suanli.cli.common import (
+    DEFAULT_TENANT,
+    Address,
+    Output,
+    Tenant,
+    complete_site,
+    complete_workload,
+    connect,
+    fixed,
+    gpus,
+    place_name,
+    read_text,
+    reason_text,
+    site_name,
+    when,
+    workload_name,
+)
+from suanli.cli.output import (
+    Column,
+    Format,
+    both_names,
+    emit,
+    heading,
+    number,
+    paragraph,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from suanli.model import Plan, Round, SiteRecord
+
+FLEET_PANEL = "Fleet"
+DECISIONS_PANEL = "Policies and decisions"
+
+policy_app = typer.Typer(help="Read and revise policies.", no_args_is_help=True)
+
+Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
+Place = Annotated[
+    str,
+    typer.Argument(
+        metavar="PLACE",
+        help="A site (e04) or a node (e04/l20x4-3).",
+        autocompletion=complete_site,
+        show_default=False,
+    ),
+]
+Cause = Annotated[str, typer.Option(help="Why, for the log.")]
+PolicyId = Annotated[str, typer.Option("--policy", help="Which policy.")]
+
+
+def _site_state(record: SiteRecord) -> str:
+    if not record.status.up:
+        return "down"
+    if record.site.cordoned:
+        return "cordoned"
+    return "open" if record.status.open else "closed"
+
+
+def _meter(record: SiteRecord, name: str) -> str:
+    meter = record.status.meter
+    return "" if meter is None else fixed(getattr(meter, name), 1)
+
+
+def _cap(record: SiteRecord) -> str:
+    caps = record.site.caps
+    ledger = record.status.ledger
+    annual = ledger.pue_cap_annual if ledger is not None else caps.pue_cap_annual
+    parts = [f"{annual:g}/y" if annual else "", f"{caps.ipue_cap_hourly:g}/h" if caps.ipue_cap_hourly else ""]
+    return " ".join(p for p in parts if p)
+
+
+def _balance(record: SiteRecord) -> str:
+    ledger = record.status.ledger
+    return "" if ledger is None else fixed(ledger.balance_after_kwh, 0)
+
+
+_SITE_STYLE = {"down": "red", "cordoned": "yellow", "closed": "dim", "open": "green"}
+
+SITE_COLUMNS = (
+    Column("SITE", lambda r: r.site.site_id),
+    Column("NAME", lambda r: both_names(r.site.display_name, r.site.display_name_zh), 1),
+    Column("KIND", lambda r: str(r.site.kind), 5),
+    Column("STATE", _site_state, style=lambda r: _SITE_STYLE[_site_state(r)]),
+    number(
+        "GPUS",
+        lambda r: f"{gpus(r.status.placed_gpu_milli) or 0}/{gpus(r.status.installed_gpu_milli) or 0}",
+        1,
+    ),
+    number("REPLICAS", lambda r: str(r.status.placed_replica_count), 6),
+    number("IT KW", lambda r: _meter(r, "it_power_kw"), 4),
+    number("FACILITY KW", lambda r: _meter(r, "facility_power_kw"), 7),
+    number("IPUE", lambda r: fixed(r.status.ipue, 2), 2),
+    number("CAP", _cap, 2),
+    number("LEDGER KWH", _balance, 6),
+    number("¥/KWH", lambda r: fixed(r.status.price_yuan_per_kwh, 3), 8),
+)
+
+NODE_COLUMNS = (
+    Column("NODE", lambda n: f"{n.site_id}/{n.node_id}"),
+    Column("GROUP", lambda n: n.group_id, 4),
+    Column("STATE", lambda n: "cordoned" if n.cordoned else str(n.state)),
+    number("REPLICAS", lambda n: str(n.placed_replica_count), 2),
+    number("FREE CORES", lambda n: fixed(n.cpu_free_milli / 1000), 3),
+    number("FREE GIB", lambda n: fixed(n.memory_free_mib / 1024), 3),
+    number("FREE GPUS", lambda n: gpus(sum(n.gpu_free_milli)), 1),
+)
+
+PLACEMENT_COLUMNS = (
+    Column("WORKLOAD", lambda p: p.workload.rpartition("/")[2]),
+    Column("STAGE", lambda p: p.stage_id, 2),
+    number("REPLICA", lambda p: str(p.replica_index), 3),
+    Column("NODE", lambda p: f"{p.site_id}/{p.node_id}"),
+    number("GPUS", lambda p: gpus(p.gpu_milli), 2),
+    number("RTT MS", lambda p: fixed(p.rtt_p99_ms), 3),
+    number("W", lambda p: fixed(p.power_w, 0), 4),
+    number("¥/H", lambda p: fixed(p.price_yuan_per_hour, 3), 4),
+    Column("SINCE", lambda p: when(p.start_at_s), 6),
+)
+
+ROUND_COLUMNS = (
+    Column("ROUND", lambda r: r.round_id),
+    Column("AT", lambda r: when(r.at_s), 1),
+    number("CONSIDERED", lambda r: str(r.considered), 3),
+    number("PLACED", lambda r: str(r.placed)),
+    number("MOVED", lambda r: str(r.moved), 2),
+    number("PREEMPTED", lambda r: str(r.preempted), 4),
+    number("PENDING", lambda r: str(r.pending)),
+    Column("FIRST REASON", lambda r: max(r.pending_by_reason, key=r.pending_by_reason.get, default=""), 5),
+)
+
+PLAN_COLUMNS = (
+    Column("PLAN", lambda p: p.plan_id),
+    Column("AT", lambda p: when(p.at_s), 1),
+    number("HOURS", lambda p: f"{p.horizon_s / 3600:g}", 4),
+    Column("STATUS", lambda p: str(p.status)),
+    number("GAP FLEET", lambda p: _gap(p, "fleet"), 2),
+    number("GAP EDGE", lambda p: _gap(p, "edge"), 3),
+    number("VIOLATIONS", lambda p: str(p.violations), 5),
+)
+
+POLICY_COLUMNS = (
+    number("REVISION", lambda p: str(p.revision)),
+    Column("CREATED", lambda p: when(p.created_at_s), 1),
+    Column("LEDGER", lambda p: p.ledger_load, 4),
+    number("DEBT ¥/KWH", lambda p: f"{p.debt_price_yuan_per_kwh:g}", 3),
+    number("MOVE ¥/GPU", lambda p: f"{p.migration_yuan_per_gpu:g}", 3),
+    number("MOVES/H", lambda p: str(p.move_budget_per_hour), 5),
+    number("HORIZON H", lambda p: str(p.horizon_hours), 5),
+    number("OVERRIDES", lambda p: str(len(p.sites)), 2),
+)
+
+OPERATION_COLUMNS = (
+    Column("OPERATION", lambda o: o.name.rpartition("/")[2]),
+    Column("VERB", lambda o: o.verb, 2),
+    Column("TARGET", lambda o: o.target, 1),
+    Column("STATE", lambda o: "failed" if o.error else "done" if o.done else "running"),
+    number("DONE", lambda o: f"{o.progress_frac:.0%}", 3),
+    Column("MESSAGE", lambda o: o.error or o.message, 4),
+)
+
+
+def _gap(plan: Plan, scope: str) -> str:
+    gap = next((b.gap_frac for b in plan.bounds if b.scope == scope), None)
+    return "" if gap is None else f"{gap:.2%}"
+
+
+def sites(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SITE]", autocompletion=complete_site, show_default=False)
+    ] = None,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Sites with power, iPUE, caps and ledger.
+
+    Examples:
+
+        suanli sites
+
+        suanli sites e01-hub -o yaml
+    """
+    with connect(address) as client:
+        records = [client.get_site(site_name(name))] if name else list(client.list_sites())
+    emit(
+        records,
+        output,
+        SITE_COLUMNS,
+        lambda r: f"sites/{r.site.site_id}",
+        single=name is not None,
+        empty="no sites: no fleet is registered",
+    )
+
+
+def nodes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PLACE]", help="A site or a node; else all.", show_default=False)
+    ] = None,
+    limit: Limit = 200,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Nodes with what is free on them.
+
+    Examples:
+
+        suanli nodes e01-hub
+
+        suanli nodes e01-hub/l20x4-3 -o json
+    """
+    from itertools import islice
+
+    place = place_name(name) if name else "sites/-"
+    with connect(address) as client:
+        found = (
+            [client.get_node(place)] if "/nodes/" in place else list(islice(client.list_nodes(place), limit))
+        )
+    emit(found, output, NODE_COLUMNS, lambda n: f"sites/{n.site_id}/nodes/{n.node_id}", empty="no nodes")
+
+
+def cordon(place: Place, cause: Cause = "", output: Output = Format.TABLE, address: Address = None) -> None:
+    """Close a site or a node to new work; what runs there stays.
+
+    Example:
+
+        suanli cordon e04-iiot-w --cause 'chiller service'
+    """
+    with connect(address) as client:
+        name = place_name(place)
+        on_node = "/nodes/" in name
+        done: Any = (
+            client.cordon_node(name, cause=cause) if on_node else client.cordon_site(name, cause=cause)
+        )
+    _emit_place(done, on_node, name, output)
+
+
+def uncordon(place: Place, cause: Cause = "", output: Output = Format.TABLE, address: Address = None) -> None:
+    """Open a site or a node again.
+
+    Example:
+
+        suanli uncordon e04-iiot-w
+    """
+    with connect(address) as client:
+        name = place_name(place)
+        on_node = "/nodes/" in name
+        done: Any = (
+            client.uncordon_node(name, cause=cause) if on_node else client.uncordon_site(name, cause=cause)
+        )
+    _emit_place(done, on_node, name, output)
+
+
+def drain(
+    place: Place,
+    cause: Cause = "",
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Wait so many seconds for the end.")] = 0,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Close a site or a node and move what runs there elsewhere.
+
+    Example:
+
+        suanli drain e04-iiot-w --wait 60
+    """
+    with connect(address) as client:
+        name = place_name(place)
+        start = client.drain_node if "/nodes/" in name else client.drain_site
+        operation = start(name, cause=cause)
+        if wait_s and not operation.done:
+            operation = client.wait_operation(operation.name, wait_s=wait_s)
+    emit([operation], output, OPERATION_COLUMNS, lambda o: o.name, single=True)
+
+
+def placements(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[WORKLOAD]", autocompletion=complete_workload, show_default=False),
+    ] = None,
+    site: Annotated[str, typer.Option(help="Only on this site.", autocompletion=complete_site)] = "",
+    tenant: Tenant = DEFAULT_TENANT,
+    limit: Limit = 200,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Where replicas lie, of one workload or of all.
+
+    Examples:
+
+        suanli placements llm-chat
+
+        suanli placements --site e01-hub
+    """
+    from itertools import islice
+
+    parent = workload_name(name, tenant) if name else "tenants/-/workloads/-"
+    filter = f'site = "{site_name(site)}"' if site else ""
+    with connect(address) as client:
+        found = list(islice(client.list_placements(parent, filter=filter), limit + 1))
+    emit(
+        found[:limit],
+        output,
+        PLACEMENT_COLUMNS,
+        lambda p: f"{p.workload}/placements/{p.placement_id}",
+        empty="no placements",
+    )
+    if len(found) > limit and output is Format.TABLE:
+        typer.echo(f"(only the first {limit}; --limit shows more)")
+
+
+def rounds(
+    name: Annotated[str | None, typer.Argument(metavar="[ROUND]", show_default=False)] = None,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Rounds of the planner, newest first; with a name one of them with its reasons.
+
+    Examples:
+
+        suanli rounds
+
+        suanli rounds 42
+    """
+    from itertools import islice
+
+    with connect(address) as client:
+        if name:
+            found = [client.get_round(name if name.startswith("rounds/") else f"rounds/{name}")]
+        else:
+            found = list(islice(client.list_rounds(), limit))
+    emit(
+        found,
+        output,
+        ROUND_COLUMNS,
+        lambda r: f"rounds/{r.round_id}",
+        single=bool(name),
+        empty="no rounds yet",
+    )
+    if name and output is Format.TABLE:
+        _print_round(found[0])
+
+
+def plans(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PLAN]", help="An id, or latest.", show_default=False)
+    ] = None,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Horizon plans with their gaps, newest first; with a name one of them with bounds and ledgers.
+
+    Examples:
+
+        suanli plans
+
+        suanli plans latest
+    """
+    from itertools import islice
+
+    with connect(address) as client:
+        if name:
+            found = [client.get_plan(name if name.startswith("plans/") else f"plans/{name}")]
+        else:
+            found = list(islice(client.list_plans(), limit))
+    emit(found, output, PLAN_COLUMNS, lambda p: f"plans/{p.plan_id}", single=bool(name), empty="no plans yet")
+    if name and output is Format.TABLE:
+        _print_plan_details(found[0])
+
+
+def operations(
+    name: Annotated[str | None, typer.Argument(metavar="[OPERATION]", show_default=False)] = None,
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Wait so many seconds for its end.")] = 0,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Ask it to end early.")] = False,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Long-running work such as drains.
+
+    Example:
+
+        suanli operations drain-1 --wait 60
+    """
+    with connect(address) as client:
+        if name is None:
+            found = list(client.list_operations())
+        else:
+            full = name if name.startswith("operations/") else f"operations/{name}"
+            one = client.cancel_operation(full) if cancel else client.get_operation(full)
+            found = [client.wait_operation(full, wait_s=wait_s) if wait_s and not one.done else one]
+    emit(found, output, OPERATION_COLUMNS, lambda o: o.name, single=name is not None, empty="no operations")
+
+
+@policy_app.command("get")
+def policy_get(
+    revision: Annotated[int | None, typer.Option(help="Which; else the current one.")] = None,
+    policy: PolicyId = "default",
+    output: Output = Format.YAML,
+    address: Address = None,
+) -> None:
+    """Show a policy, ready to be changed and set again.
+
+    Example:
+
+        suanli policy get > policy.yaml
+    """
+    with connect(address) as client:
+        found = client.get_policy(policy, revision)
+    emit([found], output, POLICY_COLUMNS, _policy_name, single=True, complete=True)
+
+
+@policy_app.command("set")
+def policy_set(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON; - reads standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; nothing is stored.")] = False,
+    if_etag: Annotated[
+        str | None,
+        typer.Option(help="Etag of the revision it replaces; else that in the file. Changed meanwhile: 6."),
+    ] = None,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Add a revision, current from then on.
+
+    Example:
+
+        suanli policy set policy.yaml --dry-run
+    """
+    from suanli import yaml_io
+
+    policy = yaml_io.load_policy(read_text(file), str(file))
+    with connect(address) as client:
+        etag = policy.etag if if_etag is None else if_etag
+        revised = client.create_policy_revision(policy, etag=etag, validate_only=dry_run)
+    emit([revised], output, POLICY_COLUMNS, _policy_name, single=True)
+
+
+@policy_app.command("list")
+def policy_list(
+    policy: PolicyId = "default",
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Revisions, newest first.
+
+    Example:
+
+        suanli policy list
+    """
+    from itertools import islice
+
+    with connect(address) as client:
+        found = list(islice(client.list_policy_revisions(policy), limit))
+    emit(found, output, POLICY_COLUMNS, _policy_name, empty="no revisions")
+
+
+def _policy_name(policy: Any) -> str:
+    return f"policies/{policy.policy_id}/revisions/{policy.revision}"
+
+
+def _emit_place(done: Any, on_node: bool, name: str, output: Format) -> None:
+    emit([done], output, NODE_COLUMNS if on_node else SITE_COLUMNS, lambda _: name, single=True)
+
+
+def _print_round(found: Round) -> None:
+    if found.pending_by_reason:
+        heading("Waiting by reason")
+        for code, count in sorted(found.pending_by_reason.items(), key=lambda item: -item[1]):
+            paragraph(f"  {count:>6}  {code.replace('_', ' ')}")
+    for reason in found.sample_reasons:
+        paragraph(f"  - {reason_text(reason)}")
+
+
+def _print_plan_details(plan: Plan) -> None:
+    if plan.bounds:
+        heading("Bounds")
+        print_table(
+            plan.bounds,
+            (
+                Column("SCOPE", lambda b: b.scope),
+                Column("MODEL", lambda b: b.model, 2),
+                number("OBJECTIVE ¥", lambda b: fixed(b.objective_yuan, 2)),
+                number("BOUND ¥", lambda b: fixed(b.bound_yuan, 2), 1),
+                number("GAP", lambda b: "" if b.gap_frac is None else f"{b.gap_frac:.3%}"),
+            ),
+        )
+    if plan.ledgers:
+        heading("Annual ledgers, kWh")
+        print_table(
+            plan.ledgers,
+            (
+                Column("SITE", lambda b: b.site_id),
+                number("CAP", lambda b: fixed(b.pue_cap_annual, 2), 1),
+                number("BEFORE", lambda b: fixed(b.balance_before_kwh, 0), 2),
+                number("USED", lambda b: fixed(b.used_kwh, 0), 3),
+                number("AFTER", lambda b: fixed(b.balance_after_kwh, 0)),
+                number("DEBT", lambda b: fixed(b.debt_kwh, 0), 1),
+            ),
+        )
+    if plan.binding_constraints:
+        heading("What limits it")
+        for c in plan.binding_constraints:
+            paragraph(f"  - {c.constraint}: {c.value:g} of {c.limit:g} {c.unit}")

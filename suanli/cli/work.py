@@ -1,0 +1,423 @@
+"""Commands of submitters: submit, get, list, watch, cancel, why, plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from suanli.cli.common import (
+    DEFAULT_TENANT,
+    Address,
+    Files,
+    Output,
+    Tenant,
+    WorkloadArgument,
+    complete_workload,
+    connect,
+    fixed,
+    gpus,
+    place_name,
+    read_workloads,
+    reason_text,
+    site_labels,
+    when,
+    workload_name,
+)
+from suanli.cli.lazy import EXIT_FAILED_CHECK, EXIT_WOULD_WAIT
+from suanli.cli.output import (
+    Column,
+    Format,
+    both_names,
+    dump_json,
+    emit,
+    heading,
+    number,
+    paragraph,
+    print_table,
+    tick,
+)
+
+if TYPE_CHECKING:
+    from suanli.model import Candidate, Explanation, PlannedWorkload, WorkloadRecord, WorkloadsPlan
+
+PANEL = "Work"
+WHY_CANDIDATES = 12
+
+_STATE_STYLE = {
+    "pending": "yellow",
+    "planned": "cyan",
+    "starting": "cyan",
+    "running": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "dim",
+}
+
+
+def _state_style(record: Any) -> str:
+    return _STATE_STYLE.get(str(record.state), "")
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _tenant(name: str) -> str:
+    return name.split("/")[1] if "/" in name else ""
+
+
+RECORD_COLUMNS = (
+    Column("WORKLOAD", lambda r: _short(r.name)),
+    Column("STATE", lambda r: str(r.state), style=_state_style),
+    Column("TENANT", lambda r: _tenant(r.name), 5),
+    Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
+    Column("NAME", lambda r: both_names(r.display_name, r.display_name_zh), 2),
+    number("RUNNING", lambda r: f"{r.running_replica_count}/{r.replica_count}", 2),
+    number("GPUS", lambda r: gpus(r.gpu_milli), 4),
+    Column("SITES", lambda r: ",".join(r.site_ids), 3),
+    Column("CREATED", lambda r: when(r.created_at_s), 8),
+    Column("SUMMARY", lambda r: r.summary, 7),
+)
+
+
+def submit(
+    files: Files,
+    tenant: Tenant = DEFAULT_TENANT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; nothing is stored.")] = False,
+    if_etag: Annotated[
+        str, typer.Option(help="Etag of `suanli plan`: refuse (6) when what it rested on has changed.")
+    ] = "",
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Submit workloads from files; up to 1000 at once are accepted all or none.
+
+    Examples:
+
+        suanli submit examples/training.yaml
+
+        cat jobs.yaml | suanli submit - --tenant research -o name
+    """
+    from suanli.client.core import MAX_PAGE_SIZE, chunks
+
+    workloads = read_workloads(files, tenant)
+    records: list[WorkloadRecord] = []
+    with connect(address) as client:
+        for batch in chunks(workloads, MAX_PAGE_SIZE):
+            records += client.batch_create_workloads(batch, validate_only=dry_run, plan_etag=if_etag)
+    emit(records, output, RECORD_COLUMNS, lambda r: r.name)
+
+
+def get(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="WORKLOAD...", autocompletion=complete_workload, show_default=False),
+    ],
+    tenant: Tenant = DEFAULT_TENANT,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Show workloads with their state.
+
+    Examples:
+
+        suanli get llm-chat
+
+        suanli get tenants/city/workloads/v2x-07 -o yaml
+    """
+    with connect(address) as client:
+        records = [client.get_workload(workload_name(n, tenant)) for n in names]
+    emit(records, output, RECORD_COLUMNS, lambda r: r.name, single=len(records) == 1)
+    if output is Format.TABLE and len(records) == 1:
+        _print_record(records[0])
+
+
+def list_(
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", "-t", envvar="SUANLI_TENANT", help="One tenant; else all.")
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="Only in this state, e.g. pending.")] = None,
+    workload_class: Annotated[
+        str | None, typer.Option("--class", help="Only of this class, e.g. W9.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="training, inference, twin or batch.")] = None,
+    filter: Annotated[
+        str, typer.Option(help="Comparisons joined by AND, e.g. 'state = PENDING AND labels.team = \"x\"'.")
+    ] = "",
+    sort: Annotated[str, typer.Option(help="name, create_time or update_time, with ' desc' if wanted.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """List workloads.
+
+    Examples:
+
+        suanli list --state pending
+
+        suanli list --class W12 --sort 'create_time desc' -o json
+    """
+    from itertools import islice
+
+    parts = [filter] if filter else []
+    for field, value in (("state", state), ("kind", kind)):
+        if value:
+            parts.append(f"{field} = {value.upper()}")
+    if workload_class:
+        parts.append(f'workload_class = "{workload_class}"')
+    with connect(address) as client:
+        found = client.list_workloads(f"tenants/{tenant or '-'}", filter=" AND ".join(parts), order_by=sort)
+        records = list(islice(found, limit + 1))
+    emit(records[:limit], output, RECORD_COLUMNS, lambda r: r.name, empty="no workloads")
+    if len(records) > limit and output is Format.TABLE:
+        typer.echo(f"(only the first {limit}; --limit shows more)")
+
+
+def watch(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[WORKLOAD]", autocompletion=complete_workload, show_default=False),
+    ] = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    all_tenants: Annotated[bool, typer.Option("--all", help="Workloads of all tenants.")] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(help="End when the named workload is running or ended; 1 when it failed."),
+    ] = None,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Follow changes as they happen; goes on over restarts of the service. Ctrl-C ends it.
+
+    Examples:
+
+        suanli watch
+
+        suanli watch render-1 --until running
+    """
+    from suanli.model import NotFound
+
+    _check_until(name, until)
+    wanted = workload_name(name, tenant) if name else ""
+    parent = (
+        "tenants/-" if all_tenants else "/".join(wanted.split("/")[:2]) if wanted else f"tenants/{tenant}"
+    )
+    with connect(address) as client:
+        for change in client.watch_workloads(parent):
+            if change.type == "bookmark" and wanted and change.resume_token:
+                client.get_workload(wanted)
+            if change.type == "bookmark" or (wanted and change.name != wanted):
+                continue
+            _print_change(change, output)
+            if until and change.record is not None and _reached(change.record, until):
+                return
+            if wanted and change.type == "deleted":
+                raise NotFound(f"{wanted} is gone")
+
+
+def cancel(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="WORKLOAD...", autocompletion=complete_workload, show_default=False),
+    ],
+    tenant: Tenant = DEFAULT_TENANT,
+    cause: Annotated[str, typer.Option(help="Why, for the log.")] = "",
+    if_etag: Annotated[str, typer.Option(help="Only if unchanged since this etag.")] = "",
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """End workloads and free what they hold.
+
+    Example:
+
+        suanli cancel render-1 --cause 'wrong scene'
+    """
+    with connect(address) as client:
+        records = [client.cancel_workload(workload_name(n, tenant), cause=cause, etag=if_etag) for n in names]
+    emit(records, output, RECORD_COLUMNS, lambda r: r.name)
+
+
+def why(
+    name: WorkloadArgument,
+    not_at: Annotated[
+        str, typer.Option("--not-at", help="Why not there: a site (e04) or a node (e04/l20x4-3).")
+    ] = "",
+    fix: Annotated[bool, typer.Option("--fix", help="Also look for changes that would help.")] = False,
+    tenant: Tenant = DEFAULT_TENANT,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Why a workload waits, or why it lies where it lies.
+
+    Shows every blocking reason, the smallest set of rules that conflict, and each site considered.
+
+    Examples:
+
+        suanli why v2x-07
+
+        suanli why v2x-07 --not-at e04-iiot-w --fix
+    """
+    with connect(address) as client:
+        explanation = client.explain_workload(
+            workload_name(name, tenant), why_not=place_name(not_at) if not_at else "", with_relaxations=fix
+        )
+        if output is Format.TABLE:
+            print_explanation(explanation, site_labels(client.list_sites()))
+            return
+    emit([explanation], output, (), lambda e: e.workload, single=True)
+
+
+def plan(
+    files: Files,
+    tenant: Tenant = DEFAULT_TENANT,
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Show what would happen if workloads were submitted now; changes nothing.
+
+    Exit code 5 when any of them would wait. The etag printed makes `submit --if-etag` refuse when things have changed.
+
+    Example:
+
+        suanli plan examples/twin.yaml && suanli submit examples/twin.yaml
+    """
+    workloads = read_workloads(files, tenant)
+    with connect(address) as client:
+        answer = client.plan_workloads(workloads)
+        labels = site_labels(client.list_sites()) if output is Format.TABLE else {}
+    if output is Format.TABLE:
+        _print_plan(answer, labels)
+    else:
+        emit([answer], output, (), lambda a: a.etag, single=True)
+    if any(str(w.state) == "pending" for w in answer.workloads):
+        raise typer.Exit(EXIT_WOULD_WAIT)
+
+
+def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
+    """An explanation for people."""
+    paragraph(f"{_short(explanation.workload)} is {explanation.state}. {explanation.summary}".strip())
+    if explanation.queue_position:
+        ahead = explanation.other_work_ahead_count
+        paragraph(f"Place {explanation.queue_position} in the queue, {ahead} of other work ahead.")
+    start = explanation.expected_start
+    if start is not None:
+        paragraph(
+            f"Expected to start about {when(start.likely_at_s)} "
+            f"(between {when(start.earliest_at_s)} and {when(start.latest_at_s)}); {start.assumption}"
+        )
+    if explanation.conflict:
+        heading("Cannot all hold at once; dropping any one makes it placeable")
+        for rule in explanation.conflict:
+            paragraph(f"  - {rule}")
+    if explanation.reasons:
+        heading("Blocking reasons")
+        for reason in explanation.reasons:
+            paragraph(f"  - {reason_text(reason)}")
+    if explanation.candidates:
+        heading("Considered")
+        _print_candidates(explanation.candidates, labels)
+    if explanation.relaxations:
+        heading("Would help")
+        for r in explanation.relaxations:
+            price = "" if r.price_yuan is None else f"  (¥{r.price_yuan:,.2f})"
+            paragraph(f"  - {r.change}{price}")
+
+
+def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str]) -> None:
+    mark = tick()
+    several = len({c.stage_id for c in candidates}) > 1
+    shown = sorted(candidates, key=lambda c: (c.stage_id if several else "", not c.chosen, not c.feasible))
+    columns = (
+        Column("", lambda c: mark if c.chosen else "", style=lambda c: "green"),
+        Column("SITE", lambda c: c.site_id),
+        Column("NAME", lambda c: labels.get(c.site_id, ""), 3),
+        *((Column("STAGE", lambda c: c.stage_id),) if several else ()),
+        number("KW", lambda c: fixed(None if c.power_w is None else c.power_w / 1000, 2), 3),
+        number("IPUE", lambda c: fixed(c.ipue_marginal, 2), 2),
+        number("RTT MS", lambda c: fixed(c.rtt_p99_ms), 1),
+        number("¥/H", lambda c: fixed(c.cost_yuan_per_hour, 2), 1),
+        Column("WHY NOT", _why_lost),
+    )
+    print_table(shown[:WHY_CANDIDATES], columns)
+    if len(shown) > WHY_CANDIDATES:
+        typer.echo(f"({len(shown) - WHY_CANDIDATES} more with -o json)")
+
+
+def _why_lost(candidate: Candidate) -> str:
+    if candidate.chosen:
+        return ""
+    if candidate.reasons:
+        first = reason_text(candidate.reasons[0]).replace(f" at {candidate.site_id}", "")
+        more = len(candidate.reasons) - 1
+        return f"{first}; {more} more" if more else first
+    return candidate.lost_because
+
+
+def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
+    columns = (
+        Column("WORKLOAD", lambda w: _short(w.workload)),
+        Column("WOULD BE", lambda w: "placed" if w.placements else "waiting", style=_state_style),
+        Column("SITES", _sites_of, 1),
+        number("KW", lambda w: fixed(w.it_power_w / 1000, 2), 3),
+        number("FACILITY KW", lambda w: fixed(w.facility_power_w / 1000, 2), 4),
+        number("RTT MS", lambda w: fixed(w.rtt_p99_ms) if w.rtt_p99_ms else "", 2),
+        number("¥/H", lambda w: fixed(w.cost_yuan_per_hour, 2), 2),
+        Column("WHY", lambda w: w.explanation.summary, 5),
+    )
+    print_table(answer.workloads, columns)
+    for planned in answer.workloads:
+        if planned.explanation.candidates and len(answer.workloads) <= 3:
+            heading(f"Considered for {_short(planned.workload)}")
+            _print_candidates(planned.explanation.candidates, labels)
+    if answer.moves:
+        heading("Would move")
+        for move in answer.moves:
+            paragraph(f"  - {_short(move.workload)}: {move.from_site_id} to {move.to_site_id}, {move.reason}")
+    typer.echo("")
+    paragraph(
+        f"Together {answer.it_power_w / 1000:,.2f} kW IT, {answer.facility_power_w / 1000:,.2f} kW facility, "
+        f"¥{answer.cost_yuan_per_hour:,.2f} an hour. Etag {answer.etag}"
+    )
+
+
+def _sites_of(planned: PlannedWorkload) -> str:
+    return ",".join(sorted({p.site_id for p in planned.placements}))
+
+
+def _print_record(record: WorkloadRecord) -> None:
+    if record.summary:
+        paragraph(f"\n{record.summary}")
+    if record.pending_reasons:
+        heading("Held back by")
+        for code, count in sorted(record.pending_reasons.items(), key=lambda item: -item[1]):
+            paragraph(f"  - {code.replace('_', ' ')}: {count}")
+        paragraph(f"\nsuanli why {record.name} says more.")
+
+
+def _print_change(change: Any, output: Format) -> None:
+    if output in (Format.JSON, Format.YAML):
+        typer.echo(dump_json(change, indent=None))
+    elif output is Format.NAME:
+        typer.echo(change.name)
+    elif change.record is None:
+        typer.echo(f"{_short(change.name)}  gone")
+    else:
+        r = change.record
+        typer.echo(f"{when(r.updated_at_s)}  {_short(r.name)}  {r.state}  {r.summary}".rstrip())
+
+
+def _check_until(name: str | None, until: str | None) -> None:
+    if until is None:
+        return
+    if until not in ("running", "ended"):
+        raise typer.BadParameter(f"{until!r} is not running or ended", param_hint="--until")
+    if name is None:
+        raise typer.BadParameter("needs a workload to wait for", param_hint="--until")
+
+
+def _reached(record: WorkloadRecord, until: str) -> bool:
+    """Whether the wait is over; a bad end is exit code 1."""
+    if str(record.state) in ("failed", "cancelled"):
+        raise typer.Exit(EXIT_FAILED_CHECK)
+    return record.state.is_final or (until == "running" and str(record.state) == "running")

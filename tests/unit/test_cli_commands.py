@@ -1,0 +1,343 @@
+"""The command line against a real server: what each command does, its exit codes, and errors without traceback."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner, Result
+
+from suanli.cli import lazy
+from suanli.cli.main import app
+from suanli.model import Unavailable, WorkloadState
+from tests.fake_service import FakeService
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+V2X = str(EXAMPLES / "v2x.yaml")
+NAME = "tenants/default/workloads/v2x-07"
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    with FakeService() as fake:
+        yield fake
+
+
+@pytest.fixture
+def run(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line against the service; `input` is standard input."""
+    monkeypatch.setenv("SUANLI_ADDRESS", service.address)
+    monkeypatch.delenv("SUANLI_TENANT", raising=False)
+
+    def command(*arguments: str, input: str | None = None) -> Result:
+        return CliRunner().invoke(app, list(arguments), input=input, env={"COLUMNS": "120"})
+
+    return command
+
+
+# Submitters
+
+
+def test_submit_accepts_files_and_standard_input(run: Run, service: FakeService):
+    done = run("submit", V2X, "-", "-o", "name", input=(EXAMPLES / "batch.yaml").read_text())
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == list(service.records)
+    assert len(service.records) == 3
+
+
+def test_submit_puts_short_names_into_the_tenant_asked_for(run: Run, service: FakeService):
+    assert run("submit", V2X, "--tenant", "city").exit_code == 0
+    assert list(service.records) == ["tenants/city/workloads/v2x-07"]
+
+
+def test_submit_dry_run_stores_nothing(run: Run, service: FakeService):
+    assert run("submit", V2X, "--dry-run").exit_code == 0
+    assert service.records == {}
+
+
+def test_submit_names_every_problem_of_every_file(run: Run, service: FakeService, tmp_path: Path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: A b\nkind: bach\nstages: []\n")
+    done = run("submit", str(broken), V2X, "-", input="name: x\n")
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    assert done.stderr.startswith("error: 5 problems\n")
+    for part in (
+        "broken.yaml:1: name:",
+        "broken.yaml:2: kind:",
+        "broken.yaml:3: stages:",
+        "-:1: kind:",
+        "-:1: stages:",
+    ):
+        assert part in done.stderr
+    assert "nearest possible batch" in done.stderr
+    assert service.records == {}
+
+
+def test_problems_found_by_the_service_are_told_the_same_way(run: Run):
+    assert run("submit", V2X).exit_code == 0
+    again = run("submit", V2X)
+    assert again.exit_code == lazy.EXIT_CONFLICT
+    assert again.stderr == f"error: {NAME} exists already\n"
+
+
+def test_an_old_etag_is_a_conflict(run: Run):
+    assert run("submit", V2X, "--if-etag", "old").exit_code == lazy.EXIT_CONFLICT
+    assert run("submit", V2X, "--if-etag", "e1").exit_code == 0
+
+
+def test_get_and_list_agree_in_every_form(run: Run):
+    run("submit", V2X, str(EXAMPLES / "training.yaml"))
+    assert json.loads(run("get", "v2x-07", "-o", "json").stdout)["workload"]["stages"][0]["gpu_milli"] == {
+        "l20": 500
+    }
+    assert yaml.safe_load(run("get", "v2x-07", "-o", "yaml").stdout)["state"] == "pending"
+    assert run("get", NAME, "-o", "name").stdout == f"{NAME}\n"
+    assert [r["name"] for r in json.loads(run("list", "-o", "json").stdout)] == [
+        "tenants/default/workloads/llm-pretrain-7b",
+        NAME,
+    ]
+    assert "路口感知 07 Intersection 07" in run("list").stdout
+
+
+def test_list_narrows(run: Run, service: FakeService):
+    run("submit", V2X, str(EXAMPLES / "training.yaml"))
+    service.place(NAME)
+    assert run("list", "--state", "running", "-o", "name").stdout == f"{NAME}\n"
+    assert run("list", "--class", "W12", "-o", "name").stdout.endswith("llm-pretrain-7b\n")
+    assert run("list", "--tenant", "nobody").stdout == "no workloads\n"
+    assert "only the first 1" in run("list", "--limit", "1").stdout
+
+
+def test_cancel(run: Run, service: FakeService):
+    run("submit", V2X)
+    assert run("cancel", "v2x-07", "--cause", "enough").exit_code == 0
+    assert service.records[NAME].state is WorkloadState.CANCELLED
+    assert run("cancel", "v2x-07", "--if-etag", "w1").exit_code == lazy.EXIT_CONFLICT
+
+
+def test_why_tells_reasons_conflict_and_candidates(run: Run):
+    run("submit", V2X)
+    told = run("why", "v2x-07", "--not-at", "ai-core", "--fix").stdout
+    assert "rtt exceeded at ai-core, stage main (13.6 against 10 ms)" in told
+    assert "rtt_p99_max 10 ms from z1" in told
+    assert "松江枢纽 Songjiang hub" in told
+    assert "rtt_p99_max 10 → 13.7 ms" in told
+    assert (
+        json.loads(run("why", "v2x-07", "--not-at", "e04/n1", "-o", "json").stdout)["why_not"]
+        == "sites/e04/nodes/n1"
+    )
+
+
+def test_plan_ends_with_5_when_something_would_wait(run: Run, service: FakeService):
+    fits = run("plan", V2X)
+    assert fits.exit_code == 0
+    assert "Etag e1" in fits.stdout and "✓" in fits.stdout
+    waits = run("plan", V2X, str(EXAMPLES / "batch.yaml"))
+    assert waits.exit_code == lazy.EXIT_WOULD_WAIT
+    assert "waiting" in waits.stdout
+    assert service.records == {}
+
+
+def test_watch_ends_when_the_state_is_reached(run: Run, service: FakeService):
+    run("submit", V2X)
+    service.place(NAME)
+    done = run("watch", "v2x-07", "--until", "running", "-o", "json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout.splitlines()[-1])["record"]["state"] == "running"
+
+
+def test_watch_ends_with_1_when_it_failed(run: Run, service: FakeService):
+    run("submit", V2X)
+    service.place(NAME, state=WorkloadState.FAILED)
+    assert run("watch", "v2x-07", "--until", "running").exit_code == lazy.EXIT_FAILED_CHECK
+
+
+def test_watching_something_unknown_is_not_found(run: Run):
+    assert run("watch", "ghost", "--until", "ended").exit_code == lazy.EXIT_NOT_FOUND
+
+
+@pytest.mark.parametrize("arguments", [("watch", "--until", "running"), ("watch", "x", "--until", "soon")])
+def test_watch_checks_its_options(run: Run, arguments: tuple[str, ...]):
+    assert run(*arguments).exit_code == lazy.EXIT_BAD_INPUT
+
+
+# Operators
+
+
+def test_sites_show_power_ipue_cap_and_ledger(run: Run):
+    told = run("sites").stdout
+    for part in ("松江枢纽 Songjiang hub", "5.5/16", "18.0", "1.50", "1.5/y", "-120"):
+        assert part in told
+    assert json.loads(run("sites", "e01-hub", "-o", "json").stdout)["status"]["ipue"] == 1.5
+    assert run("sites", "-o", "name").stdout == "sites/e01-hub\nsites/ai-core\n"
+    assert run("sites", "nowhere").exit_code == lazy.EXIT_NOT_FOUND
+
+
+def test_a_site_and_a_node_can_be_closed_and_opened(run: Run, service: FakeService):
+    assert "cordoned" in run("cordon", "e01-hub").stdout
+    assert "cordoned" in run("cordon", "e01-hub/l20x4-2").stdout
+    assert service.cordoned == {"sites/e01-hub", "sites/e01-hub/nodes/l20x4-2"}
+    assert "open" in run("uncordon", "sites/e01-hub").stdout
+    assert run("uncordon", "e01-hub/l20x4-2", "-o", "name").stdout == "sites/e01-hub/nodes/l20x4-2\n"
+    assert service.cordoned == set()
+
+
+def test_a_drain_can_be_followed(run: Run):
+    assert "3 of 4 replicas to go" in run("drain", "e01-hub").stdout
+    assert "done" in run("operations", "drain-1", "--wait", "1").stdout
+    assert "running" in run("drain", "e01-hub/l20x4-1").stdout
+    assert "failed" in run("operations", "drain-2", "--cancel").stdout
+    assert len(json.loads(run("operations", "-o", "json").stdout)) == 2
+
+
+def test_nodes_placements_rounds_and_plans(run: Run, service: FakeService):
+    run("submit", V2X)
+    service.place(NAME)
+    assert run("nodes", "e01-hub", "-o", "name").stdout.count("\n") == 4
+    assert "2.5" in run("nodes", "e01-hub/l20x4-3").stdout
+    assert "e01-hub/l20x4-0" in run("placements", "v2x-07").stdout
+    assert run("placements", "--site", "ai-core").stdout == "no placements\n"
+    assert "gpu short" in run("rounds", "42").stdout
+    assert run("rounds", "--limit", "2", "-o", "name").stdout == "rounds/42\nrounds/41\n"
+    assert "0.30%" in run("plans").stdout and "3.00%" in run("plans").stdout
+    assert "facility_power[site=e01-hub]: 50 of 50 kW" in run("plans", "latest").stdout
+
+
+def test_a_policy_is_read_changed_and_set_again(run: Run, service: FakeService, tmp_path: Path):
+    file = tmp_path / "policy.yaml"
+    shown = run("policy", "get").stdout
+    file.write_text(shown.replace("move_budget_per_hour: 200", "move_budget_per_hour: 50"))
+    assert run("policy", "set", str(file), "--dry-run").exit_code == 0
+    assert len(service.policies) == 1
+    assert run("policy", "set", str(file)).exit_code == 0
+    assert service.policies[-1].move_budget_per_hour == 50
+    # the file still carries the etag of revision 1
+    assert run("policy", "set", str(file)).exit_code == lazy.EXIT_CONFLICT
+    assert run("policy", "set", str(file), "--if-etag", "").exit_code == 0
+    assert (
+        json.loads(run("policy", "get", "--revision", "2", "-o", "json").stdout)["move_budget_per_hour"] == 50
+    )
+    assert run("policy", "list", "-o", "name").stdout.splitlines()[0] == "policies/default/revisions/3"
+
+
+# Trouble
+
+
+def test_nobody_there_is_4_with_a_hint(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("suanli.cli.common.CLI_RETRY_S", 0.0)
+    done = CliRunner().invoke(app, ["sites", "--address", "127.0.0.1:1"])
+    assert done.exit_code == lazy.EXIT_UNAVAILABLE
+    assert "suanli serve" in done.stderr and "Traceback" not in done.output
+
+
+def test_a_service_that_is_away_is_4(run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("suanli.cli.common.CLI_RETRY_S", 0.0)
+    service.faults.before = lambda method: Unavailable("restarting")
+    assert run("get", "x").exit_code == lazy.EXIT_UNAVAILABLE
+
+
+def test_not_found_is_3(run: Run):
+    done = run("get", "ghost")
+    assert (done.exit_code, done.stderr) == (
+        lazy.EXIT_NOT_FOUND,
+        "error: there is no tenants/default/workloads/ghost\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(None, "No such file"), (b"\xff\xfe\x00", "not UTF-8"), (b"a: [", "not YAML"), (b"", "no workload")],
+)
+def test_bad_files_are_2(run: Run, tmp_path: Path, data: bytes | None, words: str):
+    file = tmp_path / "jobs.yaml"
+    if data is not None:
+        file.write_bytes(data)
+    done = run("submit", str(file))
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    assert words in done.stderr and "jobs.yaml" in done.stderr
+
+
+def test_an_error_nobody_foresaw_is_70_without_traceback(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("suanli.cli.common.connect", None)
+    monkeypatch.setattr("suanli.cli.operate.connect", None)
+    done = run("sites")
+    assert done.exit_code == lazy.EXIT_INTERNAL
+    assert done.stderr.startswith("error: internal error: TypeError") and "Traceback" not in done.output
+
+
+def test_completion_offers_names_and_is_silent_without_a_service(run: Run, service: FakeService):
+    run("submit", V2X)
+    line = {"_SUANLI_COMPLETE": "complete_bash", "COMP_WORDS": "suanli get v", "COMP_CWORD": "2"}
+    offered = CliRunner().invoke(app, env={**line, "SUANLI_ADDRESS": service.address}, prog_name="suanli")
+    assert offered.stdout.split() == ["v2x-07"]
+
+
+# Commands of other wings
+
+
+def with_entry_points(monkeypatch: pytest.MonkeyPatch, **targets: str) -> typer.Typer:
+    found = [EntryPoint(name, value, lazy.ENTRY_POINT_GROUP) for name, value in targets.items()]
+    monkeypatch.setattr(lazy, "entry_points", lambda group: found)
+    fresh = typer.Typer(cls=lazy.SuanliGroup, name="suanli", pretty_exceptions_enable=False)
+    fresh.callback()(lambda: None)
+    return fresh
+
+
+def test_a_function_and_an_app_join_by_entry_point(monkeypatch: pytest.MonkeyPatch):
+    fresh = with_entry_points(monkeypatch, shout="tests.cli_wing:shout", tools="tests.cli_wing:tools")
+    runner = CliRunner()
+    assert runner.invoke(fresh, ["shout", "hello", "--times", "2"]).stdout == "HELLO\nHELLO\n"
+    assert runner.invoke(fresh, ["tools", "add", "1", "2"]).stdout == "3\n"
+    assert "Say it loudly." in runner.invoke(fresh, ["shout", "--help"]).stdout
+    assert runner.invoke(fresh, ["shout", "hello", "--fail"]).exit_code == lazy.EXIT_NOT_FOUND
+
+
+def test_help_names_other_wings_without_importing_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "tests.cli_wing", raising=False)
+    fresh = with_entry_points(monkeypatch, serve="tests.cli_wing:shout", shout="tests.cli_wing:shout")
+    told = CliRunner().invoke(fresh, ["--help"], env={"COLUMNS": "120"}).stdout
+    assert "Run the service: API, planner and store in one process." in told
+    assert "From tests.cli_wing." in told
+    assert "tests.cli_wing" not in sys.modules
+
+
+def test_a_wing_that_is_not_installed_says_which_extra(monkeypatch: pytest.MonkeyPatch):
+    fresh = with_entry_points(monkeypatch, simulate="no_such_module_here:run")
+    runner = CliRunner()
+    lacking = runner.invoke(fresh, ["simulate"])
+    assert (lacking.exit_code, lacking.stderr) == (
+        lazy.EXIT_BAD_INPUT,
+        "error: `suanli simulate` is not installed (module no_such_module_here is missing): "
+        "pip install 'suanli[sim]'\n",
+    )
+    absent = runner.invoke(fresh, ["solve"])
+    assert absent.stderr == "error: `suanli solve` is not installed: pip install 'suanli[server]'\n"
+    assert "Did you mean 'simulate'?" in runner.invoke(fresh, ["simulat"]).output
+
+
+def test_help_is_fast_and_loads_no_client():
+    """In a fresh interpreter, since this one has loaded everything; CPU time, since the machine may be busy."""
+    code = (
+        "import sys\n"
+        "sys.argv = ['suanli', '--help']\n"
+        "from suanli.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'grpc', 'google.protobuf', 'pydantic', 'numpy', 'ortools', 'ray', 'sqlalchemy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "Work" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5

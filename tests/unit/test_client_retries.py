@@ -1,0 +1,172 @@
+"""Retries: UNAVAILABLE only, the same request id every time, waits that grow, an end; and a restart is survived."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suanli.client import Backoff, Client
+from suanli.client.core import Patience, Settings, may_retry
+from suanli.model import Conflict, DeadlineExceeded, SuanliError, Unavailable, WatchExpired, Workload
+from tests.fake_service import NOON_S, FakeService
+
+
+class VirtualTime:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.waits_s: list[float] = []
+
+    def clock_s(self) -> float:
+        return self.now_s
+
+    def sleep(self, wait_s: float) -> None:
+        self.waits_s.append(wait_s)
+        self.now_s += wait_s
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    with FakeService() as fake:
+        yield fake
+
+
+def a_workload() -> Workload:
+    return Workload.model_validate(
+        {
+            "name": "tenants/t/workloads/w",
+            "kind": "batch",
+            "stages": [{"stage_id": "main", "cpu_milli": 1, "memory_mib": 1}],
+        }
+    )
+
+
+def failing(times: int, error: SuanliError) -> Callable[[str], SuanliError | None]:
+    left = itertools.chain([error] * times, itertools.repeat(None))
+    return lambda method: next(left)
+
+
+def a_client(service: FakeService, time: VirtualTime, for_s: float = 10.0) -> Client:
+    ids = (f"00000000-0000-4000-8000-{n:012}" for n in itertools.count())
+    return Client(
+        service.address,
+        retry_unavailable_for_s=for_s,
+        request_id=lambda: next(ids),
+        sleep=time.sleep,
+        uniform=lambda: 0.0,
+        clock_s=time.clock_s,
+    )
+
+
+def test_an_absent_service_is_asked_again_with_growing_waits(service: FakeService):
+    time = VirtualTime()
+    service.faults.before = failing(3, Unavailable("restarting"))
+    with a_client(service, time) as client:
+        assert client.get_policy().revision == 1
+    assert time.waits_s == [0.05, 0.1, 0.2]
+
+
+def test_a_repeat_carries_the_same_request_id_and_creates_nothing_twice(service: FakeService):
+    time = VirtualTime()
+    service.faults.before = failing(2, Unavailable("restarting"))
+    with a_client(service, time) as client:
+        client.create_workload(a_workload())
+        assert list(service.answers) == ["00000000-0000-4000-8000-000000000000"]
+        assert len(service.records) == 1
+
+
+@pytest.mark.parametrize("error", [Conflict("x"), DeadlineExceeded("x"), SuanliError("x")])
+def test_nothing_else_is_asked_again(service: FakeService, error: SuanliError):
+    time = VirtualTime()
+    service.faults.before = failing(1, error)
+    with a_client(service, time) as client, pytest.raises(type(error)):
+        client.get_policy()
+    assert time.waits_s == []
+
+
+def test_patience_ends(service: FakeService):
+    time = VirtualTime()
+    service.faults.before = lambda method: Unavailable("gone")
+    with a_client(service, time, for_s=3.0) as client, pytest.raises(Unavailable):
+        client.get_policy()
+    assert time.now_s == pytest.approx(3.0)
+
+
+def test_without_patience_the_first_failure_counts(service: FakeService):
+    time = VirtualTime()
+    service.faults.before = failing(1, Unavailable("x"))
+    with a_client(service, time, for_s=0) as client, pytest.raises(Unavailable):
+        client.get_policy()
+
+
+def test_a_log_goes_on_where_it_was_cut(service: FakeService):
+    time = VirtualTime()
+    with a_client(service, time) as client:
+        client.create_run("day", start_at_s=NOON_S)
+        for minute in range(1, 8):
+            client.advance_run("runs/day", NOON_S + 60 * minute)
+        service.watch_cuts = itertools.chain([2, 0, 3], itertools.repeat(99))
+        assert [e.revision for e in client.export_log()] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_commands_go_on_where_they_were_cut(service: FakeService):
+    for i in range(5):
+        service.order_stop(f"p{i}")
+    service.watch_cuts = itertools.chain([1, 2], itertools.repeat(99))
+    with a_client(service, VirtualTime()) as client:
+        stream = client.watch_commands()
+        seen = [c.revision for c in itertools.islice(stream, 5)]
+        stream.close()  # type: ignore[attr-defined]
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_restart_of_the_service_is_survived():
+    """Nobody listens for a while; the same address comes back and the call ends well."""
+    first = FakeService()
+    with first:
+        port = first.port
+        with Client(first.address, retry_unavailable_for_s=20) as client:
+            assert client.get_policy().revision == 1
+            first.stop()
+            reborn: list[FakeService] = []
+
+            def come_back(wait_s: float) -> None:
+                if not reborn:
+                    reborn.append(FakeService(port).__enter__())
+
+            client._sleep = come_back
+            try:
+                assert client.get_policy().revision == 1
+            finally:
+                for service in reborn:
+                    service.stop()
+
+
+@given(st.integers(0, 60), st.floats(0, 100), st.floats(0, 1, exclude_max=True))
+def test_waits_stay_inside_their_bounds(attempt: int, elapsed_s: float, uniform: float):
+    backoff = Backoff(for_s=30.0)
+    wait_s = backoff.wait_s(attempt, elapsed_s, uniform)
+    if elapsed_s >= 30.0:
+        assert wait_s is None
+    else:
+        assert wait_s is not None
+        assert 0 < wait_s <= min(backoff.max_s, 30.0 - elapsed_s)
+
+
+def test_only_the_plain_absence_may_be_repeated():
+    assert may_retry(Unavailable("x"))
+    # it may have taken effect: the caller decides
+    assert not may_retry(DeadlineExceeded("x"))
+
+
+def test_a_first_expired_token_costs_no_wait_a_second_one_does():
+    patience = Patience(Settings(clock_s=lambda: 0.0, uniform=lambda: 0.0))
+    assert patience.wait_s(WatchExpired("x")) == 0.0
+    assert patience.wait_s(WatchExpired("x")) == 0.1
+    patience.well()
+    assert patience.wait_s(WatchExpired("x")) == 0.0

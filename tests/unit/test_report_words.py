@@ -1,0 +1,145 @@
+"""The day's sentence, figures and reasons, word by word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster_sim.day_words import (
+    below,
+    event_in_words,
+    gap_percent,
+    minutes,
+    number,
+    one_sentence,
+    percent,
+    reason_in_words,
+    signed,
+)
+from cluster_sim.result import Comparison, build_day_result
+from suanli.model import Event, EventKind, Reason, ReasonCode
+from tests.unit._synthetic_day import START_S, synthetic_day, synthetic_fleet, synthetic_latency
+
+SPACE = " "  # no-break
+
+
+def sentence(days) -> str:
+    return one_sentence(Comparison.of(days)).replace(SPACE, " ")
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return build_day_result(*synthetic_day(), latency=synthetic_latency())
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return build_day_result(
+        *synthetic_day(policy="least-loaded"), latency=synthetic_latency(), policy="least-loaded"
+    )
+
+
+def test_the_sentence_says_it_all(ours, theirs):
+    said = sentence([("suanli", ours), ("least-loaded", theirs)])
+    saving = (1 - ours.drained.yuan_per_gpu_h / theirs.drained.yuan_per_gpu_h) * 100
+    assert said == (
+        f"115 workloads placed, 0 outside their latency, caps held at 8 of 8 sites, "
+        f"¥{number(ours.drained.cost_yuan).replace(SPACE, ' ')} for energy, {saving:.1f} % below least-loaded per "
+        "GPU-hour, proven within 0.35 %."
+    )
+
+
+def test_a_dearer_day_is_said_to_be_above(ours, theirs):
+    assert "% above least-loaded" in sentence([("suanli", theirs), ("least-loaded", ours)])
+
+
+def test_nothing_is_compared_with_itself(ours):
+    assert "least-loaded" not in sentence([("least-loaded", ours)])
+
+
+def test_what_was_not_measured_or_proven_is_not_claimed(ours):
+    bare = replace(ours, latency=None, plans=())
+    assert "latency not measured" in sentence([("suanli", bare)])
+    assert "without a proven bound" in sentence([("suanli", bare)])
+
+
+def test_plans_without_a_bound_are_counted_in_the_proof(ours):
+    plans = (*ours.plans[:-1], replace(ours.plans[-1], bounds=()))
+    assert "in 23 of 24 plans" in sentence([("suanli", replace(ours, plans=plans))])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "said"),
+    [
+        (1204, 0, "1 204"),
+        (12.345, 1, "12.3"),
+        (None, 0, "–"),
+        (-0.2, 0, "0"),
+        (-1234.5, 1, "−1 234.5"),
+        (0, 2, "0.00"),
+    ],
+)
+def test_numbers(value, digits, said):
+    assert number(value, digits).replace(SPACE, " ") == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(3.0, "+3"), (-3.0, "−3"), (0.0, "0"), (0.2, "0"), (None, "–")])
+def test_signed_numbers(value, said):
+    assert signed(value) == said
+
+
+@pytest.mark.parametrize(
+    ("gap_frac", "said"),
+    [
+        (0.0035, "0.35 %"),
+        (0.00351, "0.36 %"),
+        (0.0, "0.00 %"),
+        (0.031, "3.1 %"),
+        (0.0311, "3.2 %"),
+        (None, "–"),
+    ],
+)
+def test_a_gap_is_never_rounded_down(gap_frac, said):
+    assert gap_percent(gap_frac).replace(SPACE, " ") == said
+
+
+def test_shares_and_durations():
+    assert percent(0.1234).replace(SPACE, " ") == "12.3 %"
+    assert below(0.1).replace(SPACE, " ") == "10.0 % below"
+    assert below(-0.1).replace(SPACE, " ") == "10.0 % above"
+    assert [minutes(s).replace(SPACE, " ") for s in (45, 720, 12_600)] == ["45 s", "12 min", "3.5 h"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (
+            Reason(code=ReasonCode.GANG_NOT_WHOLE, limit=8, actual=16, unit="GPUs", node_count=16),
+            "gang not whole: 16 against a limit of 8 GPUs (16 nodes)",
+        ),
+        (
+            Reason(code=ReasonCode.RTT_EXCEEDED, limit=20, actual=27.34, unit="ms"),
+            "rtt exceeded: 27.3 against a limit of 20 ms",
+        ),
+        (Reason(code=ReasonCode.SITE_DOWN, detail="power"), "site down: power"),
+        (Reason(code=ReasonCode.SITE_CORDONED), "site cordoned"),
+    ],
+)  # fmt: skip
+def test_reasons(reason, said):
+    assert reason_in_words(reason).replace(SPACE, " ") == said
+
+
+def test_events_that_tell_something_have_words():
+    events, fleet, _ = synthetic_day()
+    said = {e.kind: words for e in events if (words := event_in_words(e, fleet))}
+    assert said[EventKind.SITE_DOWN] == "Songjiang Hub is down: power failure of the room"
+    assert said[EventKind.SITE_UP] == "Songjiang Hub is back"
+    assert "moves from" in said[EventKind.REPLICA_MOVED]
+    assert "of the best" in said[EventKind.PLAN_COMMITTED]
+    assert {EventKind.SITE_METERED, EventKind.REPLICA_RUNNING, EventKind.ROUND_COMMITTED}.isdisjoint(said)
+
+
+def test_a_site_that_the_fleet_does_not_know_keeps_its_id():
+    event = Event(revision=1, at_s=START_S, kind=EventKind.SITE_UP, subject="sites/e99", body={})
+    assert event_in_words(event, synthetic_fleet()) == "e99 is back"
