@@ -226,7 +226,10 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A workload with stages that depend on each other, right after orders that belong together."""
+    """A workload with stages that depend on each other, right after orders that belong together.
+
+    Revision and instant are those of its last order, or of the shared stage's when that one was placed anew.
+    """
 
     revision: int
     at_s: int
@@ -526,7 +529,7 @@ def _moments(facts: Facts) -> Iterable[Moment]:
 def _flush(live: _Live, touched: dict[int, list[int]], event: Event) -> Iterable[Moment]:
     work = live.facts.work
     for row, ordered in touched.items():
-        yield live.moment(event, row, ordered)
+        yield live.moment(live.facts.orders.events[ordered[-1]], row, ordered)
         for sharer in work.sharers.get(work.names[row], ()):
             if sharer not in touched and sharer in live.placed:
                 yield live.moment(event, sharer, ())

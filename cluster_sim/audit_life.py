@@ -252,7 +252,10 @@ def stopped_work_ends(facts: Facts) -> Judged:
 
 
 def end_state_is_true(facts: Facts) -> Judged:
-    """At the end every accepted workload is in one state, and it is the one its replicas are in."""
+    """At the end every accepted workload that is not final is in the state that its replicas are in.
+
+    That final states are true is judged where they are reached.
+    """
     declared = [_S.PENDING] * len(facts.work.names)
     for event in facts.of_kind(EventKind.WORKLOAD_STATE):
         row = facts.work.row.get(event.subject)
@@ -261,7 +264,7 @@ def end_state_is_true(facts: Facts) -> Judged:
     last = facts.events[-1] if facts.events else None
     found = []
     for row, (state, allowed) in enumerate(zip(declared, _states_allowed(facts), strict=True)):
-        if state not in allowed and last is not None:
+        if not state.is_final and state not in allowed and last is not None:
             expected = " or ".join(s.value for s in _S if s in allowed)
             found.append(
                 Finding(
@@ -432,16 +435,17 @@ def _allowed(
 ) -> set[WorkloadState]:
     """Work on its way to another site may show as starting while the old place still serves.
 
-    An order to cancel may cross the end of the work: then it stays cancelled, whatever the end was.
+    With a final state among those allowed, any other is a lie at the end.
     """
     if running:
         return {_S.RUNNING, _S.STARTING} if moving else {_S.RUNNING}
     if live:
         return {_S.STARTING}
     if whole:
-        return {_S.SUCCEEDED, _S.CANCELLED} if cancelled else {_S.SUCCEEDED}
-    states = {_S.CANCELLED} if cancelled else {_S.PENDING, _S.PLANNED}
-    return states | {_S.FAILED} if failed else states
+        return {_S.SUCCEEDED}
+    if cancelled:
+        return {_S.CANCELLED}
+    return {_S.FAILED} if failed else {_S.PENDING, _S.PLANNED}
 
 
 def _newest(orders: Orders, rows: Any) -> Bool:

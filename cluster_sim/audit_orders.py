@@ -284,12 +284,15 @@ def gpu_model_is_accepted(facts: Facts) -> Judged:
 
 
 def gpu_share_fits_model(facts: Facts) -> Judged:
-    """Milli-GPUs are what the stage needs on that model, on as many devices as that takes, each once."""
+    """Milli-GPUs are what the stage needs on that (accepted) model, on as many devices as that takes, each once."""
     orders, found = facts.orders, []
     rows = orders.sound.tolist()
     for i in rows:
         _, stage = facts.work.specs[int(orders.spec[i])]
-        need = gpu_need_milli(stage, facts.hosts.groups[int(orders.group[i])][1])
+        group = facts.hosts.groups[int(orders.group[i])][1]
+        if stage.gpu_milli and group.gpu_model not in stage.gpu_milli:
+            continue
+        need = gpu_need_milli(stage, group)
         milli, ids = orders.commands[i]["gpu_milli"], list(orders.commands[i]["gpu_ids"])
         if milli != need or len(ids) != device_count(need) or len(set(ids)) != len(ids):
             expected = f"{need} milli-GPUs on {device_count(need)} devices"

@@ -97,7 +97,7 @@ class _NearestEdgeScorer(_Greedy):
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """Nodes already on come before sleeping ones."""
-        return snapshot.empty_node * 1e-3
+        return np.where(snapshot.empty_node, 1e-3, 0.0)
 
 
 class LeastLoaded(_NoPlan):

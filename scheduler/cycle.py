@@ -549,6 +549,9 @@ def _shared_problems(
             own = ", ".join(s.stage_id for s in owner.stages if s.shared_with is None)
             problem = f"{stage.shared_with!r} runs no stage {stage.stage_id!r} of its own"
             expected, code = f"one of {own}", "unknown_shared_stage"
+        elif (spread := owner.stage(stage.stage_id).spread) is not None and spread.over == "site":
+            problem = f"stage {stage.stage_id!r} of {stage.shared_with!r} is spread over sites"
+            expected, code = "a stage that lies on one site", "shared_stage_spread"
         else:
             continue
         field = f"stages[{i}].shared_with"

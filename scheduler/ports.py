@@ -42,7 +42,7 @@ class Store(Protocol):
     def events(
         self, after_revision: int, limit: int, kinds: Sequence[EventKind] = (), subject_prefix: str = ""
     ) -> list[Event]:
-        """Events with revision > `after_revision` in order; `WatchExpired` when the log no longer reaches back there."""
+        """Events after that revision, in order; `WatchExpired` when the log no longer reaches back there."""
         ...
 
     def latest_events(self, kinds: Sequence[EventKind], limit: int, before_revision: int = 0) -> list[Event]:

@@ -8,6 +8,7 @@ Solves are deterministic: one thread, a limit on simplex iterations; the wall cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +26,7 @@ from ortools.math_opt import (
     solution_pb2,
 )
 from ortools.math_opt.core.python import solver as mathopt
+from pybind11_abseil.status import StatusNotOk
 
 from solvers.archive import FloatArray, IntArray
 
@@ -66,6 +68,11 @@ class LinearModel:
     _row_lower: list[FloatArray] = field(default_factory=list)
     _row_upper: list[FloatArray] = field(default_factory=list)
     _entries: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
+
+    @property
+    def column_count(self) -> int:
+        """Columns so far."""
+        return self._next(self.columns)
 
     def add_columns(
         self, name: str, count: int, *, lower: Values = 0.0, upper: Values = INFINITY, cost: Values = 0.0,
@@ -169,9 +176,36 @@ class Basis:
     columns: IntArray
     rows: IntArray
 
+    def fitted(self, program: Program) -> Basis:
+        """For a program with rows and columns added or dropped at the end, with as many basic statuses as rows.
+
+        A row that leaves may take a basic status along or leave one too many: slacks are then made basic or
+        non-basic from the end on, and the simplex repairs the rest.
+        """
+        rows, columns = program.matrix.shape
+        basic = solution_pb2.BASIS_STATUS_BASIC
+        lower = solution_pb2.BASIS_STATUS_AT_LOWER_BOUND
+        of_rows = np.append(self.rows[:rows], np.full(max(0, rows - len(self.rows)), basic))
+        of_columns = np.append(self.columns[:columns], np.full(max(0, columns - len(self.columns)), lower))
+        excess = int((of_rows == basic).sum() + (of_columns == basic).sum()) - rows
+        if excess > 0:
+            surplus = np.flatnonzero(of_rows == basic)[-excess:]
+            bounded_below = np.isfinite(program.row_lower[surplus])
+            of_rows[surplus] = np.where(bounded_below, lower, solution_pb2.BASIS_STATUS_AT_UPPER_BOUND)
+        elif excess < 0:
+            of_rows[np.flatnonzero(of_rows != basic)[excess:]] = basic
+        return Basis(of_columns, of_rows)
+
     def with_slack_row(self) -> Basis:
         """After a row was added: its slack is basic."""
         return Basis(self.columns, np.append(self.rows, solution_pb2.BASIS_STATUS_BASIC))
+
+    def rearranged(self, old_column: IntArray) -> Basis:
+        """Statuses for other columns: `old_column[i]` is where column i was, −1: it is new and at its lower bound."""
+        statuses = np.where(
+            old_column >= 0, self.columns[old_column], solution_pb2.BASIS_STATUS_AT_LOWER_BOUND
+        )
+        return Basis(statuses, self.rows)
 
     def with_free_columns(self, count: int) -> Basis:
         """After columns were added at the end: they start at their lower bound."""
@@ -191,6 +225,7 @@ class LpResult:
     reduced_costs: FloatArray
     basis: Basis | None
     iterations: int
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,23 +242,28 @@ def solve(
     """Minimise with GLOP, from `start` if given."""
     hints = model_parameters_pb2.ModelSolveParametersProto()
     if start is not None:
-        hints.initial_basis.CopyFrom(_basis_proto(start))
+        hints.initial_basis.CopyFrom(_basis_proto(start.fitted(program)))
     parameters = parameters_pb2.SolveParametersProto()
     parameters.time_limit.FromTimedelta(timedelta(seconds=limits.wall_s))
     parameters.iteration_limit = limits.iterations
     parameters.glop.use_dual_simplex = dual_simplex
     parameters.glop.num_omp_threads = 1
-    result = mathopt.solve(
-        _model_proto(program),
-        parameters_pb2.SOLVER_TYPE_GLOP,
-        parameters_pb2.SolverInitializerProto(),
-        parameters,
-        hints,
-        None,
-        callback_pb2.CallbackRegistrationProto(),
-        None,
-        None,
-    )
+    try:
+        result = mathopt.solve(
+            _model_proto(program),
+            parameters_pb2.SOLVER_TYPE_GLOP,
+            parameters_pb2.SolverInitializerProto(),
+            parameters,
+            hints,
+            None,
+            callback_pb2.CallbackRegistrationProto(),
+            None,
+            None,
+        )
+    except StatusNotOk as error:
+        # the engine refuses the model or gives up inside: an outcome, told by its status
+        nothing = np.zeros(0)
+        return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, nothing, None, 0, str(error))
     return _result(result, program)
 
 

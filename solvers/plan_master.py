@@ -3,9 +3,13 @@
 Charging every move between blocks in rows of its own makes the program twenty times slower to solve. So a service's
 column is a *route*: one pair, or nothing, per block, with the cost of its moves inside. Routes that stay where they are
 are all there from the start; one that moves, or pauses, joins when its reduced cost is negative, found exactly by a
-shortest path over sites and blocks. Nothing in a block means unserved there, which the class's level counts.
+shortest path over groups and blocks. Nothing in a block means unserved there, which the class's level counts.
 
-`Master.program` is the program over routes; `Master.base_values` turns its solution back into shares z[k,b].
+Batch work has a column per pair and slot, most of which never pay: it begins with the cheapest few pairs per class and
+slot, and the others join when their reduced cost is negative.
+
+`Master.program` is the program over [kept columns | active batch columns | routes]; `Master.base_values` turns its
+solution back into the columns of the rules.
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from solvers.archive import FloatArray, IntArray
-from solvers.linear import INFINITY, Program
+from solvers.linear import INFINITY, Basis, Program
 from solvers.plan_rules import LEVEL_OF_RANK, PlanModel, block_move_yuan, sum_over
 
 NOTHING = -1
+FIRST_PAIRS_PER_SLOT = 4
+"""Batch columns to begin with: so many of the cheapest pairs per class and slot."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +45,7 @@ class RouteCosts:
 
 
 class Master:
-    """Program over routes for one built model. Routes are only ever added, at the end, so a basis stays valid."""
+    """Program over routes for one built model. Columns are only ever added; `carry` takes a basis along."""
 
     def __init__(self, model: PlanModel, base: Program) -> None:
         self.model = model
@@ -48,9 +54,15 @@ class Master:
         self.unit_column = model.columns_of("place")
         """Columns of the base program that routes replace."""
         self.unit_pair, self.unit_block = model.keys["place"]
-        self.kept_column = np.setdiff1d(np.arange(base.matrix.shape[1]), self.unit_column)
+        self.run_column = model.columns_of("run")
+        self.kept_column = np.setdiff1d(
+            np.arange(base.matrix.shape[1]), np.concatenate([self.unit_column, self.run_column])
+        )
         self._units = sp.csc_array(base.matrix[:, self.unit_column])
         self._kept = sp.csc_array(base.matrix[:, self.kept_column])
+        self._runs = sp.csc_array(base.matrix[:, self.run_column])
+        self.active_run = self._first_runs()
+        """Positions in `run_column` that are in the program, in order of joining."""
         self._move_yuan = block_move_yuan(sets)
         self._unit_of = np.full((p.pair_count, sets.block_count), NOTHING)
         self._unit_of[self.unit_pair, self.unit_block] = np.arange(len(self.unit_pair))
@@ -75,6 +87,49 @@ class Master:
         nothing = np.full((len(wanted), sets.block_count), NOTHING)
         return Routes(np.concatenate([p.pairs.class_index[staying], wanted]), np.concatenate([unit, nothing]))
 
+    def _first_runs(self) -> IntArray:
+        """The cheapest pairs per class and slot, by the energy a replica causes."""
+        if "run" not in self.model.keys:
+            return np.zeros(0, dtype=np.int64)
+        sets, p = self.model.sets, self.model.sets.problem
+        pair, slot = self.model.keys["run"]
+        yuan = sets.marginal_yuan_per_kwh_it[p.pair_site[pair], slot] * sets.useful_kw[pair]
+        yuan = yuan + p.pairs.other_yuan_per_replica_h[pair]
+        key = p.pairs.class_index[pair] * p.slot_count + slot
+        order = np.lexsort((pair, yuan, key))
+        ordered = key[order]
+        rank = np.arange(len(order)) - np.searchsorted(ordered, ordered, side="left")
+        running = (slot == 0) & (p.pairs.running_count[pair] > 0)
+        return np.union1d(order[rank < FIRST_PAIRS_PER_SLOT], np.flatnonzero(running))
+
+    def add_runs(self, positions: IntArray) -> int:
+        """Let batch columns join; returns how many were new."""
+        fresh = np.setdiff1d(positions, self.active_run)
+        self.active_run = np.concatenate([self.active_run, fresh])
+        return len(fresh)
+
+    def carry(self, basis: Basis, active_count: int, route_count: int) -> Basis:
+        """A basis of the program when it had so many batch columns and routes, for the program as it is now."""
+        kept = len(self.kept_column)
+        runs, routes = np.arange(len(self.active_run)), np.arange(len(self.routes.unit))
+        old_at = np.concatenate(
+            [
+                np.arange(kept),
+                np.where(runs < active_count, kept + runs, NOTHING),
+                np.where(routes < route_count, kept + active_count + routes, NOTHING),
+            ]
+        )
+        return basis.rearranged(old_at)
+
+    @property
+    def route_start(self) -> int:
+        """Position of the first route in the program."""
+        return len(self.kept_column) + len(self.active_run)
+
+    def run_reduced_cost(self, duals: FloatArray) -> FloatArray:
+        """[run columns] reduced cost of every batch column, in the program or not."""
+        return np.asarray(self.base.cost[self.run_column] - self._runs.T @ duals[: self._runs.shape[0]])
+
     def add_routes(self, routes: Routes) -> int:
         """Add routes that are not there yet; returns how many were new."""
 
@@ -90,7 +145,7 @@ class Master:
         return len(fresh)
 
     def program(self) -> Program:
-        """Program over [kept columns | routes]."""
+        """Program over [kept columns | active batch columns | routes]."""
         unit, base = self.routes.unit, self.base
         n, b = np.nonzero(unit >= 0)
         count = len(unit)
@@ -100,11 +155,13 @@ class Master:
             shape=(base.matrix.shape[0], count),
         )
         route_cost = selector.T @ base.cost[self.unit_column] + self.route_move_yuan()
+        static = np.concatenate([self.kept_column, self.run_column[self.active_run]])
+        parts = [self._kept, self._runs[:, self.active_run], self._units @ selector + serving]
         return Program(
-            matrix=sp.csr_array(sp.hstack([self._kept, self._units @ selector + serving], format="csr")),
-            lower=np.append(base.lower[self.kept_column], np.zeros(count)),
-            upper=np.append(base.upper[self.kept_column], np.full(count, INFINITY)),
-            cost=np.append(base.cost[self.kept_column], route_cost),
+            matrix=sp.csr_array(sp.hstack(parts, format="csr")),
+            lower=np.append(base.lower[static], np.zeros(count)),
+            upper=np.append(base.upper[static], np.full(count, INFINITY)),
+            cost=np.append(base.cost[static], route_cost),
             row_lower=base.row_lower,
             row_upper=base.row_upper,
             offset=base.offset,
@@ -112,13 +169,13 @@ class Master:
 
     def level_amounts(self, level: int) -> FloatArray:
         """[columns of `program`] what one unit of each column adds to a level."""
-        amounts = np.zeros(len(self.kept_column) + len(self.routes.unit))
+        amounts = np.zeros(self.route_start + len(self.routes.unit))
         for its_level, columns, amount in self.model.levels:
             if its_level == level:
                 amounts[self.position(columns)] += amount
         c = self.routes.class_index
         at_level = np.array(LEVEL_OF_RANK)[self.model.sets.problem.classes.priority_rank[c]] == level
-        amounts[len(self.kept_column) :] = np.where(at_level, self.unserved_amount(self.penalty_yuan), 0.0)
+        amounts[self.route_start :] = np.where(at_level, self.unserved_amount(self.penalty_yuan), 0.0)
         return amounts
 
     def unserved_amount(self, per_block: FloatArray) -> FloatArray:
@@ -134,10 +191,10 @@ class Master:
     def base_values(self, x: FloatArray) -> FloatArray:
         """Values of the base program's columns, routes unfolded into their units."""
         values = np.zeros(self.base.matrix.shape[1])
-        kept = len(self.kept_column)
-        values[self.kept_column] = x[:kept]
+        values[self.kept_column] = x[: len(self.kept_column)]
+        values[self.run_column[self.active_run]] = x[len(self.kept_column) : self.route_start]
         n, b = np.nonzero(self.routes.unit >= 0)
-        np.add.at(values, self.unit_column[self.routes.unit[n, b]], x[kept:][n])
+        np.add.at(values, self.unit_column[self.routes.unit[n, b]], x[self.route_start :][n])
         return values
 
     def route_move_yuan(self) -> FloatArray:
@@ -145,59 +202,53 @@ class Master:
         p, unit = self.model.sets.problem, self.routes.unit
         if not len(self.unit_pair):
             return np.zeros(len(unit))
-        site = np.where(unit >= 0, p.pair_site[self.unit_pair[unit]], NOTHING)
-        moves = (site[:, 1:] != site[:, :-1]) & (site[:, 1:] >= 0) & (site[:, :-1] >= 0)
+        group = np.where(unit >= 0, p.pairs.group_index[self.unit_pair[unit]], NOTHING)
+        moves = (group[:, 1:] != group[:, :-1]) & (group[:, 1:] >= 0) & (group[:, :-1] >= 0)
         return np.asarray((moves * self._move_yuan[self.routes.class_index]).sum(axis=1))
 
     def cheapest_routes(self, duals: FloatArray, nothing_yuan: FloatArray) -> RouteCosts:
-        """Shortest path over (site or nothing) × block per class, at reduced costs of units; exact.
+        """Shortest path over (group or nothing) × block per class, at reduced costs of units; exact.
 
         `duals` of the base rows; `nothing_yuan`[C,B] what nothing in a block costs in this objective (inf: forbidden).
         """
         p, sets = self.model.sets.problem, self.model.sets
         unit_cost = self.base.cost[self.unit_column] - self._units.T @ duals[: self._units.shape[0]]
-        best, arg = self._site_costs(np.asarray(unit_cost))
+        best, arg = self._state_costs(np.asarray(unit_cost))
         nothing = np.where(self.has_demand, nothing_yuan, 0.0)
-        classes, sites, blocks = p.class_count, p.site_count, sets.block_count
+        classes, groups, blocks = p.class_count, p.group_count, sets.block_count
         every = np.arange(classes)
         state_cost = np.concatenate([best, nothing[:, None, :]], axis=1)  # last state: nothing
         path = state_cost[:, :, 0]
-        came_from = np.zeros((blocks, classes, sites + 1), dtype=np.int64)
+        came_from = np.zeros((blocks, classes, groups + 1), dtype=np.int64)
         for b in range(1, blocks):
-            nearest = path[:, :sites].argmin(axis=1)
-            from_site = np.repeat(path[every, nearest][:, None], sites + 1, axis=1)
-            from_site[:, :sites] += self._move_yuan[:, b - 1 : b]
-            from_nothing = np.repeat(path[:, sites:], sites + 1, axis=1)
-            ways = np.stack([path, from_site, from_nothing])
+            nearest = path[:, :groups].argmin(axis=1)
+            from_group = np.repeat(path[every, nearest][:, None], groups + 1, axis=1)
+            from_group[:, :groups] += self._move_yuan[:, b - 1 : b]
+            from_nothing = np.repeat(path[:, groups:], groups + 1, axis=1)
+            ways = np.stack([path, from_group, from_nothing])
             pick = ways.argmin(axis=0)
-            origins = np.stack(np.broadcast_arrays(np.arange(sites + 1)[None], nearest[:, None], sites))
+            origins = np.stack(np.broadcast_arrays(np.arange(groups + 1)[None], nearest[:, None], groups))
             came_from[b] = np.take_along_axis(origins, pick[None], axis=0)[0]
             path = ways.min(axis=0) + state_cost[:, :, b]
         state = path.argmin(axis=1)
         reduced = path[every, state]
         unit = np.full((classes, blocks), NOTHING)
         for b in range(blocks - 1, -1, -1):
-            on_site = np.flatnonzero(state < sites)
-            unit[on_site, b] = arg[on_site, state[on_site], b]
+            on_group = np.flatnonzero(state < groups)
+            unit[on_group, b] = arg[on_group, state[on_group], b]
             state = came_from[b][every, state]
         wanted = self.model.keys["serve"][0]
         reduced = reduced[wanted] - duals[self._serve_row[wanted]]
         return RouteCosts(reduced, Routes(wanted, unit[wanted]))
 
-    def _site_costs(self, unit_cost: FloatArray) -> tuple[FloatArray, IntArray]:
-        """([C,S,B] least cost of a unit, [C,S,B] that unit); inf and −1 where the class has none."""
+    def _state_costs(self, unit_cost: FloatArray) -> tuple[FloatArray, IntArray]:
+        """([C,G,B] cost of the unit there, [C,G,B] that unit); inf and −1 where the class has none."""
         p, sets = self.model.sets.problem, self.model.sets
-        shape = (p.class_count, p.site_count, sets.block_count)
-        best, arg = np.full(shape, INFINITY), np.full(shape, NOTHING)
-        key = np.ravel_multi_index(
-            (p.pairs.class_index[self.unit_pair], p.pair_site[self.unit_pair], self.unit_block), shape
-        )
-        order = np.lexsort((np.arange(len(key)), unit_cost, key))
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = key[order][1:] != key[order][:-1]
-        best.ravel()[key[order[first]]] = unit_cost[order[first]]
-        arg.ravel()[key[order[first]]] = order[first]
+        shape = (p.class_count, p.group_count, sets.block_count)
+        cost, unit = np.full(shape, INFINITY), np.full(shape, NOTHING)
+        at = (p.pairs.class_index[self.unit_pair], p.pairs.group_index[self.unit_pair], self.unit_block)
+        cost[at] = unit_cost
+        unit[at] = np.arange(len(self.unit_pair))
         # in a block without demand a service may lie anywhere for nothing
-        idle = np.broadcast_to(~self.has_demand[:, None, :], shape)
-        best[idle] = 0.0
-        return best, arg
+        cost[np.broadcast_to(~self.has_demand[:, None, :], shape)] = 0.0
+        return cost, unit

@@ -26,7 +26,14 @@ from solvers import linear
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates
 from solvers.linear import Basis, LpLimits, LpResult, LpStatus, Program
-from solvers.pipelines import Patterns, StageOptions, pattern_cost, stage_options, valid_patterns
+from solvers.pipelines import (
+    Patterns,
+    StageOptions,
+    pattern_cost,
+    stage_options,
+    transfer_yuan_per_h,
+    valid_patterns,
+)
 from solvers.plan_master import Master, Routes
 from solvers.plan_report import PlanParts, make_solution
 from solvers.plan_rules import (
@@ -41,7 +48,7 @@ from solvers.plan_rules import (
     make_sets,
     sum_over,
 )
-from solvers.problem import Graph, PlacementProblem
+from solvers.problem import W_PER_KW, Graph, PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
 
 # Weights of the first, weighted solve. They only guess: a level that does not come out at zero is minimised on its own.
@@ -49,6 +56,8 @@ HARD_CAP_YUAN_PER_KWH = 1e4
 UNSERVED_FLOOR_YUAN_PER_KWH = 20.0
 LEVEL_TOLERANCE = 1e-6
 INTEGRAL = 1e-6
+RUNS_PER_ROUND = 2
+"""Batch columns that may join per class, slot and round of pricing."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ def _plan(
         model = build(sets)
         master = Master(model, model.lp.program())
         work.counts |= {
-            "rows": master.base.matrix.shape[0], "columns": len(master.kept_column) + len(master.routes.unit),
+            "rows": master.base.matrix.shape[0], "columns": master.route_start + len(master.routes.unit),
             "nonzeros": master.base.matrix.nnz, "blocks": sets.block_count,
         }  # fmt: skip
     with work.phase("relaxation"):
@@ -186,7 +195,8 @@ def _first_patterns(
         option_cost.append(cost)
     site = np.stack([o.site[patterns.option[:, i]] for i, o in enumerate(options)], axis=1)
     on_one_site = (site == site[:, :1]).all(axis=1)
-    cost = pattern_cost(option_cost, patterns.option)
+    transfer = transfer_yuan_per_h(problem, graph, options, patterns.option)
+    cost = pattern_cost(option_cost, patterns.option) / W_PER_KW + transfer
     order = np.lexsort((cost, ~on_one_site))
     return np.sort(order[: max(keep, int(on_one_site.sum()))])
 
@@ -265,6 +275,8 @@ class Solved:
     fixed_on: FloatArray | None
     nothing_yuan: FloatArray
     """[C,B] what leaving a class unserved in a block costs in the last stage (inf: its level is held at zero)."""
+    restart: Basis | None
+    """Of the weighted solve, whose rows are the model's: where the next solve of these columns may begin."""
 
 
 def solve_levels(master: Master, work: Work, fixed_on: FloatArray | None, start: Basis | None) -> Solved:
@@ -280,7 +292,8 @@ def solve_levels(master: Master, work: Work, fixed_on: FloatArray | None, start:
     result = work.solve(weighted, start)
     values = [float(a @ result.x) for a in amounts]
     if max(values) <= LEVEL_TOLERANCE:
-        return Solved(result, weighted, result.objective, tuple(values), fixed_on, _nothing_weight(master))
+        weight = _nothing_weight(master)
+        return Solved(result, weighted, result.objective, tuple(values), fixed_on, weight, result.basis)
     return _one_after_the_other(master, plain, amounts, result, work, fixed_on)
 
 
@@ -310,9 +323,8 @@ def _one_after_the_other(
             program = program.with_row(used, amount[used] / scale, value * (1 + 1e-7) / scale)
             start = None if start is None else start.with_slack_row()
     last = work.solve(program, start)
-    return Solved(
-        last, program, last.objective, tuple(reached), fixed_on, _nothing_price(master, last, held_by)
-    )
+    price = _nothing_price(master, last, held_by)
+    return Solved(last, program, last.objective, tuple(reached), fixed_on, price, result.basis)
 
 
 def _level_weights(master: Master, amounts: list[FloatArray]) -> FloatArray:
@@ -320,7 +332,7 @@ def _level_weights(master: Master, amounts: list[FloatArray]) -> FloatArray:
     weights = np.zeros(len(amounts[0]))
     for level, amount in enumerate(amounts):
         weights += amount * (HARD_CAP_YUAN_PER_KWH if level == LEVEL_HARD_CAPS else 1.0)
-    weights[len(master.kept_column) :] = master.unserved_amount(_nothing_weight(master))
+    weights[master.route_start :] = master.unserved_amount(_nothing_weight(master))
     return weights
 
 
@@ -366,34 +378,64 @@ def _with_fixed(master: Master, program: Program, fixed_on: FloatArray | None) -
 def price_in(
     solved: Solved, model: PlanModel, master: Master, work: Work
 ) -> tuple[Solved, PlanModel, Master, float]:
-    """Add routes and patterns with negative reduced cost until they can gain next to nothing; a bound in any case.
+    """Let routes, batch columns and patterns of negative reduced cost join until they can gain next to nothing.
 
-    At duals π the missing columns of a class can lower the objective by no more than its cheapest route (shares of a
-    class add up to at most 1), those of a graph by no more than its cheapest pattern, block by block. So
-    LP objective + Σ min(0, cheapest) bounds the model with *all* routes and patterns from below.
+    Returns a bound in any case. At duals π the missing columns of a class can lower the objective by no more than its
+    cheapest route (shares of a class add up to 1), batch work by its cheapest column per hour times its work, a graph
+    by its cheapest pattern. So LP objective + those gains bounds the model with *all* columns from below.
     """
     for _ in range(work.limits.pricing_rounds):
-        costs = master.cheapest_routes(solved.result.duals, solved.nothing_yuan)
-        missing_patterns, pattern_gain = _missing_patterns(solved, model)
-        gain = float(np.minimum(costs.reduced_cost, 0.0).sum()) + pattern_gain
-        if -gain <= work.limits.pricing_gap_frac * abs(solved.cost_yuan):
+        missing = price_missing(solved, model, master)
+        if -missing.gain_yuan <= work.limits.pricing_gap_frac * abs(solved.cost_yuan):
             break
         work.counts["pricing_rounds"] += 1
-        start = solved.result.basis
-        if any(len(m) for m in missing_patterns):
-            model, master = _with_patterns(model, master, missing_patterns)
-            start = None
-        pays = costs.reduced_cost < -LEVEL_TOLERANCE
-        added = master.add_routes(Routes(costs.routes.class_index[pays], costs.routes.unit[pays]))
-        if not added and start is not None:
+        start = solved.restart
+        before = len(master.active_run), len(master.routes.unit)
+        new_patterns = sum(len(m) for m in missing.patterns)
+        if new_patterns:
+            model, master, start = _with_patterns(model, master, missing.patterns, start)
+        if not (master.add_routes(missing.routes) + master.add_runs(missing.runs) + new_patterns):
             break
-        if start is not None:
-            start = start.with_free_columns(added)
+        start = None if start is None else master.carry(start, *before)
         solved = solve_levels(master, work, solved.fixed_on, start)
-    costs = master.cheapest_routes(solved.result.duals, solved.nothing_yuan)
-    _, pattern_gain = _missing_patterns(solved, model)
-    bound = solved.cost_yuan + float(np.minimum(costs.reduced_cost, 0.0).sum()) + pattern_gain
-    return solved, model, master, bound
+    return solved, model, master, solved.cost_yuan + price_missing(solved, model, master).gain_yuan
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """Columns that would pay at some duals, and the most that all columns not in the program can gain (≤ 0)."""
+
+    routes: Routes
+    runs: IntArray
+    patterns: list[IntArray]
+    gain_yuan: float
+
+
+def price_missing(solved: Solved, model: PlanModel, master: Master) -> Missing:
+    """Price every route, batch column and pattern at the duals of the last stage, exactly."""
+    routes = master.cheapest_routes(solved.result.duals, solved.nothing_yuan)
+    pays = routes.reduced_cost < -LEVEL_TOLERANCE
+    patterns, pattern_gain = _missing_patterns(solved, model)
+    runs, run_gain = _missing_runs(solved, model, master)
+    gain = float(np.minimum(routes.reduced_cost, 0.0).sum()) + pattern_gain + run_gain
+    return Missing(Routes(routes.routes.class_index[pays], routes.routes.unit[pays]), runs, patterns, gain)
+
+
+def _missing_runs(solved: Solved, model: PlanModel, master: Master) -> tuple[IntArray, float]:
+    """Batch columns that pay: the best few per class and slot; and the most that batch columns can gain."""
+    if "run" not in model.keys:
+        return np.zeros(0, dtype=np.int64), 0.0
+    p = model.sets.problem
+    reduced = master.run_reduced_cost(solved.result.duals)
+    pair, slot = model.keys["run"]
+    c = p.pairs.class_index[pair]
+    per_h = np.zeros(p.class_count)
+    np.minimum.at(per_h, c, reduced / p.slots.hours[slot])
+    order = np.lexsort((reduced, c * p.slot_count + slot))
+    key = (c * p.slot_count + slot)[order]
+    rank = np.arange(len(order)) - np.searchsorted(key, key, side="left")
+    pays = order[(rank < RUNS_PER_ROUND) & (reduced[order] < -LEVEL_TOLERANCE)]
+    return np.sort(pays), float(per_h @ p.classes.work_replica_h)
 
 
 def _missing_patterns(solved: Solved, model: PlanModel) -> tuple[list[IntArray], float]:
@@ -404,6 +446,9 @@ def _missing_patterns(solved: Solved, model: PlanModel) -> tuple[list[IntArray],
     for j, held in enumerate(sets.graphs):
         row_graph = model.rows[f"graph_{j}"]
         eras = model.keys[f"graph_{j}"][0]
+        graph = sets.problem.graphs[j]
+        count_h = sum_over(sets.era_of_slot, np.array(graph.count) * sets.problem.slots.hours)
+        transfer = transfer_yuan_per_h(sets.problem, graph, held.options, held.patterns.option)
         best: list[int] = []
         for i, era in enumerate(eras):
             option_cost = []
@@ -417,8 +462,8 @@ def _missing_patterns(solved: Solved, model: PlanModel) -> tuple[list[IntArray],
                 option_cost.append(prices)
             constant = -duals[row_graph.start + i]
             if held.patterns.is_complete:
-                reduced = pattern_cost(option_cost, held.patterns.option) + constant
-                # traffic between stages only adds: links' duals and transfer prices left out keep the bound valid
+                # what traffic between stages pays on full links only adds: left out, the bound stays valid
+                reduced = pattern_cost(option_cost, held.patterns.option) + constant + transfer * count_h[era]
                 order = np.argsort(reduced, kind="stable")[:3]
                 gain += min(0.0, float(reduced.min(initial=0.0)))
                 best.extend(int(n) for n in order if reduced[n] < -LEVEL_TOLERANCE)
@@ -428,21 +473,39 @@ def _missing_patterns(solved: Solved, model: PlanModel) -> tuple[list[IntArray],
     return found, gain
 
 
-def _with_patterns(model: PlanModel, master: Master, missing: list[IntArray]) -> tuple[PlanModel, Master]:
+def _with_patterns(
+    model: PlanModel, master: Master, missing: list[IntArray], start: Basis | None
+) -> tuple[PlanModel, Master, Basis | None]:
+    """The model with more pattern columns; the basis goes over column by column, new patterns start at zero."""
     graphs = tuple(
         replace(held, columns=np.sort(np.concatenate([held.columns, new])))
         for held, new in zip(model.sets.graphs, missing, strict=True)
     )
     rebuilt = build(replace(model.sets, graphs=graphs))
     fresh = Master(rebuilt, rebuilt.lp.program())
-    fresh.routes = master.routes
-    return rebuilt, fresh
+    fresh.routes, fresh.active_run = master.routes, master.active_run
+    if start is None:
+        return rebuilt, fresh, None
+    old_at = np.full(rebuilt.lp.column_count, -1)
+    for name, block in rebuilt.columns.items():
+        old = model.columns[name]
+        if old.count == block.count:
+            old_at[block.slice] = old.index
+        else:  # patterns of graph j: rows of `columns`, then eras
+            j = int(name.removeprefix("pattern_"))
+            eras = block.count // len(graphs[j].columns)
+            was_there = np.isin(graphs[j].columns, model.sets.graphs[j].columns)
+            old_at[block.index.reshape(-1, eras)[was_there].ravel()] = old.index
+    kept = old_at[fresh.kept_column]
+    new_at = np.where(kept >= 0, master.position(np.maximum(kept, 0)), -1)
+    others = np.arange(len(master.kept_column), master.route_start + len(master.routes.unit))
+    return rebuilt, fresh, start.rearranged(np.concatenate([new_at, others]))
 
 
 def _bound_at_levels(master: Master, work: Work, plan: Solved, relaxed: Solved) -> float:
     """Bound on cost among plans whose levels are no worse than this plan's: relaxation with the levels held there."""
     program = master.program()
-    start = relaxed.result.basis if len(relaxed.program.row_lower) == len(program.row_lower) else None
+    start = relaxed.result.basis
     held_by: dict[int, tuple[int, float]] = {}
     for level, value in enumerate(plan.level_values):
         amount = master.level_amounts(level)
@@ -454,9 +517,8 @@ def _bound_at_levels(master: Master, work: Work, plan: Solved, relaxed: Solved) 
         program = program.with_row(used, amount[used] / scale, value * (1 + 1e-7) / scale + LEVEL_TOLERANCE)
         start = None if start is None else start.with_slack_row()
     result = work.solve(program, start)
-    costs = master.cheapest_routes(result.duals, _nothing_price(master, result, held_by))
-    _, pattern_gain = _missing_patterns(replace(relaxed, result=result), master.model)
-    return result.objective + float(np.minimum(costs.reduced_cost, 0.0).sum()) + pattern_gain
+    held = replace(relaxed, result=result, nothing_yuan=_nothing_price(master, result, held_by))
+    return result.objective + price_missing(held, master.model, master).gain_yuan
 
 
 # -- 4. open sites -----------------------------------------------------------------------------------------------
@@ -476,13 +538,13 @@ def choose_open_sites(
         return np.rint(relaxed_on), relaxed
     tried: dict[bytes, Solved] = {}
     for guess in _first_guesses(relaxed_on, model, warm_start):
-        _try_sites(guess, tried, master, work, relaxed.result.basis)
+        _try_sites(guess, tried, master, work, relaxed.restart)
     best = min(tried.values(), key=_rank_of)
     while work.counts["site_trials"] < work.limits.site_trials:
         flip = _most_promising_flip(best, on_columns, tried)
         if flip is None:
             break
-        found = _try_sites(flip, tried, master, work, best.result.basis)
+        found = _try_sites(flip, tried, master, work, best.restart)
         if _rank_of(found) < _rank_of(best):
             best = found
     assert best.fixed_on is not None

@@ -173,24 +173,18 @@ def _batch_left(model: PlanModel, running: FloatArray) -> tuple[FloatArray, Floa
 
 
 def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
-    """([K] replicas that leave the pair's site in the first slot, cost of all moves planned)."""
+    """([K] replicas that leave the pair's group in the first slot, cost of all moves planned)."""
     model, p = parts.model, parts.model.sets.problem
-    leaving = np.zeros((p.class_count, p.site_count))
-    cost = 0.0
-    for name, count_of in (("moved", model.sets.demand[:, 0]), ("moved_batch", np.ones(p.class_count))):
+    moved = np.zeros(p.pair_count)
+    per_share = model.sets.demand[:, 0][p.pairs.class_index]
+    for name, count in (("moved", per_share), ("moved_batch", np.ones(p.pair_count))):
         if name in model.keys:
-            c, site = model.keys[name]
-            amount = np.where(
-                values[model.columns_of(name)] < NEGLIGIBLE, 0.0, values[model.columns_of(name)]
-            )
-            leaving[c, site] += amount * count_of[c]
-    cost += float((leaving * p.classes.migration_yuan[:, None]).sum())
-    cost += float(parts.master.route_move_yuan() @ parts.result.x[len(parts.master.kept_column) :])
-    running = np.zeros((p.class_count, p.site_count))
-    np.add.at(running, (p.pairs.class_index, p.pair_site), p.pairs.running_count)
-    at = (p.pairs.class_index, p.pair_site)
-    share = np.divide(p.pairs.running_count, running[at], out=np.zeros(p.pair_count), where=running[at] > 0)
-    return share * leaving[at], cost
+            (k,) = model.keys[name]
+            amount = values[model.columns_of(name)]
+            moved[k] += np.where(amount < NEGLIGIBLE, 0.0, amount) * count[k]
+    first_yuan = float(moved @ p.classes.migration_yuan[p.pairs.class_index])
+    routes = parts.result.x[parts.master.route_start :]
+    return moved, first_yuan + float(parts.master.route_move_yuan() @ routes)
 
 
 def _cost(

@@ -10,7 +10,7 @@ inequality, its symbols, units and scope. Symbols (sets as in `solvers.problem`)
     y[g,t]      nodes on (continuous)               on[s,b]  site open (only where it may close; else 1)
     P[s,t]      IT power, kW                        Q[s,t]   square term of facility power, kW
     e[s,t]      excess over the hourly cap, kW      v[s]     ledger debt, kWh
-    m[c,s,·]    share of a service that leaves a site
+    m[k]        share of a service that leaves the group where it runs now
 
 Services keep their shares during a block (a few blocks a day), batch work is free per slot. The columns z[k,b] are
 units only: `plan_master` replaces them by routes over blocks, which also carry what is not served.
@@ -785,54 +785,62 @@ def _stage_link_mbps(s: PlanSets, graph_index: int) -> tuple[IntArray, IntArray,
 
 
 def define_moves(model: PlanModel) -> None:
-    """m[c,s] ≥ share of demand that runs on s now − Σ_{k ∈ s} z[k,0], costs migration; later moves cost inside routes.
+    """m[k] ≥ share of demand that runs on pair k now − z[k,0], costs migration; later moves cost inside routes.
 
-    Replicas that end because demand shrinks do not count as moved. Batch work that runs now and
-    leaves its site counts the same way, in replicas. Per slot at most `move_budget_count` replicas leave, softly priced
-    ten times a migration beyond it (a lost site forces moves that no budget can forbid).
+    A move is a change of node group. Replicas that end because demand shrinks do not count as moved. Batch work that
+    runs now and leaves its group counts the same way, in replicas. At most `move_budget_count` replicas of services
+    leave in the first slot, softly: beyond it a move costs ten times more (a lost site forces moves no budget forbids).
     """
     s, p = model.sets, model.sets.problem
-    candidates = s.passes & (p.classes.migration_yuan[p.pairs.class_index] >= 0)
-    running = np.zeros((p.class_count, p.site_count))
-    np.add.at(running, (p.pairs.class_index, p.pair_site), np.where(candidates, p.pairs.running_count, 0.0))
-    _define_service_moves(model, running)
-    _define_batch_moves(model, running)
+    running = np.where(s.passes, p.pairs.running_count, 0.0)
+    total = np.zeros(p.class_count)
+    np.add.at(total, p.pairs.class_index, running)
+    _define_service_moves(model, running, total)
+    _define_batch_moves(model, running, total)
 
 
-def _define_service_moves(model: PlanModel, running: FloatArray) -> None:
+def _define_service_moves(model: PlanModel, running: FloatArray, total: FloatArray) -> None:
     s, p = model.sets, model.sets.problem
-    now = s.demand[:, 0]
-    service = now > 0
-    c, site = np.nonzero((running > 0) & service[:, None])
-    if not len(c):
-        return
-    total = running.sum(axis=1)
-    kept_share = running[c, site] / np.maximum(total[c], now[c])
-    moved = _columns(
-        model, "moved", (c, site), cost=p.classes.migration_yuan[c] * now[c], name=("class", "site")
-    )
-    rows = _rows(model, "stay", (c, site), lower=kept_share, name=("class", "site"))
-    row_of = np.full((p.class_count, p.site_count), -1)
-    row_of[c, site] = rows
+    column_of = np.full(p.pair_count, -1)
     for name in ("place", "stage_place"):
         pair, span = model.keys[name]
-        row = np.where(span == 0, row_of[p.pairs.class_index[pair], p.pair_site[pair]], -1)
-        model.lp.add_entries(row[row >= 0], model.columns_of(name)[row >= 0], 1.0)
+        column_of[pair[span == 0]] = model.columns_of(name)[span == 0]
+    now = s.demand[:, 0]
+    k = np.flatnonzero((running > 0) & (column_of >= 0) & (now[p.pairs.class_index] > 0))
+    if not len(k):
+        return
+    c = p.pairs.class_index[k]
+    kept_share = running[k] / np.maximum(total[c], now[c])
+    moved = _columns(model, "moved", (k,), cost=p.classes.migration_yuan[c] * now[c], name=("pair",))
+    rows = _rows(model, "stay", (k,), lower=kept_share, name=("pair",))
+    model.lp.add_entries(rows, column_of[k], 1.0)
     model.lp.add_entries(rows, moved, 1.0)
     if p.terms.move_budget_count is not None:
+        only = np.zeros(1, dtype=np.int64)
         top = float(p.classes.migration_yuan.max(initial=1.0))
-        over = _columns(
-            model, "moves_over_budget", (np.zeros(1, dtype=np.int64),), cost=10 * top, name=("slot",)
-        )
-        budget = _rows(
-            model,
-            "move_budget",
-            (np.zeros(1, dtype=np.int64),),
-            upper=p.terms.move_budget_count,
-            name=("slot",),
-        )
+        over = _columns(model, "moves_over_budget", (only,), cost=10 * top, name=("slot",))
+        budget = _rows(model, "move_budget", (only,), upper=p.terms.move_budget_count, name=("slot",))
         model.lp.add_entries(budget, moved, now[c])
         model.lp.add_entries(budget, over, -1.0)
+
+
+def _define_batch_moves(model: PlanModel, running: FloatArray, total: FloatArray) -> None:
+    p = model.sets.problem
+    if "run" not in model.keys:
+        return
+    pair, slot = model.keys["run"]
+    column_of = np.full(p.pair_count, -1)
+    column_of[pair[slot == 0]] = model.columns_of("run")[slot == 0]
+    k = np.flatnonzero((running > 0) & (column_of >= 0))
+    if not len(k):
+        return
+    c = p.pairs.class_index[k]
+    possible = np.minimum(p.classes.max_parallel_count[c], p.classes.work_replica_h[c] / p.slots.hours[0])
+    kept = running[k] * np.minimum(1.0, possible / total[c])
+    moved = _columns(model, "moved_batch", (k,), cost=p.classes.migration_yuan[c], name=("pair",))
+    rows = _rows(model, "stay_batch", (k,), lower=kept, name=("pair",))
+    model.lp.add_entries(rows, column_of[k], 1.0)
+    model.lp.add_entries(rows, moved, 1.0)
 
 
 def block_move_yuan(s: PlanSets) -> FloatArray:
@@ -842,27 +850,6 @@ def block_move_yuan(s: PlanSets) -> FloatArray:
     p = s.problem
     mean = sum_over(s.block_of_slot, s.demand * p.slots.hours) / sum_over(s.block_of_slot, p.slots.hours)
     return np.asarray(p.classes.migration_yuan[:, None] * np.minimum(mean[:, :-1], mean[:, 1:]))
-
-
-def _define_batch_moves(model: PlanModel, running: FloatArray) -> None:
-    p = model.sets.problem
-    if "run" not in model.keys:
-        return
-    c_all = p.classes
-    possible = np.minimum(c_all.max_parallel_count, c_all.work_replica_h / p.slots.hours[0])
-    total = running.sum(axis=1)
-    c, site = np.nonzero((running > 0) & ((c_all.work_replica_h > 0) & (c_all.release_slot == 0))[:, None])
-    if not len(c):
-        return
-    kept = running[c, site] * np.minimum(1.0, possible[c] / total[c])
-    moved = _columns(model, "moved_batch", (c, site), cost=c_all.migration_yuan[c], name=("class", "site"))
-    rows = _rows(model, "stay_batch", (c, site), lower=kept, name=("class", "site"))
-    row_of = np.full((p.class_count, p.site_count), -1)
-    row_of[c, site] = rows
-    pair, slot = model.keys["run"]
-    row = np.where(slot == 0, row_of[p.pairs.class_index[pair], p.pair_site[pair]], -1)
-    model.lp.add_entries(row[row >= 0], model.columns_of("run")[row >= 0], 1.0)
-    model.lp.add_entries(rows, moved, 1.0)
 
 
 # -- constants the rules share -----------------------------------------------------------------------------------
@@ -951,7 +938,8 @@ def make_sets(
     has_pairs[p.pair_site[np.concatenate([service_pairs, stage_pairs, batch_pairs])]] = True
     return PlanSets(
         problem=p, options=options, passes=usable, demand=demand, block_of_slot=block_of_slot,
-        era_of_slot=era_of_slot, graphs=graphs, service_pairs=service_pairs, stage_pairs=stage_pairs, batch_pairs=batch_pairs, share=share, dominant=dominant, useful_kw=useful_kw,
+        era_of_slot=era_of_slot, graphs=graphs, service_pairs=service_pairs, stage_pairs=stage_pairs,
+        batch_pairs=batch_pairs, share=share, dominant=dominant, useful_kw=useful_kw,
         energy_yuan_per_kwh=energy_yuan_per_kwh(p), may_close=p.sites.may_close & has_pairs,
     )  # fmt: skip
 

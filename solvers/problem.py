@@ -162,7 +162,7 @@ class Classes:
     """Distinct sites that must carry replicas; 0 or 1: no rule."""
     spread_node_min: Annotated[IntArray, "C"]
     migration_yuan: Annotated[FloatArray, "C"]
-    """Cost of moving one running replica to another site."""
+    """Cost of moving one running replica to another node group."""
 
 
 @dataclass(frozen=True, eq=False)

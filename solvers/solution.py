@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers import archive
-from solvers.archive import BoolArray, FloatArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.problem import RESOURCES, PlacementProblem
 
 MAGIC = "suanli-plan-solution-1"
@@ -119,7 +119,7 @@ class PlanSolution:
     energy_yuan_per_kwh_it: Annotated[FloatArray, "S", "T"]
     """Marginal price of one kWh of IT energy at the site, overhead, debt and power limit included."""
     moved_count: Annotated[FloatArray, "K"]
-    """Running replicas that leave the pair's site in the first slot."""
+    """Replicas that run on the pair now and leave its group in the first slot."""
     graph_patterns: tuple[GraphPattern, ...] = ()
     portfolio_debt_kwh: float = 0.0
     cost: Cost = Cost()
@@ -219,3 +219,26 @@ def no_plan(problem: PlacementProblem, status: SolveStatus, message: str) -> Pla
         moved_count=np.zeros(p.pair_count),
         message=message,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class NodePlacements:
+    """Replicas on nodes, exactly: N rows. What rounds commit and the verifier checks.
+
+    `workload_index` tells replicas of one workload apart from those of another of the same class (any numbering);
+    `island_index` of a node is node_index // island_node_count of its group.
+    """
+
+    class_index: Annotated[IntArray, "N"]
+    group_index: Annotated[IntArray, "N"]
+    node_index: Annotated[IntArray, "N"]
+    workload_index: Annotated[IntArray, "N"]
+    gpu_ids: tuple[tuple[int, ...], ...]
+    """Devices of the node: none, one that may be shared, or as many whole ones as the need says."""
+
+    def __post_init__(self) -> None:
+        archive.seal(self, "placements", {"N": len(self.class_index)})
+        if len(self.gpu_ids) != len(self.class_index):
+            raise ValueError(
+                f"placements.gpu_ids: {len(self.gpu_ids)} entries, expected {len(self.class_index)}"
+            )

@@ -143,7 +143,9 @@ def a_fleet() -> Fleet:
             ),
             access=(AccessProfile(access_id="pon", rtt_p50_ms=2, rtt_p99_ms=4, down_mbps=300, up_mbps=60),),
         ),
-        tariffs=(Tariff(tariff_id="city", price_yuan_per_kwh_by_month={7: (0.5,) * 24}),),
+        tariffs=(
+            Tariff(tariff_id="city", price_yuan_per_kwh_by_month=dict.fromkeys(range(1, 13), (0.5,) * 24)),
+        ),
     )
 
 

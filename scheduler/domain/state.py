@@ -534,6 +534,8 @@ class ClusterState:
         old = self.draining.get(row)
         if old is not None and old.placement_id == event.subject:
             self._end_draining(row)
+            if self.ends_for_good(row, event.body["phase"]) and self.replicas["node"][row] < 0:
+                self.replicas["phase"][row] = Phase.DONE
             return
         phase = Phase.DONE if self.ends_for_good(row, event.body["phase"]) else Phase.WAITING
         if self.stopping.pop(event.subject, None) is not None:

@@ -109,7 +109,7 @@ def _stage_problems(
     if view.group_ok.any():
         return (
             problems
-            + _gang_problems(path, stage, view, topology)
+            + _count_problems(path, stage, view, topology)
             + _spread_problems(path, stage, view, topology)
         )
     if not problems:
@@ -255,9 +255,25 @@ def _no_site_meets_all(path: str, view: SpecView, topology: Topology) -> FieldPr
     )
 
 
-def _gang_problems(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:
-    if not stage.gang:
+def _count_problems(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:
+    """More replicas than all candidate nodes hold together when they are empty."""
+    if stage.gang:
+        return _gang_problems(path, stage, view, topology)
+    total = sum(gang_capacity(stage, view, int(g), topology) for g in view.candidate_groups)
+    if stage.replicas <= total:
         return []
+    return [
+        _problem(
+            f"{path}.replicas",
+            f"{stage.replicas} replicas exceed what the whole fleet holds",
+            f"at most {total}",
+            str(total),
+            "too_many_replicas",
+        )
+    ]
+
+
+def _gang_problems(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:
     largest = max(gang_capacity(stage, view, int(g), topology) for g in view.candidate_groups)
     if stage.replicas <= largest:
         return []

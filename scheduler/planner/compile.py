@@ -98,7 +98,7 @@ def slots_from(now_s: int, horizon_hours: int, outlook: CalendarOutlook, topolog
 
 
 def compile_problem(state: ClusterState, views: Views, now_s: int, *, pue_blind: bool = False) -> Compiled:
-    """The whole planning problem at `now_s`. `pue_blind` drops plant and caps: the baseline that knows only IT power."""
+    """The whole planning problem at `now_s`; `pue_blind` drops plants and caps, for the baseline of that name."""
     topology = views.topology
     outlook = CalendarOutlook(topology, state.forecast)
     slots = slots_from(now_s, state.policy.horizon_hours, outlook, topology)
@@ -251,7 +251,7 @@ def _sites(
 
 
 def balance_kwh(state: ClusterState, site_id: str, cap: float) -> float:
-    """B = Π·E − E_fac since 1 January; E is useful IT energy for the run when the policy's ledger counts useful load."""
+    """B = Π·E − E_fac since 1 January; E is useful IT energy where the policy counts useful load, else all of it."""
     energy = state.energy[site_id]
     it_kwh = energy.useful_it_kwh if state.policy.ledger_load == "useful" else energy.it_kwh
     return cap * it_kwh - energy.facility_kwh

@@ -103,13 +103,18 @@ class _Reading:
         self._phase[row] = Phase.RUNNING
         old = self._state.draining.get(row)
         if old is not None and row not in self._drained:
-            site_id = site_of_node(self._state, old.node)
-            self.events.append(stop_draft(old.placement_id, site_id, said.at_s, "moved"))
-            self._stopped[old.placement_id] = site_id
+            self._stop(old.placement_id, old.node, said.at_s, "moved")
             self._drained.add(row)
 
     def _end(self, row: int, said: ReplicaReport) -> None:
         state = self._state
+        final = state.ends_for_good(row, said.phase.value)
+        old = state.draining.get(row)
+        is_old = old is not None and old.placement_id == said.placement_id
+        if is_old and final and state.replicas["node"][row] >= 0 and row not in self._drained:
+            self._stop(
+                state.placement_id(row), int(state.replicas["node"][row]), said.at_s, "its work is done"
+            )
         body = {
             "site_id": self._site_of(row, said.placement_id),
             "phase": said.phase.value,
@@ -119,20 +124,37 @@ class _Reading:
         }
         self.events.append(EventDraft(said.at_s, EventKind.REPLICA_ENDED, said.placement_id, body))
         self._ended.add(said.placement_id)
-        old = state.draining.get(row)
-        if old is not None and old.placement_id == said.placement_id:
+        if is_old:
             self._drained.add(row)
-            self._phase.setdefault(row, Phase(int(state.replicas["phase"][row])))
+            if final and said.placement_id not in self._stopped:
+                self._end_for_good(row, said)
+            else:
+                self._phase.setdefault(row, Phase(int(state.replicas["phase"][row])))
             return
         if state.placement_id(row) != said.placement_id or said.placement_id in self._stopped:
             return
         if said.placement_id in state.stopping and state.replicas["phase"][row] != Phase.WAITING:
             return
-        final = state.ends_for_good(row, said.phase.value)
-        self._phase[row] = Phase.DONE if final else Phase.WAITING
-        if final and said.phase is ReplicaPhase.FAILED:
-            owner = int(state.replicas["workload"][row])
+        if not final:
+            self._phase[row] = Phase.WAITING
+            return
+        self._end_for_good(row, said)
+        if old is not None and row not in self._drained:
+            self._stop(old.placement_id, old.node, said.at_s, "its work is done")
+            self._drained.add(row)
+
+    def _end_for_good(self, row: int, said: ReplicaReport) -> None:
+        self._phase[row] = Phase.DONE
+        if said.phase is ReplicaPhase.FAILED:
+            owner = int(self._state.replicas["workload"][row])
             self._failed.setdefault(owner, said.detail or "a replica failed")
+
+    def _stop(self, placement_id: str, node: int, at_s: int, cause: str) -> None:
+        if placement_id in self._ended or self._is_stopping(placement_id):
+            return
+        site_id = site_of_node(self._state, node)
+        self.events.append(stop_draft(placement_id, site_id, at_s, cause))
+        self._stopped[placement_id] = site_id
 
     def _site_of(self, row: int, placement_id: str) -> str:
         state = self._state

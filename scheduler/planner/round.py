@@ -34,7 +34,7 @@ from scheduler.planner.snapshot import (
     stage_sites,
     stage_sites_own,
 )
-from suanli.model import ReasonCode, Workload
+from suanli.model import ReasonCode, Stage, Workload
 
 PREEMPTING_RANKS = 2
 """hard_safety (0) and public_service (1) may displace preemptible batch work."""
@@ -484,7 +484,7 @@ class Round:
                 np.minimum(self.snapshot.fit(view, at), len(rows)),
                 topology.site_count,
             )
-            spread_out = stage.spread is not None and stage.spread.over == "site"
+            spread_out = _spans_sites(stage)
             keep = room[sites[:, i]] >= (1 if spread_out else mine)
             sites, cost = sites[keep], cost[keep]
             cost = cost + self._site_cost(view, patterns.group_ok[i])[sites[:, i]] * stage.replicas
@@ -544,8 +544,7 @@ class Round:
                 continue
             view = self.snapshot.views[spec]
             allowed = np.zeros(topology.site_count, bool)
-            spread = view.spec.stage.spread
-            if spread is not None and spread.over == "site":
+            if _spans_sites(view.spec.stage):
                 allowed[list(patterns.alternatives(sites, i))] = True
             allowed[sites[i]] = True
             if not self._place_stage(view, mine, patterns.group_ok[i] & allowed[topology.group_site]):
@@ -721,6 +720,11 @@ class Round:
 
     def _template_of(self, row: int) -> Workload:
         return self.state.spec(int(self.state.replicas["spec"][row])).workload
+
+
+def _spans_sites(stage: Stage) -> bool:
+    """Whether the replicas of the stage must not all lie on one site."""
+    return stage.spread is not None and stage.spread.over == "site" and stage.spread.min_domains > 1
 
 
 @dataclass

@@ -113,7 +113,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         # the line is built only where somebody reads it: thousands of calls a second pass here
         if message or log.isEnabledFor(logging.DEBUG):
             say = log.info if message else log.debug
-            say("call", method=method, code=code.name, ms=round(1000 * seconds, 2), message=message or None)
+            say("call", method=method, code=code.name, ms=round(1000 * seconds, 2), text=message or None)
 
 
 def deadline_s(context: Context) -> float:

@@ -17,11 +17,13 @@ after a pause. The thread itself does not die of either.
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -82,16 +84,17 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 # events per read while folding the log at the start: a few MB at a time
-FOLD_EVENTS = 20_000
+FOLD_EVENTS = 10_000
 # requests served per turn; bounds how long a round can be put off by a flood
 TURN_MESSAGES = 512
 # waiting requests beyond which new ones are told to come back later
 MAILBOX_LIMIT = 10_000
 # an answer is kept this long under its request id
 REQUEST_KEPT_S = SECONDS_PER_DAY
-# after a round the thread serves requests for twice as long as the round took: however long rounds are, they get at
-# most a third of it, and submissions never starve
-ROUND_REST_FACTOR = 2.0
+# after a round the thread serves requests for at least as long as the round took, and for four times as long when a
+# thousand workloads came since the last one: however long rounds are, submissions never starve
+ROUND_REST_LEAST, ROUND_REST_MOST = 1.0, 4.0
+FLOOD_WORKLOADS = 1_000
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 30.0
 
@@ -129,6 +132,7 @@ class Core(Generic[StateT, TaskT]):
         self._state_is_sound = True
         self._round_at: float | None = None
         self._round_rest_until = 0.0
+        self._accepted_since_round = 0
         self._backoff_s = 0.0
         self._plan_not_before = 0.0
         self._plan_thread: threading.Thread | None = None
@@ -411,6 +415,7 @@ class Core(Generic[StateT, TaskT]):
             if message.key is not None
         ]
         self._commit(replace(batch, requests=(*batch.requests, *kept)))
+        self._accepted_since_round += len(workloads)
         self.metrics.commit_messages.observe(len(group))
         known.update({request.request_id: request for request in kept})
         for message, answer in zip(group, answers, strict=True):
@@ -474,7 +479,10 @@ class Core(Generic[StateT, TaskT]):
         batch = self.decider.round(self._state, self.now_s())
         self._commit(batch, wants_round=False)
         took_s = time.perf_counter() - begun
-        self._round_rest_until = time.monotonic() + ROUND_REST_FACTOR * took_s
+        flood_frac = min(1.0, self._accepted_since_round / FLOOD_WORKLOADS)
+        rest = ROUND_REST_LEAST + (ROUND_REST_MOST - ROUND_REST_LEAST) * flood_frac
+        self._round_rest_until = time.monotonic() + rest * took_s
+        self._accepted_since_round = 0
         self.metrics.round_seconds.observe(took_s)
         for name, count in self._state.counts().items():
             self.metrics.workloads.labels(name).set(count)
@@ -571,10 +579,11 @@ class Core(Generic[StateT, TaskT]):
     def _refold(self) -> None:
         """The state from the log alone."""
         state, history, revision = self._empty_state(), History(), 0
-        while events := self.store.events(revision, FOLD_EVENTS):
-            state.apply(events)
-            history.apply(events)
-            revision = events[-1].revision
+        with _no_garbage():
+            while events := self.store.events(revision, FOLD_EVENTS):
+                state.apply(events)
+                history.apply(events)
+                revision = events[-1].revision
         with self._state_lock:
             self._state, self.history = state, history
 
@@ -630,6 +639,18 @@ class Core(Generic[StateT, TaskT]):
 
 
 # ---------------------------------------------------------------------- small parts
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Hold the cycle collector off: it would look for cycles among the events half of the time, and there are none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _run_batch(run: SimulationRun) -> CommitBatch:

@@ -12,7 +12,7 @@ import orjson
 from scheduler.domain.records import CommitBatch, StoredRequest
 from scheduler.service.logs import get_logger
 from solvers.solution import PlanSolution
-from suanli.model import SuanliError, Workload
+from suanli.model import Workload
 
 T = TypeVar("T")
 

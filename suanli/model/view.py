@@ -201,6 +201,7 @@ class StartOrder(Value):
     checkpoint_interval_s: int
     gang_size: int
     transfer_gib: float
+    declared_work_s: int = Field(0, ge=0, description="declared run time; 0: runs until stopped")
 
 
 class StopOrder(Value):

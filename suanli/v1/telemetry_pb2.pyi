@@ -366,6 +366,7 @@ class StartReplica(_message.Message):
     CHECKPOINT_INTERVAL_DURATION_FIELD_NUMBER: _builtins.int
     GANG_REPLICA_COUNT_FIELD_NUMBER: _builtins.int
     TRANSFER_GIBIBYTES_FIELD_NUMBER: _builtins.int
+    DECLARED_WORK_DURATION_FIELD_NUMBER: _builtins.int
     placement_id: _builtins.str
     """Idempotent: the same placement is started once."""
     workload: _builtins.str
@@ -416,6 +417,10 @@ class StartReplica(_message.Message):
     def checkpoint_interval_duration(self) -> _duration_pb2.Duration:
         """Time between checkpoints; 0: none."""
 
+    @_builtins.property
+    def declared_work_duration(self) -> _duration_pb2.Duration:
+        """Declared run time of one replica, whole seconds; unset: it runs until stopped."""
+
     def __init__(
         self,
         *,
@@ -439,10 +444,11 @@ class StartReplica(_message.Message):
         checkpoint_interval_duration: _duration_pb2.Duration | None = ...,
         gang_replica_count: _builtins.int = ...,
         transfer_gibibytes: _builtins.float = ...,
+        declared_work_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_interval_duration", b"checkpoint_interval_duration", "done_work_duration", b"done_work_duration", "start_time", b"start_time", "startup_duration", b"startup_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint_interval_duration", b"checkpoint_interval_duration", "declared_work_duration", b"declared_work_duration", "done_work_duration", b"done_work_duration", "start_time", b"start_time", "startup_duration", b"startup_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_interval_duration", b"checkpoint_interval_duration", "cpu_milli", b"cpu_milli", "done_work_duration", b"done_work_duration", "gang_replica_count", b"gang_replica_count", "gpu_device_indices", b"gpu_device_indices", "gpu_milli", b"gpu_milli", "group_id", b"group_id", "is_service", b"is_service", "memory_mebibytes", b"memory_mebibytes", "node_index", b"node_index", "placement_id", b"placement_id", "reference_gpu_milli", b"reference_gpu_milli", "replica_index", b"replica_index", "site", b"site", "stage_id", b"stage_id", "start_time", b"start_time", "startup_duration", b"startup_duration", "transfer_gibibytes", b"transfer_gibibytes", "utilization_fraction", b"utilization_fraction", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_interval_duration", b"checkpoint_interval_duration", "cpu_milli", b"cpu_milli", "declared_work_duration", b"declared_work_duration", "done_work_duration", b"done_work_duration", "gang_replica_count", b"gang_replica_count", "gpu_device_indices", b"gpu_device_indices", "gpu_milli", b"gpu_milli", "group_id", b"group_id", "is_service", b"is_service", "memory_mebibytes", b"memory_mebibytes", "node_index", b"node_index", "placement_id", b"placement_id", "reference_gpu_milli", b"reference_gpu_milli", "replica_index", b"replica_index", "site", b"site", "stage_id", b"stage_id", "start_time", b"start_time", "startup_duration", b"startup_duration", "transfer_gibibytes", b"transfer_gibibytes", "utilization_fraction", b"utilization_fraction", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,6 +131,7 @@ START_ORDER = Codec(
         seconds("checkpoint_interval_s", "checkpoint_interval_duration"),
         same("gang_size", "gang_replica_count"),
         same("transfer_gib", "transfer_gibibytes"),
+        seconds("declared_work_s", "declared_work_duration"),
     ],
     path="start",
     output=True,

@@ -168,7 +168,9 @@ def test_documents_are_listed_backwards_in_pages(store):
     names = [f"plans/{i:03d}" for i in range(7)]
     store.commit([CommitBatch((), tuple(workload(n) for n in names))])
     listed: list[str] = []
-    while page := store.documents("workloads", after_name=listed[-1] if listed else "", limit=3, descending=True):
+    while page := store.documents(
+        "workloads", after_name=listed[-1] if listed else "", limit=3, descending=True
+    ):
         listed += [d.name for d in page]
     assert listed == names[::-1]
 

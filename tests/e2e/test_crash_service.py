@@ -234,7 +234,9 @@ def test_sigterm_answers_what_is_in_flight_and_ends_with_0(tmp_path):
         def submit() -> None:
             try:
                 for i in range(10_000):
-                    answers.append(client.create_workload(a_workload(f"w{i}", cpu_milli=10)).name)
+                    record = client.create_workload(a_workload(f"w{i}", cpu_milli=10))
+                    # seen by the other thread while this one goes on
+                    answers.append(record.name)
             except Unavailable:
                 return
 

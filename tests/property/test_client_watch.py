@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from suanli.client import Client
@@ -84,6 +84,19 @@ STEPS = st.lists(
 
 @settings(max_examples=200)
 @given(STEPS)
+# cut inside the first dump, and what it had told of is gone before the second
+@example([("write", NAMES[0], False), ("write", NAMES[1], False), ("read", 1), ("write", NAMES[0], True)])
+# expired while something came, something changed and something went
+@example(
+    [
+        *(("write", name, False) for name in NAMES[:3]),
+        ("read", 9),
+        ("write", NAMES[3], False),
+        ("write", NAMES[1], False),
+        ("write", NAMES[2], True),
+        ("expire",),
+    ]
+)
 def test_a_watch_with_random_cuts_equals_a_full_list(steps: list[tuple[Any, ...]]):
     log, fold, seen = Log(), WatchFold(), Seen()
 

@@ -20,7 +20,7 @@ WAIT_S = 10.0
 STEPS = st.sampled_from(["create", "cancel", "advance", "report", "cut", "read"])
 
 
-def shown(records: dict[str, WorkloadRecord]) -> dict[str, tuple]:
+def shown(records: dict[str, WorkloadRecord]) -> dict[str, tuple[object, ...]]:
     return {n: (r.state, r.etag, r.placed_replica_count, r.site_ids) for n, r in records.items()}
 
 

@@ -13,7 +13,6 @@ from suanli.model import (
     Policy,
     PriorityClass,
     Stage,
-    Tariff,
     TelemetryReport,
     Workload,
     WorkloadKind,

@@ -15,6 +15,7 @@ from suanli.v1 import policies_pb2, simulations_pb2, workloads_pb2
 from suanli.wire import fleet, plans, reasons, telemetry, workloads
 from suanli.wire.codec import NAMES, Codec, JoinedCodec
 from suanli.wire.runs import _OPERATION_METADATA
+from tests.fake_service import a_plan
 
 MODULES = (fleet, plans, reasons, telemetry, workloads)
 ALL: list[Codec[Any, Any]] = list(
@@ -81,6 +82,47 @@ def test_a_field_left_out_by_a_caller_means_the_models_default(codec: Codec[Any,
 def _zero(read: Any, descriptor: FieldDescriptor) -> Any:
     value = read([] if descriptor.is_repeated else descriptor.default_value)
     return tuple(value) if isinstance(value, list) else value
+
+
+UNITS = {
+    ("_kw", "_watts"): 1000,
+    ("_w", "_watts"): 1,
+    ("_kwh", "_joules"): 3_600_000,
+    ("_ms", "_micros"): 1000,
+    ("_ms", "_nanos"): 1_000_000,
+    ("_mib", "_mebibytes"): 1,
+    ("_gib", "_gibibytes"): 1,
+    ("_mbps", "_megabits_per_second"): 1,
+    ("_gbps", "_gigabits_per_second"): 1,
+    ("_frac", "_fraction"): 1,
+    ("_km", "_kilometers"): 1,
+}
+"""(suffix in the model, suffix on the wire): what 1 becomes."""
+
+
+def test_units_change_as_their_names_say():
+    checked = 0
+    for codec in ALL:
+        for f in codec.fields:
+            pair = next((k for k in UNITS if f.model.endswith(k[0]) and f.proto.endswith(k[1])), None)
+            has_unit = "_per_" not in f.model and f.model.endswith(tuple(k[0] for k in UNITS))
+            is_map = codec.message.DESCRIPTOR.fields_by_name[f.proto].is_repeated
+            assert pair is not None or not has_unit, f"{codec.model.__name__}.{f.model} → {f.proto}"
+            if pair is None:
+                continue
+            checked += 1
+            if is_map:
+                assert f.write({"x": 1.0}) == {"x": UNITS[pair]}
+                assert f.read({"x": UNITS[pair]}) == {"x": 1}
+            else:
+                assert f.write(1.0) == UNITS[pair], f"{codec.model.__name__}.{f.model}"
+                assert f.read(UNITS[pair]) == 1
+    assert checked > 40
+
+
+def test_forecasts_of_a_plan_are_watts_on_the_wire():
+    message = wire.plan_to_proto(a_plan())
+    assert list(message.site_forecasts[0].it_power_watts) == [12_500, 0]
 
 
 def test_every_enum_word_is_known_on_both_sides():
