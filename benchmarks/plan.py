@@ -74,8 +74,16 @@ NODE_TYPES = {
     "cpu_edge": NodeType("", 0, 0, 64, 256, 150, 400),
 }
 GPU_EQUIVALENT = {
-    "l20": 1.0, "l40s": 0.5, "t4": 2.0, "v100": 1.1, "a100": 0.45, "h20": 0.8, "h800": 0.25, "a910b": 0.5, "orin": 2.5
-}  # fmt: skip
+    "l20": 1.0,
+    "l40s": 0.5,
+    "t4": 2.0,
+    "v100": 1.1,
+    "a100": 0.45,
+    "h20": 0.8,
+    "h800": 0.25,
+    "a910b": 0.5,
+    "orin": 2.5,
+}
 
 
 class Plant(NamedTuple):
@@ -95,8 +103,15 @@ PLANTS = {
     "econ_micro": Plant((0.0163, 0.010, 0.015, 0.005, 0.03), "dx_economiser", {}),
     "cabinet": Plant((0.020, 0.050, 0.010, 0.0, 0.03), "dx_economiser", {"factor": 0.8}),
 }
-REFERENCE_LOAD = {"ai_hyper": 0.6, "wse_poor": 0.6, "wp113": 0.6, "wse_mid": 0.6, "dx_room": 0.42, "econ_micro": 0.2,
-                  "cabinet": 0.2}  # fmt: skip
+REFERENCE_LOAD = {
+    "ai_hyper": 0.6,
+    "wse_poor": 0.6,
+    "wp113": 0.6,
+    "wse_mid": 0.6,
+    "dx_room": 0.42,
+    "econ_micro": 0.2,
+    "cabinet": 0.2,
+}
 
 
 class Place(NamedTuple):
@@ -113,28 +128,61 @@ class Place(NamedTuple):
 
 
 PLACES = (
-    Place("ai-core", "ai_hyper", 1.30, {"h800x8": 256, "h20x8": 256, "a910bx8": 128, "l40sx8": 48, "l20x8": 64,
-                                        "cpu_std": 512}, 4.5, 1.5, "cloud", True),
+    Place(
+        "ai-core",
+        "ai_hyper",
+        1.30,
+        {"h800x8": 256, "h20x8": 256, "a910bx8": 128, "l40sx8": 48, "l20x8": 64, "cpu_std": 512},
+        4.5,
+        1.5,
+        "cloud",
+        True,
+    ),
     Place("dc-g60", "wse_poor", None, {"a100x8": 64, "t4x2": 128, "cpu_std": 1200}, 6.5, 5.5, "cloud", True),
     Place("dc-old", "wp113", None, {"v100x8": 16, "cpu_old": 600}, 1.0, -1.0, "cloud", True),
-    Place("dc-lingang", "wse_mid", 1.25, {"h20x8": 256, "a910bx8": 64, "cpu_std": 1024}, 62, -12, "cloud", True),
+    Place(
+        "dc-lingang", "wse_mid", 1.25, {"h20x8": 256, "a910bx8": 64, "cpu_std": 1024}, 62, -12, "cloud", True
+    ),
     Place("e01-hub", "dx_room", 1.5, {"l20x4": 10, "cpu_edge": 6}, -1.5, -3.5, "upf", False),
     Place("e02-jkq", "econ_micro", 1.5, {"l20x4": 8, "cpu_edge": 6}, 3.5, 2.0, "upf", True),
-    Place("e03-iiot-e", "econ_micro", 1.5, {"l20x4": 12, "t4x4": 8, "cpu_edge": 10}, 8.0, 6.5, "industrial", True),
-    Place("e04-iiot-w", "dx_room", 1.5, {"l20x4": 8, "t4x4": 8, "cpu_edge": 10}, -6.0, 2.0, "industrial", True),
+    Place(
+        "e03-iiot-e",
+        "econ_micro",
+        1.5,
+        {"l20x4": 12, "t4x4": 8, "cpu_edge": 10},
+        8.0,
+        6.5,
+        "industrial",
+        True,
+    ),
+    Place(
+        "e04-iiot-w", "dx_room", 1.5, {"l20x4": 8, "t4x4": 8, "cpu_edge": 10}, -6.0, 2.0, "industrial", True
+    ),
     Place("e05-med", "econ_micro", 1.5, {"l20x4": 6, "l20x2": 4, "cpu_edge": 8}, 1.2, 0.2, "medical", True),
     Place("e06-edu", "econ_micro", 1.5, {"l20x4": 14, "cpu_edge": 8}, -1.0, 4.5, "campus", False),
     Place("e07-film", "econ_micro", 1.5, {"l40sx8": 12, "l20x4": 6, "cpu_edge": 8}, 6.0, -2.5, "film", False),
     Place("e08-cbd-twin", "econ_micro", 1.5, {"l20x4": 12, "cpu_edge": 10}, -1.0, -2.8, "twin", False),
     Place("e09-gov", "dx_room", 1.5, {"t4x4": 20, "l20x4": 8, "cpu_edge": 20}, 0.5, 0.8, "government", False),
-    Place("e10-oldtown", "cabinet", 1.5, {"l20x2": 4, "orin": 16, "cpu_edge": 2}, 0.6, -0.6, "generic", False),
+    Place(
+        "e10-oldtown", "cabinet", 1.5, {"l20x2": 4, "orin": 16, "cpu_edge": 2}, 0.6, -0.6, "generic", False
+    ),
     Place("e11-substation", "econ_micro", 1.5, {"l20x4": 6, "cpu_edge": 4}, -3.5, 1.0, "generic", False),
-    Place("e12-sheshan", "cabinet", 1.5, {"l20x2": 6, "orin": 24, "cpu_edge": 2}, -3.0, 9.0, "generic", False),
-)  # fmt: skip
+    Place(
+        "e12-sheshan", "cabinet", 1.5, {"l20x2": 6, "orin": 24, "cpu_edge": 2}, -3.0, 9.0, "generic", False
+    ),
+)
 ZONES = {
-    "z1": (-1.2, -3.2), "z2": (0.6, -0.6), "z3": (0.5, 0.8), "z4": (-1.0, 4.5), "z5": (3.5, 2.0), "z6": (8.0, 6.5),
-    "z7": (-6.0, 2.0), "z8": (6.0, -2.5), "z9": (1.2, 0.2), "z10": (-3.0, 9.0),
-}  # fmt: skip
+    "z1": (-1.2, -3.2),
+    "z2": (0.6, -0.6),
+    "z3": (0.5, 0.8),
+    "z4": (-1.0, 4.5),
+    "z5": (3.5, 2.0),
+    "z6": (8.0, 6.5),
+    "z7": (-6.0, 2.0),
+    "z8": (6.0, -2.5),
+    "z9": (1.2, 0.2),
+    "z10": (-3.0, 9.0),
+}
 ACCESS_P99_MS = {"rsu_fibre": 1.0, "5g_private": 8.0, "5g_embb": 20.0, "pon_10g": 4.0, "pon": 6.0}
 UPF_SITES = ("e01-hub", "e02-jkq", "e03-iiot-e", "e04-iiot-w")
 HAIRPIN_P99_MS = 5.0
@@ -159,7 +207,12 @@ def city(class_count: int = 363, scale: float = 1.0, seed: int = 7) -> Placement
         classes=_classes(works, len(slots.hours)),
         pairs=_pairs(works, groups, group_types),
         flows=_flows(works, network),
-        paths=Paths(*(np.zeros(0) for _ in range(4))),
+        paths=Paths(
+            class_index=np.zeros(0, np.int64),
+            leg_in_index=np.zeros(0, np.int64),
+            leg_out_index=np.zeros(0, np.int64),
+            budget_ms=np.zeros(0),
+        ),
         network=network,
         graphs=_twins(works, network, len(slots.hours)),
         terms=Terms(portfolio_pue_cap_annual=1.5),
@@ -261,9 +314,15 @@ def _beta_kwh(place: Place, rated_kw: float, slots: Slots) -> float:
     phi = facility.seasonal_release(facility.ipue(year, rated_kw, reference_kw), reference_kw, weight)
     july = phi[JULY - 1][_hour_of_slot(slots).astype(int)]
     return facility.ledger_release_kwh(
-        place.cap, july, reference_kw, slots.hours,
-        balance_kwh=0.0, reference_balance_kwh=0.0, horizon_hours=24.0, hours_left_in_year=4080.0,
-    )  # fmt: skip
+        place.cap,
+        july,
+        reference_kw,
+        slots.hours,
+        balance_kwh=0.0,
+        reference_balance_kwh=0.0,
+        horizon_hours=24.0,
+        hours_left_in_year=4080.0,
+    )
 
 
 def _network() -> Network:
@@ -281,8 +340,12 @@ def _network() -> Network:
             )
             legs.append(f"{zone}/{access}")
             rows.append(p99 + 0.5 + 0.015 * distance + hairpin)
-    uplink = np.array([3_200_000.0 if p.site_id == "ai-core" else 400_000.0 if p.label == "cloud" else 25_000.0
-                       for p in PLACES])  # fmt: skip
+    uplink = np.array(
+        [
+            3_200_000.0 if p.site_id == "ai-core" else 400_000.0 if p.label == "cloud" else 25_000.0
+            for p in PLACES
+        ]
+    )
     origins = len(legs) + len(PLACES)
     origin, site = (a.ravel() for a in np.meshgrid(np.arange(origins), np.arange(len(PLACES)), indexing="ij"))
     elsewhere = origin - len(legs) != site
@@ -325,12 +388,15 @@ class Work:
 SHAPES = {
     "always": (1.0,) * 24,
     "traffic": tuple(np.interp(range(24), (0, 3, 8, 13, 18, 23), (0.3, 0.15, 1.0, 0.6, 0.95, 0.3))),
-    "office": tuple(np.interp(range(24), (0, 6, 10, 11, 13, 15, 16, 20, 23),
-                              (0.25, 0.25, 1.0, 1.0, 0.8, 1.0, 1.0, 0.5, 0.25))),
+    "office": tuple(
+        np.interp(
+            range(24), (0, 6, 10, 11, 13, 15, 16, 20, 23), (0.25, 0.25, 1.0, 1.0, 0.8, 1.0, 1.0, 0.5, 0.25)
+        )
+    ),
     "school": tuple(1.0 if 8 <= h < 11 or 13 <= h < 16 else 0.05 for h in range(24)),
     "evening": tuple(np.interp(range(24), (0, 3, 8, 21, 23), (0.5, 0.3, 0.35, 1.0, 0.6))),
     "factory": tuple(1.0 if 6 <= h < 22 else 0.1 for h in range(24)),
-}  # fmt: skip
+}
 
 
 def _works(class_count: int, slots: Slots, scale: float, rng: np.random.Generator) -> list[Work]:
@@ -345,19 +411,105 @@ def _works(class_count: int, slots: Slots, scale: float, rng: np.random.Generato
     medical, public = ({"trust": "medical"}, {"trust": "cloud"}), ()
     for z in zones:
         works += [
-            Work(f"w1-{z}", 8, 16, 0.5, RANK_PUBLIC_SERVICE, 0.6, shape("always", 5), flows=((f"{z}/rsu_fibre", 20, 60),), require=upf),
-            Work(f"w1s-{z}", 8, 16, 0.5, RANK_HARD_SAFETY, 0.6, shape("always", 1), flows=((f"{z}/rsu_fibre", 10, 60),), require=upf),
-            Work(f"w3-{z}", 0.5, 1, 0.05, RANK_PUBLIC_SERVICE, 0.6, shape("traffic", 30), flows=((f"{z}/pon", 100, 4),)),
-            Work(f"w4-{z}", 0.25, 0.5, 0.04, RANK_PUBLIC_SERVICE, 0.6, shape("always", 50), flows=((f"{z}/pon", 500, 4),)),
-            Work(f"w5-{z}", 8, 32, 0, RANK_PUBLIC_SERVICE, 0.5, shape("always", 2), flows=((f"{z}/pon", 1000, 16),), spread_sites=2),
-            Work(f"w8-{z}", 16, 32, 2, RANK_INTERACTIVE, 0.5, shape("school", 4), flows=((f"{z}/pon_10g", 20, 1500),)),
-            Work(f"w7b-{z}", 2, 4, 0.1, RANK_PUBLIC_SERVICE, 0.5, shape("office", 6), flows=((f"{z}/pon", 75, 20),)),
-        ]  # fmt: skip
+            Work(
+                f"w1-{z}",
+                8,
+                16,
+                0.5,
+                RANK_PUBLIC_SERVICE,
+                0.6,
+                shape("always", 5),
+                flows=((f"{z}/rsu_fibre", 20, 60),),
+                require=upf,
+            ),
+            Work(
+                f"w1s-{z}",
+                8,
+                16,
+                0.5,
+                RANK_HARD_SAFETY,
+                0.6,
+                shape("always", 1),
+                flows=((f"{z}/rsu_fibre", 10, 60),),
+                require=upf,
+            ),
+            Work(
+                f"w3-{z}",
+                0.5,
+                1,
+                0.05,
+                RANK_PUBLIC_SERVICE,
+                0.6,
+                shape("traffic", 30),
+                flows=((f"{z}/pon", 100, 4),),
+            ),
+            Work(
+                f"w4-{z}",
+                0.25,
+                0.5,
+                0.04,
+                RANK_PUBLIC_SERVICE,
+                0.6,
+                shape("always", 50),
+                flows=((f"{z}/pon", 500, 4),),
+            ),
+            Work(
+                f"w5-{z}",
+                8,
+                32,
+                0,
+                RANK_PUBLIC_SERVICE,
+                0.5,
+                shape("always", 2),
+                flows=((f"{z}/pon", 1000, 16),),
+                spread_sites=2,
+            ),
+            Work(
+                f"w8-{z}",
+                16,
+                32,
+                2,
+                RANK_INTERACTIVE,
+                0.5,
+                shape("school", 4),
+                flows=((f"{z}/pon_10g", 20, 1500),),
+            ),
+            Work(
+                f"w7b-{z}",
+                2,
+                4,
+                0.1,
+                RANK_PUBLIC_SERVICE,
+                0.5,
+                shape("office", 6),
+                flows=((f"{z}/pon", 75, 20),),
+            ),
+        ]
     for z in ("z5", "z6", "z7"):
         works += [
-            Work(f"w6-{z}", 2, 4, 0, RANK_HARD_SAFETY, 0.5, shape("always", 26), flows=((f"{z}/5g_private", 10, 2),), require=industrial),
-            Work(f"w6b-{z}", 4, 16, 0.5, RANK_PUBLIC_SERVICE, 0.6, shape("factory", 20), flows=((f"{z}/5g_private", 50, 200),), require=industrial),
-        ]  # fmt: skip
+            Work(
+                f"w6-{z}",
+                2,
+                4,
+                0,
+                RANK_HARD_SAFETY,
+                0.5,
+                shape("always", 26),
+                flows=((f"{z}/5g_private", 10, 2),),
+                require=industrial,
+            ),
+            Work(
+                f"w6b-{z}",
+                4,
+                16,
+                0.5,
+                RANK_PUBLIC_SERVICE,
+                0.6,
+                shape("factory", 20),
+                flows=((f"{z}/5g_private", 50, 200),),
+                require=industrial,
+            ),
+        ]
     works.append(
         Work(
             "w7",
@@ -412,20 +564,33 @@ def _works(class_count: int, slots: Slots, scale: float, rng: np.random.Generato
                 if stage == "ingest"
                 else ()
             )
-            works.append(Work(f"w13-{kind}-{stage}", cpu, ram, l20, RANK_PUBLIC_SERVICE, 0.5, shape("always", 0), flows=flows, is_stage=True, models=("l20", "l40s") if stage == "render" else ()))  # fmt: skip
+            works.append(
+                Work(
+                    f"w13-{kind}-{stage}",
+                    cpu,
+                    ram,
+                    l20,
+                    RANK_PUBLIC_SERVICE,
+                    0.5,
+                    shape("always", 0),
+                    flows=flows,
+                    is_stage=True,
+                    models=("l20", "l40s") if stage == "render" else (),
+                )
+            )
     remaining = class_count - len(works)
     slot_count = len(hour)
     for i in range(max(0, remaining)):
         z = zones[i % len(zones)]
         match i % 6:
             case 0 | 1:  # stateless CPU services
-                cpu = float(rng.choice([1, 2, 4, 8, 16]))
-                peak = rng.uniform(0.5, 1.5) * 500_000 / cpu / (remaining / 3) * 0.55
+                cores = float(rng.choice([1, 2, 4, 8, 16]))
+                peak = rng.uniform(0.5, 1.5) * 500_000 / cores / (remaining / 3) * 0.55
                 works.append(
                     Work(
                         f"w15-{i}",
-                        cpu,
-                        cpu * float(rng.choice([2, 4, 8])) / 2,
+                        cores,
+                        cores * float(rng.choice([2, 4, 8])) / 2,
                         0,
                         RANK_INTERACTIVE,
                         0.5,
@@ -594,9 +759,12 @@ def run(class_count: int, scale: float) -> dict[str, Any]:
 
     problem = city(class_count, scale)
     figures: dict[str, Any] = {
-        "sites": problem.site_count, "groups": problem.group_count, "classes": problem.class_count,
-        "slots": problem.slot_count, "pairs": problem.pair_count,
-    }  # fmt: skip
+        "sites": problem.site_count,
+        "groups": problem.group_count,
+        "classes": problem.class_count,
+        "slots": problem.slot_count,
+        "pairs": problem.pair_count,
+    }
     begun = time.perf_counter()
     cold = solve_plan(problem)
     figures["seconds_cold"] = round(time.perf_counter() - begun, 3)
@@ -616,7 +784,7 @@ def run(class_count: int, scale: float) -> dict[str, Any]:
         "gap": None if fleet is None else fleet.gap_frac,
         "gap_edge": None if edge is None else edge.gap_frac,
         "unserved_replica_h": round(float((warm.unserved_count * problem.slots.hours).sum()), 3),
-        **{k: v for k, v in warm.work.items()},
+        **dict(warm.work),
         **{f"seconds_{k}": round(v, 3) for k, v in warm.seconds.items()},
     }
     if violations:

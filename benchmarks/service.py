@@ -51,6 +51,7 @@ class Figures:
 
     single_per_s: float = 0.0
     batched_per_s: float = 0.0
+    batched_cpu_us: float = 0.0
     placed_p50_ms: float = 0.0
     placed_p99_ms: float = 0.0
     placed_count: int = 0
@@ -163,6 +164,12 @@ class Server:
             if line.startswith(f"{what}:"):
                 return int(line.split()[1]) / KIB_PER_MB
         raise RuntimeError(f"no {what} for process {self.process.pid}")
+
+    def cpu_s(self) -> float:
+        """Processor time the service process has used; what it does beside submissions, rounds say, is in it."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """SIGTERM, and wait for the drain."""
@@ -290,7 +297,9 @@ def measure(folder: Path, fleet: Fleet, seconds: float, total: int) -> Figures:
         figures.single_per_s, singles = asyncio.run(singles_per_s(server.address, seconds))
         accepted = len(latencies) + singles
         batched = max(BATCH, total - accepted)
+        cpu_s = server.cpu_s()
         figures.batched_per_s = asyncio.run(batched_per_s(server.address, batched, "batched"))
+        figures.batched_cpu_us = 1e6 * (server.cpu_s() - cpu_s) / batched
         accepted += batched
         figures.rss_mb = server.memory_mb()
         figures.workload_count = _counted(server.address)
@@ -330,6 +339,7 @@ def main() -> int:
     rows = [
         ("single submissions", f"{f.single_per_s:,.0f} /s", f"{IN_FLIGHT} in flight", f">= {SINGLES_PER_S:,.0f} /s"),
         ("in batches", f"{f.batched_per_s:,.0f} /s", f"batches of {BATCH}", f">= {BATCHED_PER_S:,.0f} /s"),
+        ("in batches, processor time", f"{f.batched_cpu_us:.0f} us each", "rounds included", "-"),
         ("submission to placement p50", f"{f.placed_p50_ms:.0f} ms", steady, "-"),
         ("submission to placement p99", f"{f.placed_p99_ms:.0f} ms", steady, f"<= {P99_MS:.0f} ms"),
         ("resident memory", f"{f.rss_mb:.0f} MB", stored, f"< {RSS_MB:.0f} MB"),

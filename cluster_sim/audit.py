@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cluster_sim import audit_levels, audit_life, audit_orders, audit_together
 from cluster_sim.audit_facts import Facts, Finding, Judged
-from cluster_sim.day_log import fleet_of_log, read_log
+from cluster_sim.day_log import BrokenLogError, fleet_of_log, read_log
 from suanli.model import Event, Fleet
 
 Rule = Callable[[Facts], Judged]
@@ -38,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     audit_orders.one_place_per_replica,
     audit_orders.move_stops_the_old,
     audit_orders.move_is_told_truly,
+    audit_orders.preemption_is_lawful,
     audit_orders.restart_builds_on_saved_work,
     # where
     audit_orders.node_exists,
@@ -96,13 +97,17 @@ class AuditResult:
 def audit_log(events: Sequence[Event], fleet: Fleet) -> AuditResult:
     """Judge a canonical log by the fleet document alone.
 
-    Raises BrokenLogError where a document of the log cannot be read; everything else that is wrong is a violation.
+    Raises BrokenLogError where a document of the log cannot be read, lacks a field or names a site that is not in the
+    fleet; everything else that is wrong is a violation.
     """
-    facts = Facts.of(events, fleet)
+    try:
+        facts = Facts.of(events, fleet)
+        verdicts = [(rule, rule(facts)) for rule in RULES]
+    except KeyError as error:
+        raise BrokenLogError(f"the log names {error}, which its documents do not have") from error
     checked_count = 0
     violations: list[str] = []
-    for rule in RULES:
-        judged = rule(facts)
+    for rule, judged in verdicts:
         checked_count += judged.checked_count
         in_order = sorted(judged.findings, key=lambda f: f.revision)
         violations += [_sentence(rule, finding) for finding in in_order]

@@ -217,6 +217,26 @@ def move_is_told_truly(facts: Facts) -> Judged:
     return Judged(len(facts.of_kind(EventKind.REPLICA_MOVED)), found)
 
 
+def preemption_is_lawful(facts: Facts) -> Judged:
+    """Only preemptible work gives way, only to work of a higher priority class, and it is told to stop."""
+    orders, work, found = facts.orders, facts.work, []
+    events = facts.of_kind(EventKind.REPLICA_PREEMPTED)
+    for event in events:
+        i, by = orders.row.get(event.subject), work.row.get(event.body["by"])
+        if i is None or orders.spec[i] == UNKNOWN or by is None:
+            found.append(_at_event(event, "a placement and a workload of the log", "one of them unknown"))
+            continue
+        shape, stage = work.specs[int(orders.spec[i])]
+        ours, theirs = shape.priority_class, work.shape_of(by).priority_class
+        if not stage.preemptible:
+            found.append(_at_event(event, "a preemptible stage", f"{stage.stage_id} is not"))
+        if theirs.rank >= ours.rank:
+            found.append(_at_event(event, f"work above {ours.value}", f"{event.body['by']}: {theirs.value}"))
+        if orders.stop_revision[i] == NEVER or orders.stop_at_s[i] > event.at_s:
+            found.append(_at_event(event, "an order to stop", "none by then"))
+    return Judged(len(events), found)
+
+
 def restart_builds_on_saved_work(facts: Facts) -> Judged:
     """An order begins with no more work done than earlier placements of the replica left behind."""
     orders, found = facts.orders, []

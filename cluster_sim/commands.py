@@ -70,7 +70,7 @@ def demo(
         with ServiceProcess(run_dir) as service:
             gateway = ClientGateway(service.address)
             questions = Questions(gateway.client, world)
-            ours = _play(world, seed, OURS, gateway, engine, console, questions)
+            ours = _play(world, seed, OURS, gateway, engine, console, questions, baselines)
             gateway.client.close()
         ours.save(run_dir)
         others = baselines.results(console)
@@ -197,6 +197,7 @@ def _play(
     engine: str,
     console: Console,
     questions: Questions | None,
+    baselines: _Baselines | None = None,
 ) -> PlayedDay:
     window = DayWindow(world.start_s, world.end_s, world.drain_end_s)
     with LiveDay(console, world.fleet(), window, title=policy) as live:
@@ -204,6 +205,8 @@ def _play(
 
         def on_window(progress: Progress) -> None:
             nonlocal shown
+            if baselines is not None:
+                baselines.start()
             live.advance(progress.now_s, gateway.log[shown:])
             shown = len(gateway.log)
             if questions is not None:
@@ -228,6 +231,12 @@ class _Baselines:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> _Baselines:
+        return self
+
+    def start(self) -> None:
+        """Begin; called when the main day has begun, so that Ray has the machine to itself while it starts."""
+        if self._process is not None:
+            return
         command = [
             sys.executable,
             "-m",
@@ -238,7 +247,6 @@ class _Baselines:
         ]
         with (self._dir / "baselines.log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -40,7 +40,7 @@ from scheduler.planner.explain import Explainer
 from scheduler.planner.feasibility import Views
 from scheduler.planner.moves import PlannedMove, kept_work_s, propose_moves
 from scheduler.planner.reports import report_events
-from scheduler.planner.round import PatternCache, Placed, RoundResult, place_all
+from scheduler.planner.round import PatternCache, Placed, RoundResult, place_all, run_round
 from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask, Strategy
@@ -345,7 +345,8 @@ class Cycle:
         views = views.fork(trial.shapes)
         patterns = PatternCache(views)
         scorer = self.strategy.scorer(trial, trial.guide.body, now_s)
-        result, snapshot = place_all(trial, views, patterns, scorer, now_s)
+        done = run_round(trial, views, patterns, scorer, now_s)
+        result = done.result
         loaded = {w.name: w for w in workloads}
         owner = [trial.names[int(trial.replicas["workload"][p.row])] for p in result.placed]
         mine = [p for p, name in zip(result.placed, owner, strict=True) if name in loaded]
@@ -355,8 +356,8 @@ class Cycle:
             for name in loaded
         }
         waits = [name for name, count in missing.items() if count]
-        explainer = Explainer(trial, views, patterns, scorer, now_s)
-        bodies = tuple(e.body for e in _start_events(trial, views, scorer, snapshot, mine, now_s))
+        explainer = Explainer(trial, views, patterns, scorer, now_s, done)
+        bodies = tuple(e.body for e in _start_events(trial, views, scorer, done.snapshot, mine, now_s))
         return DryRun(
             placed=bodies,
             waiting={"waiting": sum(missing.values())} if waits else {},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
 
@@ -117,6 +117,7 @@ class LinearModel:
         shape = (self._next(self.rows), self._next(self.columns))
         matrix = sp.csr_array((values, (rows, columns)), shape=shape)
         matrix.sum_duplicates()
+        matrix.sort_indices()
         return Program(
             matrix=matrix,
             lower=_joined(self._lower),
@@ -126,6 +127,31 @@ class LinearModel:
             row_upper=_joined(self._row_upper),
             offset=self.offset,
         )
+
+    def as_text(self) -> str:
+        """The model as text, one named row or column a line, for people and golden files."""
+        program = self.program()
+        columns = [f"{b.name}[{b.label(i)}]" for b in self.columns for i in range(b.count)]
+        rows = [f"{b.name}[{b.label(i)}]" for b in self.rows for i in range(b.count)]
+        lines = [f"minimise {program.offset:.6g}"]
+        lines += [f"  {_signed(c)} {columns[j]}" for j, c in enumerate(program.cost) if c]
+        lines.append("subject to")
+        for i, name in enumerate(rows):
+            start, end = program.matrix.indptr[i], program.matrix.indptr[i + 1]
+            terms = [
+                f"{_signed(v)} {columns[j]}"
+                for j, v in zip(
+                    program.matrix.indices[start:end], program.matrix.data[start:end], strict=True
+                )
+            ]
+            left = f"  {name}: " + " ".join(terms)
+            low, high = program.row_lower[i], program.row_upper[i]
+            lines.append(f"{left} = {low:.6g}" if low == high else f"{left} in [{low:.6g}, {high:.6g}]")
+        lines.append("with")
+        lines += [
+            f"  {name} in [{program.lower[j]:.6g}, {program.upper[j]:.6g}]" for j, name in enumerate(columns)
+        ]
+        return "\n".join(lines) + "\n"
 
     @staticmethod
     def _next(blocks: Sequence[Block]) -> int:
@@ -236,17 +262,48 @@ class LpLimits:
     wall_s: float = 600.0
 
 
-def solve(
-    program: Program, limits: LpLimits, start: Basis | None = None, *, dual_simplex: bool = False
-) -> LpResult:
-    """Minimise with GLOP, from `start` if given."""
+RESIDUAL = 1e-6
+"""Largest violation of a row, relative to its size, that an answer may have."""
+FEWEST_ITERATIONS, ITERATIONS_PER_SIDE = 10_000, 10
+"""One attempt may take so many iterations per row and column before another way is tried: GLOP sometimes cycles."""
+
+
+def solve_patiently(program: Program, limits: LpLimits, start: Basis | None = None) -> LpResult:
+    """`solve`, and where it cycles or ends imprecisely, again in other ways; all deterministic.
+
+    Ways: primal simplex from `start`; primal from nothing; dual simplex; primal without scaling and presolve.
+    """
+    patience = max(FEWEST_ITERATIONS, ITERATIONS_PER_SIDE * sum(program.matrix.shape))
+    spent = 0
+    result = LpResult(LpStatus.LIMIT, math.nan, *(np.zeros(0),) * 3, None, 0, "no iterations left")
+    for way in ("start", "fresh", "dual", "plain"):
+        left = min(patience, limits.iterations - spent)
+        if left <= 0 or (way == "start" and start is None):
+            continue
+        attempt = solve(program, LpLimits(left, limits.wall_s), start if way == "start" else None, way=way)
+        spent += attempt.iterations
+        result = replace(attempt, iterations=spent)
+        if result.status in (LpStatus.OPTIMAL, LpStatus.INFEASIBLE):
+            return result
+    return result
+
+
+def solve(program: Program, limits: LpLimits, start: Basis | None = None, *, way: str = "") -> LpResult:
+    """Minimise with GLOP, from `start` if given; `way` as in `solve_patiently`.
+
+    Optimal is what satisfies every row to `RESIDUAL`, measured here and not taken on trust.
+    """
     hints = model_parameters_pb2.ModelSolveParametersProto()
     if start is not None:
         hints.initial_basis.CopyFrom(_basis_proto(start.fitted(program)))
     parameters = parameters_pb2.SolveParametersProto()
     parameters.time_limit.FromTimedelta(timedelta(seconds=limits.wall_s))
     parameters.iteration_limit = limits.iterations
-    parameters.glop.use_dual_simplex = dual_simplex
+    parameters.glop.use_dual_simplex = way == "dual"
+    parameters.glop.change_status_to_imprecise = False
+    if way == "plain":
+        parameters.glop.use_scaling = False
+        parameters.glop.use_preprocessing = False
     parameters.glop.num_omp_threads = 1
     try:
         result = mathopt.solve(
@@ -323,11 +380,26 @@ def _result(answer: result_pb2.SolveResultProto, program: Program) -> LpResult:
             _scatter(best.basis.constraint_status, statuses[1])
             basis = Basis(*statuses)
     iterations = int(answer.solve_stats.simplex_iterations)
-    return LpResult(status, objective, x, duals, reduced, basis, iterations)
+    if status is LpStatus.OPTIMAL and _residual(program, x) > RESIDUAL:
+        status = LpStatus.FAILED
+    return LpResult(status, objective, x, duals, reduced, basis, iterations, answer.termination.detail)
+
+
+def _residual(program: Program, x: FloatArray) -> float:
+    """Largest violation of a row or bound, relative to the sizes of its terms."""
+    activity = program.matrix @ x
+    size = 1.0 + abs(program.matrix) @ np.abs(x)
+    rows = np.maximum(program.row_lower - activity, activity - program.row_upper) / size
+    columns = np.maximum(program.lower - x, x - program.upper) / (1.0 + np.abs(x))
+    return float(max(rows.max(initial=0.0), columns.max(initial=0.0)))
 
 
 def _scatter(sparse: solution_pb2.SparseBasisStatusVector, target: npt.NDArray[np.generic]) -> None:
     target[np.asarray(sparse.ids, dtype=np.int64)] = np.asarray(sparse.values)
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value >= 0 else '-'}{abs(value):.6g}"
 
 
 def _joined(parts: Sequence[FloatArray]) -> FloatArray:

@@ -24,7 +24,11 @@ from solvers.linear import INFINITY, Basis, Program
 from solvers.plan_rules import LEVEL_OF_RANK, PlanModel, block_move_yuan, sum_over
 
 NOTHING = -1
-FIRST_PAIRS_PER_SLOT = 4
+ROUTES_PER_ROUND = 4
+"""Routes of one class that may join in one round of pricing, by the group in which they end."""
+IN_USE = 1e-9
+MOST_BLOCKS_TO_COMBINE = 5
+FIRST_PAIRS_PER_SLOT = 2
 """Batch columns to begin with: so many of the cheapest pairs per class and slot."""
 
 
@@ -38,9 +42,12 @@ class Routes:
 
 @dataclass(frozen=True, eq=False)
 class RouteCosts:
-    """Cheapest route of every service class at some duals, and its reduced cost."""
+    """Cheapest routes of every service class at some duals."""
 
+    least: FloatArray
+    """[wanted classes] reduced cost of the cheapest route of all."""
     reduced_cost: FloatArray
+    """Of each of `routes`: per class the cheapest ones that end in different groups."""
     routes: Routes
 
 
@@ -137,12 +144,34 @@ class Master:
             return int(r.class_index[i]), r.unit[i].tobytes()
 
         known = {key(self.routes, i) for i in range(len(self.routes.unit))}
-        fresh = [i for i in range(len(routes.unit)) if key(routes, i) not in known]
+        fresh = []
+        for i in range(len(routes.unit)):
+            if key(routes, i) not in known:
+                known.add(key(routes, i))
+                fresh.append(i)
         self.routes = Routes(
             np.concatenate([self.routes.class_index, routes.class_index[fresh]]),
             np.concatenate([self.routes.unit, routes.unit[fresh]]),
         )
         return len(fresh)
+
+    def pauses(self, x: FloatArray) -> Routes:
+        """Routes in use of classes that are partly unserved, with every choice of blocks in which they pause.
+
+        Where capacity is short, prices swing between blocks from one round of pricing to the next; with all the pauses
+        at hand the rounds converge.
+        """
+        value = x[self.route_start :]
+        paused = self.unserved_amount(self.penalty_yuan) > 0
+        short = np.unique(self.routes.class_index[paused & (value > IN_USE)])
+        used = np.flatnonzero((value > IN_USE) & np.isin(self.routes.class_index, short))
+        blocks = self.routes.unit.shape[1]
+        if blocks > MOST_BLOCKS_TO_COMBINE or not len(used):
+            return Routes(np.zeros(0, dtype=np.int64), np.zeros((0, blocks), dtype=np.int64))
+        runs = (np.arange(1, 2**blocks)[:, None] >> np.arange(blocks)) & 1
+        unit = np.where(runs[None] == 1, self.routes.unit[used][:, None, :], NOTHING).reshape(-1, blocks)
+        of_class = np.repeat(self.routes.class_index[used], len(runs))
+        return Routes(of_class, unit)
 
     def program(self) -> Program:
         """Program over [kept columns | active batch columns | routes]."""
@@ -230,16 +259,19 @@ class Master:
             origins = np.stack(np.broadcast_arrays(np.arange(groups + 1)[None], nearest[:, None], groups))
             came_from[b] = np.take_along_axis(origins, pick[None], axis=0)[0]
             path = ways.min(axis=0) + state_cost[:, :, b]
-        state = path.argmin(axis=1)
-        reduced = path[every, state]
-        unit = np.full((classes, blocks), NOTHING)
-        for b in range(blocks - 1, -1, -1):
-            on_group = np.flatnonzero(state < groups)
-            unit[on_group, b] = arg[on_group, state[on_group], b]
-            state = came_from[b][every, state]
         wanted = self.model.keys["serve"][0]
-        reduced = reduced[wanted] - duals[self._serve_row[wanted]]
-        return RouteCosts(reduced, Routes(wanted, unit[wanted]))
+        ends = np.argsort(path[wanted], axis=1, kind="stable")[:, :ROUTES_PER_ROUND]
+        reduced = np.take_along_axis(path[wanted], ends, axis=1) - duals[self._serve_row[wanted]][:, None]
+        unit = np.full((len(wanted), ends.shape[1], blocks), NOTHING)
+        state, of_class = ends, wanted[:, None]
+        for b in range(blocks - 1, -1, -1):
+            known = np.minimum(state, groups - 1)
+            unit[:, :, b] = np.where(state < groups, arg[of_class, known, b], NOTHING)
+            state = came_from[b][of_class, state]
+        classes_of = np.repeat(wanted, ends.shape[1])
+        return RouteCosts(
+            reduced[:, 0], reduced.ravel(), Routes(classes_of, unit.reshape(len(classes_of), blocks))
+        )
 
     def _state_costs(self, unit_cost: FloatArray) -> tuple[FloatArray, IntArray]:
         """([C,G,B] cost of the unit there, [C,G,B] that unit); inf and −1 where the class has none."""

@@ -5,7 +5,7 @@
 1. sets        candidates, blocks, patterns of graphs
 2. model       every rule as sparse rows (`plan_rules`), services as routes (`plan_master`)
 3. relaxation  sites open in part; lexicographic levels; routes and patterns priced in; a lower bound
-4. open sites  rounded, improved by flips that duals do not exclude
+4. open sites  rounded, then branch and bound with bounds that count missing columns
 5. plan        sites fixed: shares, nodes, prices; counted again from the plan itself (`plan_report`)
 
 Everything is deterministic for a problem: work limits, one thread; the wall limit only aborts.
@@ -13,6 +13,7 @@ Everything is deterministic for a problem: work limits, one thread; the wall lim
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ import numpy as np
 
 from solvers import linear
 from solvers.archive import FloatArray, IntArray
-from solvers.candidates import candidates
+from solvers.candidates import candidates, dominant_share
 from solvers.linear import Basis, LpLimits, LpResult, LpStatus, Program
 from solvers.pipelines import (
     Patterns,
@@ -39,6 +40,7 @@ from solvers.plan_report import PlanParts, make_solution
 from solvers.plan_rules import (
     LEVEL_COUNT,
     LEVEL_HARD_CAPS,
+    LEVEL_HARD_SAFETY,
     LEVEL_OF_RANK,
     GraphModel,
     PlanModel,
@@ -51,12 +53,19 @@ from solvers.plan_rules import (
 from solvers.problem import W_PER_KW, Graph, PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
 
-# Weights of the first, weighted solve. They only guess: a level that does not come out at zero is minimised on its own.
+# Weights of the weighted solve, each level an order of magnitude above what the next can bring together in practice.
+# They decide between choices of open sites; at the sites chosen the levels are then settled exactly.
+HARD_SAFETY_YUAN = 1e5
 HARD_CAP_YUAN_PER_KWH = 1e4
-UNSERVED_FLOOR_YUAN_PER_KWH = 20.0
+UNSERVED_YUAN_PER_KWH = (1e5, 0.0, 1000.0, 150.0, 25.0)
+PATTERNS_PER_ROUND = 150
+"""Patterns of one graph and era that join in one round of pricing."""
 LEVEL_TOLERANCE = 1e-6
 INTEGRAL = 1e-6
-RUNS_PER_ROUND = 2
+CUT_TOLERANCE = 1e-3
+OPEN_SITES_GAP_FRAC = 1e-6
+"""Choices of open sites closer than this to the best plan are not looked at."""
+RUNS_PER_ROUND = 8
 """Batch columns that may join per class, slot and round of pricing."""
 
 
@@ -65,11 +74,14 @@ class PlanLimits:
     """Work limits of one plan. `wall_s` is a safety net that aborts; it never shapes an answer."""
 
     lp_iterations: int = 400_000
-    pricing_rounds: int = 6
-    pricing_gap_frac: float = 1e-5
+    pricing_rounds: int = 5
+    pricing_gap_frac: float = 2e-5
     """Stop pricing when missing routes and patterns can gain less than this share of the objective."""
-    site_trials: int = 24
-    pattern_columns: int = 200
+    cut_rounds: int = 1
+    site_trials: int = 6
+    warm_site_trials: int = 2
+    """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
+    pattern_columns: int = 400
     wall_s: float = 600.0
 
 
@@ -90,11 +102,11 @@ class Work:
         budget = self.limits.lp_iterations - int(self.counts["lp_iterations"])
         if left <= 0 or budget <= 0:
             raise PlanAborted("limits are used up")
-        result = linear.solve(program, LpLimits(iterations=budget, wall_s=left), start)
+        result = linear.solve_patiently(program, LpLimits(iterations=budget, wall_s=left), start)
         self.counts["lp_solves"] += 1
         self.counts["lp_iterations"] += result.iterations
         if result.status is not LpStatus.OPTIMAL:
-            raise PlanAborted(f"linear program ended {result.status.value}")
+            raise PlanAborted(f"linear program ended {result.status.value} {result.message}".rstrip())
         return result
 
     @contextmanager
@@ -145,16 +157,31 @@ def _plan(
             "nonzeros": master.base.matrix.nnz, "blocks": sets.block_count,
         }  # fmt: skip
     with work.phase("relaxation"):
-        relaxed = solve_levels(master, work, fixed_on=None, start=None)
-        relaxed, model, master, bound = price_in(relaxed, model, master, work)
+        relaxed = solve_weighted(master, work, None, None)
+        relaxed, model, master, weighted_bound = price_in(relaxed, model, master, work)
+        for _ in range(work.limits.cut_rounds):
+            cuts = broken_open_cuts(relaxed, model, master)
+            if not len(cuts[0]):
+                break
+            relaxed, model, master = with_open_cuts(relaxed, model, master, cuts, work)
+            relaxed, model, master, bound = price_in(relaxed, model, master, work)
+            weighted_bound = max(weighted_bound, bound)
     with work.phase("sites"):
-        fixed_on, incumbent = choose_open_sites(relaxed, model, master, work, warm_start)
-    with work.phase("plan"):
-        final = incumbent
-        if any(v > LEVEL_TOLERANCE for v in final.level_values):
-            bound = _bound_at_levels(master, work, final, relaxed)
-    return PlanParts(model=model, master=master, result=final.result, fixed_on=fixed_on, bound_yuan=bound,
-                     objective_yuan=final.cost_yuan)  # fmt: skip
+        chosen = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
+    with work.phase("levels"):
+        final = settle_levels(master, chosen.best, work)
+    fixed_on = chosen.best.fixed_on
+    assert fixed_on is not None
+    # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
+    bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
+    return PlanParts(
+        model=model,
+        master=master,
+        result=final.result,
+        fixed_on=fixed_on,
+        bound_yuan=bound,
+        objective_yuan=final.objective_yuan,
+    )
 
 
 # -- 1. sets -----------------------------------------------------------------------------------------------------
@@ -185,18 +212,17 @@ def _first_patterns(
         return np.zeros(0, dtype=np.int64)
     p = problem
     price = (p.sites.price_yuan_per_kwh * (1 + p.sites.loss_slope)).mean(axis=1)
+    useful_kw = (dominant_share(p) * p.groups.idle_w[p.pairs.group_index] + p.pairs.dynamic_w) / W_PER_KW
     option_cost = []
-    for stage in options:
-        cost = np.full(len(stage.site), 0.0)
-        if not stage.is_fixed:
-            cost[:] = np.inf
-            held = np.flatnonzero(stage.pair_option >= 0)
-            np.minimum.at(cost, stage.pair_option[held], p.pairs.dynamic_w[held] * price[p.pair_site[held]])
+    for stage, replicas in zip(options, graph.stage_replicas, strict=True):
+        cost = np.full(len(stage.site), 0.0 if stage.is_fixed else np.inf)
+        held = np.flatnonzero(stage.pair_option >= 0)
+        np.minimum.at(cost, stage.pair_option[held], replicas * useful_kw[held] * price[p.pair_site[held]])
         option_cost.append(cost)
     site = np.stack([o.site[patterns.option[:, i]] for i, o in enumerate(options)], axis=1)
     on_one_site = (site == site[:, :1]).all(axis=1)
     transfer = transfer_yuan_per_h(problem, graph, options, patterns.option)
-    cost = pattern_cost(option_cost, patterns.option) / W_PER_KW + transfer
+    cost = pattern_cost(option_cost, patterns.option) + transfer
     order = np.lexsort((cost, ~on_one_site))
     return np.sort(order[: max(keep, int(on_one_site.sum()))])
 
@@ -225,9 +251,10 @@ def choose_eras(problem: PlacementProblem) -> IntArray:
 
 
 def _slot_features(p: PlacementProblem, demand: FloatArray) -> FloatArray:
-    """[T,f] price and, per priority, demand; each scaled to a peak of 1."""
-    price = p.sites.price_yuan_per_kwh.mean(axis=0)
-    columns = [price / max(price.max(), 1e-12)]
+    """[T,f] price per site (together as heavy as one feature) and, per priority, demand; each scaled to a peak of 1."""
+    price = p.sites.price_yuan_per_kwh
+    top = max(float(np.abs(price).max()), 1e-12) * math.sqrt(p.site_count)
+    columns = list(price / top)
     for rank in np.unique(p.classes.priority_rank):
         total = demand[p.classes.priority_rank == rank].sum(axis=0)
         if total.max() > 0:
@@ -266,99 +293,90 @@ def _variation(features: FloatArray, hours: FloatArray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """Optimum of the master in lexicographic order: the last stage's answer and the values of the levels before it."""
+    """Optimum of the master. `fixed_on`: which sites are open, None where they may be so in part."""
 
     result: LpResult
     program: Program
+    objective_yuan: float
+    """What was minimised: cost + Σ weight·level, or cost alone once the levels are settled."""
     cost_yuan: float
     level_values: tuple[float, ...]
     fixed_on: FloatArray | None
-    nothing_yuan: FloatArray
-    """[C,B] what leaving a class unserved in a block costs in the last stage (inf: its level is held at zero)."""
-    restart: Basis | None
-    """Of the weighted solve, whose rows are the model's: where the next solve of these columns may begin."""
 
 
-def solve_levels(master: Master, work: Work, fixed_on: FloatArray | None, start: Basis | None) -> Solved:
-    """Minimise level after level, then cost.
+def solve_weighted(
+    master: Master, work: Work, on_bounds: tuple[FloatArray, FloatArray] | None, start: Basis | None
+) -> Solved:
+    """Minimise cost + Σ weight·level with `on` within bounds (None: 0..1).
 
-    One weighted solve first. Where all levels come out at zero, it is the lexicographic optimum: zero cannot be
-    improved, and among plans with zero levels the weights add nothing. Otherwise each level that is not zero is
-    minimised by itself, then held by a row, then the next, then cost.
+    One solve that is lexicographic whenever all levels come out at zero.
     """
-    plain = _with_fixed(master, master.program(), fixed_on)
+    program = _with_bounds(master, master.program(), on_bounds)
+    weights = level_weights(master)
     amounts = [master.level_amounts(level) for level in range(LEVEL_COUNT)]
-    weighted = replace_cost(plain, plain.cost + _level_weights(master, amounts))
-    result = work.solve(weighted, start)
-    values = [float(a @ result.x) for a in amounts]
-    if max(values) <= LEVEL_TOLERANCE:
-        weight = _nothing_weight(master)
-        return Solved(result, weighted, result.objective, tuple(values), fixed_on, weight, result.basis)
-    return _one_after_the_other(master, plain, amounts, result, work, fixed_on)
+    penalty = sum((w * a for w, a in zip(weights, amounts, strict=True)), start=np.zeros(len(program.cost)))
+    result = work.solve(replace_cost(program, program.cost + penalty), start)
+    values = tuple(max(0.0, float(a @ result.x)) for a in amounts)
+    cost_yuan = result.objective - float(np.dot(weights, values))
+    return Solved(result, program, result.objective, cost_yuan, values, None)
 
 
-def _one_after_the_other(
-    master: Master, plain: Program, amounts: list[FloatArray], result: LpResult, work: Work,
-    fixed_on: FloatArray | None,
-) -> Solved:  # fmt: skip
-    """Sequential stages, from the weighted optimum on; levels already at zero are held there without a solve."""
-    program, start = plain, result.basis
-    values = [float(a @ result.x) for a in amounts]
-    reached: list[float] = []
-    held_by: dict[int, tuple[int, float]] = {}
+def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
+    """The lexicographic optimum at the open sites of a weighted one.
+
+    Zero levels cannot be improved, and among plans with zero levels the weights add nothing: then there is nothing to
+    do. Otherwise each level that is not zero is minimised by itself and held by a row, then the next, then cost.
+    """
+    if max(solved.level_values) <= LEVEL_TOLERANCE:
+        return solved
+    assert solved.fixed_on is not None
+    program = _with_bounds(master, solved.program, (solved.fixed_on, solved.fixed_on))
+    start = solved.result.basis
+    amounts = [master.level_amounts(level) for level in range(LEVEL_COUNT)]
+    values, reached = solved.level_values, []
     for level, amount in enumerate(amounts):
         used = np.flatnonzero(amount)
         if values[level] > LEVEL_TOLERANCE:
             stage = work.solve(replace_cost(program, amount, offset=0.0), start)
             start = stage.basis
-            values = [float(a @ stage.x) for a in amounts]
-        value = max(0.0, values[level])
-        reached.append(value)
-        if value <= LEVEL_TOLERANCE:
+            values = tuple(max(0.0, float(a @ stage.x)) for a in amounts)
+        reached.append(values[level])
+        if values[level] <= LEVEL_TOLERANCE:
             program = replace(program, upper=program.upper.copy())
             program.upper[used] = 0.0
         else:
             scale = amount[used].max()
-            held_by[level] = (len(program.row_lower), scale)
-            program = program.with_row(used, amount[used] / scale, value * (1 + 1e-7) / scale)
+            program = program.with_row(used, amount[used] / scale, values[level] * (1 + 1e-7) / scale)
             start = None if start is None else start.with_slack_row()
     last = work.solve(program, start)
-    price = _nothing_price(master, last, held_by)
-    return Solved(last, program, last.objective, tuple(reached), fixed_on, price, result.basis)
+    return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
 
 
-def _level_weights(master: Master, amounts: list[FloatArray]) -> FloatArray:
-    """Penalties of the weighted solve, all levels together."""
-    weights = np.zeros(len(amounts[0]))
-    for level, amount in enumerate(amounts):
-        weights += amount * (HARD_CAP_YUAN_PER_KWH if level == LEVEL_HARD_CAPS else 1.0)
-    weights[master.route_start :] = master.unserved_amount(_nothing_weight(master))
-    return weights
+def level_weights(master: Master) -> FloatArray:
+    """[levels] weight of each level's sum, in yuan per yuan of penalty (per kWh for hard caps).
 
-
-def _nothing_weight(master: Master) -> FloatArray:
-    """[C,B] yuan for leaving a class unserved in a block: its penalty, but no less than 20 yuan per kWh
-    it would draw.
+    One weight for a whole level, so that a plan whose levels are no worse has no larger weighted sum. Unserved
+    work costs at least `UNSERVED_YUAN_PER_KWH` times what it would draw, hard safety 100 000 per replica-hour.
     """
     sets, p = master.model.sets, master.model.sets.problem
     most_kw = np.zeros(p.class_count)
     np.maximum.at(most_kw, p.pairs.class_index, np.where(sets.passes, sets.useful_kw, 0.0))
-    floor = (
-        UNSERVED_FLOOR_YUAN_PER_KWH
-        * most_kw[:, None]
-        * sum_over(sets.block_of_slot, sets.demand * p.slots.hours)
-    )
-    return np.maximum(master.penalty_yuan, floor)
+    level = np.array(LEVEL_OF_RANK)[p.classes.priority_rank]
+    penalty = p.classes.unserved_yuan_per_replica_h
+    wanted = (sets.demand.max(axis=1, initial=0.0) > 0) & (penalty > 0)
+    floor_yuan = np.array(UNSERVED_YUAN_PER_KWH)[level] * most_kw
+    floor_yuan = np.where(level == LEVEL_HARD_SAFETY, np.maximum(floor_yuan, HARD_SAFETY_YUAN), floor_yuan)
+    ratio = np.divide(floor_yuan, penalty, out=np.zeros(len(penalty)), where=wanted)
+    weights = np.zeros(LEVEL_COUNT)
+    np.maximum.at(weights, level, ratio)
+    weights[LEVEL_HARD_CAPS] = HARD_CAP_YUAN_PER_KWH
+    return weights
 
 
-def _nothing_price(master: Master, last: LpResult, held_by: dict[int, tuple[int, float]]) -> FloatArray:
-    """[C,B] the same in a stage where levels are rows: −dual of the row · amount; inf where a level is held at zero."""
-    rank = master.model.sets.problem.classes.priority_rank
-    price = np.full(master.penalty_yuan.shape, np.inf)
-    for level, (row, scale) in held_by.items():
-        at_level = np.array(LEVEL_OF_RANK)[rank] == level
-        price[at_level] = -last.duals[row] / scale * master.penalty_yuan[at_level]
-    return price
+def _nothing_yuan(master: Master) -> FloatArray:
+    """[C,B] what leaving a class unserved in a block adds to the weighted objective."""
+    level = np.array(LEVEL_OF_RANK)[master.model.sets.problem.classes.priority_rank]
+    return np.asarray(level_weights(master)[level][:, None] * master.penalty_yuan)
 
 
 def replace_cost(program: Program, cost: FloatArray, offset: float | None = None) -> Program:
@@ -366,12 +384,14 @@ def replace_cost(program: Program, cost: FloatArray, offset: float | None = None
     return replace(program, cost=cost, offset=program.offset if offset is None else offset)
 
 
-def _with_fixed(master: Master, program: Program, fixed_on: FloatArray | None) -> Program:
-    if fixed_on is None:
+def _with_bounds(
+    master: Master, program: Program, on_bounds: tuple[FloatArray, FloatArray] | None
+) -> Program:
+    if on_bounds is None:
         return program
     on = master.position(master.model.columns_of("on"))
     program = replace(program, lower=program.lower.copy(), upper=program.upper.copy())
-    program.lower[on] = program.upper[on] = fixed_on
+    program.lower[on], program.upper[on] = on_bounds
     return program
 
 
@@ -386,19 +406,25 @@ def price_in(
     """
     for _ in range(work.limits.pricing_rounds):
         missing = price_missing(solved, model, master)
-        if -missing.gain_yuan <= work.limits.pricing_gap_frac * abs(solved.cost_yuan):
+        enough_yuan = work.limits.pricing_gap_frac * abs(solved.cost_yuan)
+        if -missing.gain_yuan <= enough_yuan:
             break
         work.counts["pricing_rounds"] += 1
-        start = solved.restart
+        start = solved.result.basis
         before = len(master.active_run), len(master.routes.unit)
-        new_patterns = sum(len(m) for m in missing.patterns)
+        pauses = master.pauses(solved.result.x)
+        # new patterns mean building the model again: only when they matter
+        new_patterns = (
+            sum(len(m) for m in missing.patterns) if -missing.pattern_gain_yuan > enough_yuan / 2 else 0
+        )
         if new_patterns:
             model, master, start = _with_patterns(model, master, missing.patterns, start)
-        if not (master.add_routes(missing.routes) + master.add_runs(missing.runs) + new_patterns):
+        joined = master.add_routes(missing.routes) + master.add_routes(pauses)
+        if not (joined + master.add_runs(missing.runs) + new_patterns):
             break
         start = None if start is None else master.carry(start, *before)
-        solved = solve_levels(master, work, solved.fixed_on, start)
-    return solved, model, master, solved.cost_yuan + price_missing(solved, model, master).gain_yuan
+        solved = solve_weighted(master, work, None, start)
+    return solved, model, master, solved.objective_yuan + price_missing(solved, model, master).gain_yuan
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,17 +434,20 @@ class Missing:
     routes: Routes
     runs: IntArray
     patterns: list[IntArray]
+    pattern_gain_yuan: float
     gain_yuan: float
 
 
 def price_missing(solved: Solved, model: PlanModel, master: Master) -> Missing:
     """Price every route, batch column and pattern at the duals of the last stage, exactly."""
-    routes = master.cheapest_routes(solved.result.duals, solved.nothing_yuan)
+    routes = master.cheapest_routes(solved.result.duals, _nothing_yuan(master))
     pays = routes.reduced_cost < -LEVEL_TOLERANCE
     patterns, pattern_gain = _missing_patterns(solved, model)
     runs, run_gain = _missing_runs(solved, model, master)
-    gain = float(np.minimum(routes.reduced_cost, 0.0).sum()) + pattern_gain + run_gain
-    return Missing(Routes(routes.routes.class_index[pays], routes.routes.unit[pays]), runs, patterns, gain)
+    gain = float(np.minimum(routes.least, 0.0).sum()) + pattern_gain + run_gain
+    return Missing(
+        Routes(routes.routes.class_index[pays], routes.routes.unit[pays]), runs, patterns, pattern_gain, gain
+    )
 
 
 def _missing_runs(solved: Solved, model: PlanModel, master: Master) -> tuple[IntArray, float]:
@@ -464,9 +493,12 @@ def _missing_patterns(solved: Solved, model: PlanModel) -> tuple[list[IntArray],
             if held.patterns.is_complete:
                 # what traffic between stages pays on full links only adds: left out, the bound stays valid
                 reduced = pattern_cost(option_cost, held.patterns.option) + constant + transfer * count_h[era]
-                order = np.argsort(reduced, kind="stable")[:3]
-                gain += min(0.0, float(reduced.min(initial=0.0)))
-                best.extend(int(n) for n in order if reduced[n] < -LEVEL_TOLERANCE)
+                # columns of the program have no negative reduced cost at its optimum: only missing ones can gain
+                absent = np.ones(len(reduced), dtype=bool)
+                absent[held.columns] = False
+                order = np.argsort(np.where(absent, reduced, np.inf), kind="stable")[:PATTERNS_PER_ROUND]
+                gain += min(0.0, float(reduced[absent].min(initial=0.0)))
+                best.extend(int(n) for n in order if absent[n] and reduced[n] < -LEVEL_TOLERANCE)
             else:
                 gain += min(0.0, constant + sum(float(c.min(initial=0.0)) for c in option_cost))
         found.append(np.setdiff1d(np.array(best, dtype=np.int64), held.columns))
@@ -502,58 +534,129 @@ def _with_patterns(
     return rebuilt, fresh, start.rearranged(np.concatenate([new_at, others]))
 
 
-def _bound_at_levels(master: Master, work: Work, plan: Solved, relaxed: Solved) -> float:
-    """Bound on cost among plans whose levels are no worse than this plan's: relaxation with the levels held there."""
-    program = master.program()
-    start = relaxed.result.basis
-    held_by: dict[int, tuple[int, float]] = {}
-    for level, value in enumerate(plan.level_values):
-        amount = master.level_amounts(level)
-        used = np.flatnonzero(amount)
-        if not len(used):
-            continue
-        scale = amount[used].max()
-        held_by[level] = (len(program.row_lower), scale)
-        program = program.with_row(used, amount[used] / scale, value * (1 + 1e-7) / scale + LEVEL_TOLERANCE)
+def broken_open_cuts(solved: Solved, model: PlanModel, master: Master) -> tuple[IntArray, IntArray]:
+    """(pair, block) where more of a class lies on a site than the site is open."""
+    if "place" not in model.keys or not len(model.columns_of("on")):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    values = master.base_values(solved.result.x)
+    pair, block = model.keys["place"]
+    first_slot = np.searchsorted(model.sets.block_of_slot, block)
+    on = model.on_column[model.sets.problem.pair_site[pair], first_slot]
+    share = values[model.columns_of("place")]
+    broken = (on >= 0) & (share > np.where(on >= 0, values[on], 0.0) + CUT_TOLERANCE)
+    return pair[broken], block[broken]
+
+
+def with_open_cuts(
+    solved: Solved, model: PlanModel, master: Master, cuts: tuple[IntArray, IntArray], work: Work
+) -> tuple[Solved, PlanModel, Master]:
+    """The model with more rows z ≤ on, solved again from the old basis."""
+    work.counts["open_cuts"] = work.counts.get("open_cuts", 0) + len(cuts[0])
+    old = model.sets.open_cuts
+    joined = (np.concatenate([old[0], cuts[0]]), np.concatenate([old[1], cuts[1]]))
+    rebuilt = build(replace(model.sets, open_cuts=joined))
+    fresh = Master(rebuilt, rebuilt.lp.program())
+    fresh.routes, fresh.active_run = master.routes, master.active_run
+    start = solved.result.basis
+    for _ in range(len(cuts[0])):
         start = None if start is None else start.with_slack_row()
-    result = work.solve(program, start)
-    held = replace(relaxed, result=result, nothing_yuan=_nothing_price(master, result, held_by))
-    return result.objective + price_missing(held, master.model, master).gain_yuan
+    return solve_weighted(fresh, work, None, start), rebuilt, fresh
 
 
 # -- 4. open sites -----------------------------------------------------------------------------------------------
 
 
-def choose_open_sites(
-    relaxed: Solved, model: PlanModel, master: Master, work: Work, warm_start: PlanSolution | None
-) -> tuple[FloatArray, Solved]:
-    """Which sites are open in which block: roundings of the relaxation, then single flips that duals do not exclude.
+@dataclass(frozen=True, eq=False)
+class OpenSites:
+    """Outcome of the search: the best plan with sites fixed, and a bound over all choices of open sites."""
 
-    With sites fixed, the objective is convex in `on`; so closing an open site (or opening a closed one) cannot gain
-    more than its reduced cost, and flips whose reduced cost is of the wrong sign are never tried.
+    best: Solved
+    bound_yuan: float
+    """Of the weighted objective."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """A part of the choices: bounds on `on`, its relaxation and a bound that counts missing columns."""
+
+    lower: FloatArray
+    upper: FloatArray
+    solved: Solved
+    bound_yuan: float
+
+
+def choose_open_sites(
+    relaxed: Solved,
+    bound_yuan: float,
+    model: PlanModel,
+    master: Master,
+    work: Work,
+    warm_start: PlanSolution | None,
+) -> OpenSites:
+    """Which sites are open in which block: roundings of the relaxation, then branch and bound, best bound first.
+
+    Every node's bound counts the columns it lacks, so what is left of the tree when the trials are used up still bounds
+    all choices. With few sites that may close the tree is worked through and the choice is proven.
     """
     on_columns = master.position(model.columns_of("on"))
-    relaxed_on = relaxed.result.x[on_columns]
-    if np.all(np.abs(relaxed_on - np.rint(relaxed_on)) <= INTEGRAL):
-        return np.rint(relaxed_on), relaxed
-    tried: dict[bytes, Solved] = {}
-    for guess in _first_guesses(relaxed_on, model, warm_start):
-        _try_sites(guess, tried, master, work, relaxed.restart)
-    best = min(tried.values(), key=_rank_of)
-    while work.counts["site_trials"] < work.limits.site_trials:
-        flip = _most_promising_flip(best, on_columns, tried)
-        if flip is None:
+    count = len(on_columns)
+    root = _Node(np.zeros(count), np.ones(count), relaxed, bound_yuan)
+    if _integral(relaxed, on_columns):
+        best = replace(relaxed, fixed_on=np.rint(relaxed.result.x[on_columns]))
+        return OpenSites(best, bound_yuan)
+    guesses = _first_guesses(relaxed.result.x[on_columns], model, warm_start)
+    found = [_try_node(root, guess, guess, model, master, work) for guess in guesses]
+    best = min((node.solved for node in found), key=lambda solved: solved.objective_yuan)
+    running = model.sets.problem.pairs.running_count.max(initial=0.0) > 0
+    trials = work.limits.warm_site_trials if running else work.limits.site_trials
+    return _branch_and_bound(root, best, trials, model, master, work)
+
+
+def _branch_and_bound(
+    root: _Node, best: Solved, trials: int, model: PlanModel, master: Master, work: Work
+) -> OpenSites:
+    on_columns = master.position(model.columns_of("on"))
+    order = 0
+    heap: list[tuple[float, int, _Node]] = [(root.bound_yuan, order, root)]
+    finished = (
+        best.objective_yuan
+    )  # least bound of what is settled; a plan found is never below its own bound
+    while heap:
+        node = heap[0][2]
+        tolerance = OPEN_SITES_GAP_FRAC * abs(best.cost_yuan)
+        if node.bound_yuan >= best.objective_yuan - tolerance or work.counts["site_trials"] >= trials:
             break
-        found = _try_sites(flip, tried, master, work, best.restart)
-        if _rank_of(found) < _rank_of(best):
-            best = found
-    assert best.fixed_on is not None
-    return best.fixed_on, best
+        heapq.heappop(heap)
+        on = node.solved.result.x[on_columns]
+        branch = int(np.argmin(np.abs(on - 0.5)))
+        for value in (np.rint(on[branch]), 1.0 - np.rint(on[branch])):
+            lower, upper = node.lower.copy(), node.upper.copy()
+            lower[branch] = upper[branch] = value
+            child = _try_node(node, lower, upper, model, master, work)
+            if _integral(child.solved, on_columns):
+                finished = min(finished, child.bound_yuan)
+                if child.solved.objective_yuan < best.objective_yuan:
+                    best = replace(child.solved, fixed_on=np.rint(child.solved.result.x[on_columns]))
+            elif child.bound_yuan < best.objective_yuan:
+                order += 1
+                heapq.heappush(heap, (child.bound_yuan, order, child))
+    left = min((bound for bound, _, _ in heap), default=best.objective_yuan)
+    return OpenSites(best, min(finished, left, best.objective_yuan))
 
 
-def _rank_of(solved: Solved) -> tuple[float, ...]:
-    """Order of plans: levels, rounded so that tolerances do not decide, then cost."""
-    return (*(round(v, 4) for v in solved.level_values), solved.cost_yuan)
+def _try_node(
+    parent: _Node, lower: FloatArray, upper: FloatArray, model: PlanModel, master: Master, work: Work
+) -> _Node:
+    work.counts["site_trials"] += 1
+    fixed = lower if np.array_equal(lower, upper) else None
+    solved = solve_weighted(master, work, (lower, upper), parent.solved.result.basis)
+    bound = max(parent.bound_yuan, solved.objective_yuan + price_missing(solved, model, master).gain_yuan)
+    return _Node(lower, upper, replace(solved, fixed_on=fixed), bound)
+
+
+def _integral(solved: Solved, on_columns: IntArray) -> bool:
+    on = solved.result.x[on_columns]
+    return bool(np.all(np.abs(on - np.rint(on)) <= INTEGRAL))
 
 
 def _first_guesses(
@@ -564,29 +667,5 @@ def _first_guesses(
         site, block = model.keys["on"]
         first = np.searchsorted(model.sets.block_of_slot, block)
         guesses.insert(0, warm_start.site_on[site, first].astype(float))
-    return guesses
-
-
-def _try_sites(
-    on: FloatArray, tried: dict[bytes, Solved], master: Master, work: Work, start: Basis | None
-) -> Solved:
-    key = on.astype(np.int8).tobytes()
-    if key not in tried:
-        work.counts["site_trials"] += 1
-        tried[key] = solve_levels(master, work, on, start)
-    return tried[key]
-
-
-def _most_promising_flip(best: Solved, on_columns: IntArray, tried: dict[bytes, Solved]) -> FloatArray | None:
-    """The untried flip of one (site, block) with the largest gain that its reduced cost leaves possible."""
-    assert best.fixed_on is not None
-    reduced = best.result.reduced_costs[on_columns]
-    possible = np.where(best.fixed_on > 0.5, reduced, -reduced)
-    for i in np.argsort(-possible, kind="stable"):
-        if possible[i] <= LEVEL_TOLERANCE:
-            return None
-        flip = best.fixed_on.copy()
-        flip[i] = 1.0 - flip[i]
-        if flip.astype(np.int8).tobytes() not in tried:
-            return flip
-    return None
+    distinct = {guess.tobytes(): guess for guess in guesses}
+    return list(distinct.values())

@@ -117,7 +117,8 @@ def _nodes_on(model: PlanModel, values: FloatArray, running: FloatArray) -> Floa
     planned = np.zeros_like(nodes)
     planned[g, t] = values[model.columns_of("nodes_on")]
     allowed = p.terms.padding_factor * dominant + p.terms.padding_node_count
-    return np.where(tempted[:, None], np.maximum(nodes, np.minimum(planned, allowed)), nodes)
+    kept: FloatArray = np.where(tempted[:, None], np.maximum(nodes, np.minimum(planned, allowed)), nodes)
+    return kept
 
 
 def _it_power(model: PlanModel, running: FloatArray, nodes_on: FloatArray) -> tuple[FloatArray, FloatArray]:

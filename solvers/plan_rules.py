@@ -89,6 +89,8 @@ class PlanSets:
     """[S,T] price, carbon included."""
     may_close: BoolArray
     """[S] sites with an `on` variable: they may close, and some pair may use them."""
+    open_cuts: tuple[IntArray, IntArray] = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    """(pair, block) for which z ≤ on is a row; added where a relaxation breaks it."""
 
     @property
     def block_count(self) -> int:
@@ -162,6 +164,7 @@ def build(sets: PlanSets) -> PlanModel:
     define_spread(model)
     define_links(model)
     define_moves(model)
+    define_open_cuts(model)
     return model
 
 
@@ -289,7 +292,9 @@ def define_nodes(model: PlanModel) -> None:
     s, p = model.sets, model.sets.problem
     used = np.unique(p.pairs.group_index[s.used_pairs])
     g, t = (a.ravel() for a in np.meshgrid(used, np.arange(p.slot_count), indexing="ij"))
-    y = _columns(model, "nodes_on", (g, t), upper=p.groups.node_count[g, t], name=("group", "slot"))
+    y = _columns(
+        model, "nodes_on", (g, t), upper=p.groups.node_count[g, t].astype(float), name=("group", "slot")
+    )
     y_of = np.full((p.group_count, p.slot_count), -1)
     y_of[g, t] = y
     binding = [(group, r) for group in used for r in _scarce_resources(s, int(group))]
@@ -427,7 +432,7 @@ def define_power_limit(model: PlanModel) -> None:
 
 
 def define_open_sites(model: PlanModel) -> None:
-    """y[g,t] ≤ N[g,t]·on[s,t]: nothing on a closed site. `open_rows` makes it stronger where the relaxation asks."""
+    """y[g,t] ≤ N[g,t]·on[s,t]: nothing on a closed site. `define_open_cuts` adds what a relaxation lacks."""
     p = model.sets.problem
     g, t = model.keys["nodes_on"]
     on = model.on_column[p.groups.site[g], t]
@@ -435,6 +440,21 @@ def define_open_sites(model: PlanModel) -> None:
     rows = _rows(model, "open_nodes", (g[closable], t[closable]), upper=0.0, name=("group", "slot"))
     model.lp.add_entries(rows, model.columns_of("nodes_on")[closable], 1.0)
     model.lp.add_entries(rows, on[closable], -p.groups.node_count[g[closable], t[closable]].astype(float))
+
+
+def define_open_cuts(model: PlanModel) -> None:
+    """z[k,b] ≤ on[s,b] for chosen pairs: implied for whole sites, but for sites open in part it makes the bound strong.
+
+    Without it a site could be open by a tenth and serve all of a small class. Comes last, so that rows only grow.
+    """
+    s, p = model.sets, model.sets.problem
+    pair, block = s.open_cuts
+    unit_of = np.full((p.pair_count, s.block_count), -1)
+    unit_of[model.keys["place"]] = model.columns_of("place")
+    rows = _rows(model, "open_place", (pair, block), upper=0.0, name=("pair", "block"))
+    first_slot = np.searchsorted(s.block_of_slot, np.arange(s.block_count))
+    model.lp.add_entries(rows, unit_of[pair, block], 1.0)
+    model.lp.add_entries(rows, model.on_column[p.pair_site[pair], first_slot[block]], -1.0)
 
 
 def define_padding(model: PlanModel) -> None:
@@ -930,9 +950,9 @@ def make_sets(
     share = np.divide(p.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0)
     dominant = dominant_share(p)
     useful_kw = (dominant * p.groups.idle_w[p.pairs.group_index] + p.pairs.dynamic_w) / W_PER_KW
-    stage = is_stage(p)[cls]
-    service_pairs = np.flatnonzero(usable & is_service[cls] & ~stage)
-    stage_pairs = np.flatnonzero(usable & is_service[cls] & stage)
+    of_stage = is_stage(p)[cls]
+    service_pairs = np.flatnonzero(usable & is_service[cls] & ~of_stage)
+    stage_pairs = np.flatnonzero(usable & is_service[cls] & of_stage)
     batch_pairs = np.flatnonzero(usable & (p.classes.work_replica_h[cls] > 0))
     has_pairs = np.zeros(p.site_count, dtype=bool)
     has_pairs[p.pair_site[np.concatenate([service_pairs, stage_pairs, batch_pairs])]] = True

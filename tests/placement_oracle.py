@@ -528,6 +528,16 @@ class Question:
                 for stage in self.workload.stages
             ):
                 return False
+        for f in self.workload.flows:
+            if (
+                "zones/" in f.source + f.target
+                or f.rtt_p99_max_ms is None
+                or self._flow_text(f) not in self.rules
+            ):
+                continue
+            a, b = (at[e.removeprefix("stages/")][0] for e in (f.source, f.target))
+            if self.paths.between(a, b) > f.rtt_p99_max_ms + EPS:
+                return False
         for p in self.workload.paths:
             if f"path {p.path_id} ≤ {p.budget_ms:g} ms" in self.rules:
                 for (stage_id, _), key in lies.items():

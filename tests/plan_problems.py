@@ -46,23 +46,48 @@ class Town:
     def site(self, site_id: str, **facts: Any) -> Town:
         """A site; price 1 yuan/kWh, plant 1 kW fixed and 10 % slope, unless said."""
         defaults = {
-            "is_edge": False, "may_close": False, "initially_on": True, "start_yuan": 0.0, "rated_kw": 100.0,
-            "power_limit_kw": 100.0, "fixed_kw": 1.0, "off_kw": 0.1, "loss_slope": 0.1, "loss_square": 0.02,
-            "price_yuan_per_kwh": 1.0, "carbon_g_per_kwh": 500.0, "ipue_cap_hourly": NEVER,
-            "hourly_is_hard": True, "pue_cap_annual": NEVER, "annual_is_hard": False, "ledger_beta_kwh": 0.0,
-            "debt_yuan_per_kwh": 5.0, "demand_yuan_per_kw": 0.0, "demand_peak_kw": 0.0,
-            "reserved_floor_frac": 0.0, "labels": {},
-        }  # fmt: skip
+            "is_edge": False,
+            "may_close": False,
+            "initially_on": True,
+            "start_yuan": 0.0,
+            "rated_kw": 100.0,
+            "power_limit_kw": 100.0,
+            "fixed_kw": 1.0,
+            "off_kw": 0.1,
+            "loss_slope": 0.1,
+            "loss_square": 0.02,
+            "price_yuan_per_kwh": 1.0,
+            "carbon_g_per_kwh": 500.0,
+            "ipue_cap_hourly": NEVER,
+            "hourly_is_hard": True,
+            "pue_cap_annual": NEVER,
+            "annual_is_hard": False,
+            "ledger_beta_kwh": 0.0,
+            "debt_yuan_per_kwh": 5.0,
+            "demand_yuan_per_kw": 0.0,
+            "demand_peak_kw": 0.0,
+            "reserved_floor_frac": 0.0,
+            "labels": {},
+        }
         self.sites.append({**defaults, "site_id": site_id, **_known(facts, defaults)})
         return self
 
     def group(self, group_id: str, site_id: str, **facts: Any) -> Town:
         """10 nodes of 16 cores, 64 GiB, 4 GPUs of model l20 with 48 GiB, 300 W idle, unless said."""
         defaults = {
-            "gpu_model": "l20", "node_count": 10, "cpu": 16, "memory_gib": 64, "gpus": 4, "storage_gib": 1000,
-            "gpu_memory_mib": 48 * 1024, "idle_w": 300.0, "wake_yuan": 0.0, "initial_on_count": 0.0,
-            "island_node_count": 0, "packing_yield": 1.0,
-        }  # fmt: skip
+            "gpu_model": "l20",
+            "node_count": 10,
+            "cpu": 16,
+            "memory_gib": 64,
+            "gpus": 4,
+            "storage_gib": 1000,
+            "gpu_memory_mib": 48 * 1024,
+            "idle_w": 300.0,
+            "wake_yuan": 0.0,
+            "initial_on_count": 0.0,
+            "island_node_count": 0,
+            "packing_yield": 1.0,
+        }
         facts = {**defaults, "group_id": group_id, "site_id": site_id, **_known(facts, defaults)}
         if not facts["gpus"]:
             facts["gpu_model"] = ""
@@ -72,14 +97,35 @@ class Town:
     def work(self, class_id: str, **facts: Any) -> Town:
         """A class: 1 core, 1 GiB, 100 W dynamic, priority interactive; give `demand` or `work_replica_h`."""
         defaults: dict[str, Any] = {
-            "cpu": 1.0, "memory_gib": 1.0, "gpu": {}, "storage_gib": 0, "gpu_memory_mib": 0, "dynamic_w": 100.0,
-            "rank": 2, "demand": 0.0, "unserved_yuan": 100.0,
-            "work_replica_h": 0.0, "release_slot": 0,
-            "deadline_slot": 10**6, "max_parallel": 1e9, "lateness_yuan": 5.0, "gang_size": 1, "single_site": False,
-            "single_group": False, "single_island": False, "spread_sites": 0, "spread_nodes": 0,
-            "migration_yuan": 2.0, "require_any": (), "allowed": (), "running": {}, "flows": (), "paths": (),
-            "processing_ms": NEVER, "other_yuan": 0.0,
-        }  # fmt: skip
+            "cpu": 1.0,
+            "memory_gib": 1.0,
+            "gpu": {},
+            "storage_gib": 0,
+            "gpu_memory_mib": 0,
+            "dynamic_w": 100.0,
+            "rank": 2,
+            "demand": 0.0,
+            "unserved_yuan": 100.0,
+            "work_replica_h": 0.0,
+            "release_slot": 0,
+            "deadline_slot": 10**6,
+            "max_parallel": 1e9,
+            "lateness_yuan": 5.0,
+            "gang_size": 1,
+            "single_site": False,
+            "single_group": False,
+            "single_island": False,
+            "spread_sites": 0,
+            "spread_nodes": 0,
+            "migration_yuan": 2.0,
+            "require_any": (),
+            "allowed": (),
+            "running": {},
+            "flows": (),
+            "paths": (),
+            "processing_ms": NEVER,
+            "other_yuan": 0.0,
+        }
         self.classes.append({**defaults, "class_id": class_id, **_known(facts, defaults)})
         return self
 
@@ -155,8 +201,14 @@ def _over_time(rows: Sequence[Mapping[str, Any]], key: str, slots: int) -> np.nd
 
 def _sites(rows: Sequence[Mapping[str, Any]], slots: int) -> Sites:
     per_slot = (
-        "power_limit_kw", "fixed_kw", "off_kw", "loss_slope", "loss_square", "price_yuan_per_kwh", "carbon_g_per_kwh"
-    )  # fmt: skip
+        "power_limit_kw",
+        "fixed_kw",
+        "off_kw",
+        "loss_slope",
+        "loss_square",
+        "price_yuan_per_kwh",
+        "carbon_g_per_kwh",
+    )
     names = [k for k in rows[0] if k not in (*per_slot, "site_id", "labels")]
     return Sites(
         site_id=tuple(r["site_id"] for r in rows),
@@ -183,14 +235,24 @@ def _groups(rows: Sequence[Mapping[str, Any]], site_ids: Sequence[str], slots: i
 
 def _classes(rows: Sequence[Mapping[str, Any]], slots: int) -> Classes:
     same = (
-        "gpu_memory_mib", "work_replica_h", "release_slot", "deadline_slot", "gang_size", "single_site", "single_group",
-        "single_island", "migration_yuan",
-    )  # fmt: skip
+        "gpu_memory_mib",
+        "work_replica_h",
+        "release_slot",
+        "deadline_slot",
+        "gang_size",
+        "single_site",
+        "single_group",
+        "single_island",
+        "migration_yuan",
+    )
     renamed = {
-        "priority_rank": "rank", "unserved_yuan_per_replica_h": "unserved_yuan", "max_parallel_count": "max_parallel",
-        "lateness_yuan_per_replica_h": "lateness_yuan", "spread_site_min": "spread_sites",
+        "priority_rank": "rank",
+        "unserved_yuan_per_replica_h": "unserved_yuan",
+        "max_parallel_count": "max_parallel",
+        "lateness_yuan_per_replica_h": "lateness_yuan",
+        "spread_site_min": "spread_sites",
         "spread_node_min": "spread_nodes",
-    }  # fmt: skip
+    }
     return Classes(
         class_id=tuple(r["class_id"] for r in rows),
         require_any=tuple(tuple(r["require_any"]) for r in rows),

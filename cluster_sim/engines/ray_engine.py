@@ -28,6 +28,8 @@ TEMP_PREFIX = "sl"
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 32
 
+START_ATTEMPTS = 3
+
 
 class RaySession:
     """One private Ray instance; `close` ends it, removes its folder and puts the environment back."""
@@ -40,21 +42,33 @@ class RaySession:
 
         self._ray: Any = ray
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpu_count,
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(self._folder / "r"),
-                _node_ip_address=LOOPBACK,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
+            self._start(cpu_count)
         except BaseException:
             self._clean_up()
             raise
+
+    def _start(self, cpu_count: int) -> None:
+        """Start Ray; on a busy machine its head may miss Ray's own 30 s, so it is tried again."""
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self._ray.init(
+                    address="local",
+                    num_cpus=cpu_count,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(self._folder / f"r{attempt}"),
+                    _node_ip_address=LOOPBACK,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                )
+            except Exception:
+                self._ray.shutdown()
+                if attempt + 1 == START_ATTEMPTS:
+                    raise
+            else:
+                return
 
     def actor(self, cls: type, *args: object) -> Any:
         """Start an actor of `cls` on one core."""

@@ -170,7 +170,7 @@ class Topology:
         return max(sorted(mix), key=lambda a: self.access_profiles[a].rtt_p99_ms) if mix else ""
 
     def leg_rtt_p99_ms(self, zone_id: str, access_id: str) -> NDArray[np.float64]:
-        """(S,) p99 RTT from users of a zone over an access profile to each site; inf where no route leads."""
+        """(S,) p99 RTT from users of a zone over an access profile to each site; inf where nothing leads there."""
         known = self._leg_cache.get((zone_id, access_id))
         if known is None:
             known = self._leg_cache[zone_id, access_id] = self._leg_rtt_p99_ms(zone_id, access_id)
@@ -188,7 +188,9 @@ class Topology:
         access = self.access_of(zone_id, access_id)
         if not access:
             return transport
-        profile = self.access_profiles[access]
+        profile = self.access_profiles.get(access)
+        if profile is None:
+            return np.full(self.site_count, np.inf)
         hairpin = np.array(
             [0.0 if s.has_upf or not profile.via_upf else network.hairpin_p99_ms for s in self.sites]
         )

@@ -232,7 +232,7 @@ def _path_below_physics(stage: Stage, view: SpecView, topology: Topology) -> lis
     for i, path in enumerate(workload.paths):
         total_ms = np.where(accepted, path_ms_of_groups(view.spec, path.via, topology), np.inf)
         best_ms = float(total_ms.min(initial=np.inf))
-        if best_ms > path.budget_ms:
+        if path.budget_ms < best_ms < np.inf:
             problems.append(_path_problem(i, path.budget_ms, best_ms))
     return problems
 

@@ -39,9 +39,9 @@ from solvers.problem import (
 from suanli.model import PriorityClass, Stage, Workload
 from suanli.model.units import HOURS_PER_DAY, MILLI, SECONDS_PER_HOUR
 
-FINE_HOURS = 4
-"""Slots of one hour this far ahead; after that they break with the tariff, two hours at most."""
-COARSE_HOURS = 2
+FINE_HOURS = 2
+"""Slots of one hour this far ahead; after that they break with the tariff, four hours at most."""
+COARSE_HOURS = 4
 UNSERVED_YUAN_PER_REPLICA_H = {
     PriorityClass.HARD_SAFETY: 1e5,
     PriorityClass.PUBLIC_SERVICE: 1e3,

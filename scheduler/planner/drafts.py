@@ -60,7 +60,7 @@ def start_draft(
         "reference_gpu_milli": stage.reference_gpu_milli,
         "utilization_frac": stage.utilization_frac,
         "startup_s": stage.startup_s,
-        "declared_work_s": stage.duration_s or 0,
+        "declared_work_s": 0 if stage.is_service else int(state.replicas["work_s"][row]),
         "done_work_s": done_work_s,
         "is_service": stage.is_service,
         "checkpoint_interval_s": stage.checkpoint_interval_s,

@@ -35,7 +35,7 @@ from scheduler.planner.relax import (
     with_flow_limit,
     with_path_budget,
 )
-from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
+from scheduler.planner.reserve import earliest_slot, ends_of
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot, stage_sites
@@ -50,6 +50,7 @@ from suanli.model import (
     Workload,
     WorkloadState,
 )
+from suanli.model.units import utc
 
 SAME_COST_YUAN = 1e-9
 
@@ -58,8 +59,15 @@ class Explainer:
     """Questions against one state; scratch only."""
 
     def __init__(
-        self, state: ClusterState, views: Views, patterns: PatternCache, scorer: Scorer, now_s: int
+        self,
+        state: ClusterState,
+        views: Views,
+        patterns: PatternCache,
+        scorer: Scorer,
+        now_s: int,
+        done: Round | None = None,
     ) -> None:
+        self._done = done
         self._state = state
         self._views = views
         self._patterns = patterns
@@ -68,8 +76,8 @@ class Explainer:
 
     @cached_property
     def _round(self) -> Round:
-        """The round that would run now."""
-        return run_round(self._state, self._views, self._patterns, self._scorer, self._now_s)
+        """The round that would run now, unless it has just been run."""
+        return self._done or run_round(self._state, self._views, self._patterns, self._scorer, self._now_s)
 
     @cached_property
     def _now(self) -> Snapshot:
@@ -145,7 +153,10 @@ class Explainer:
         if not_before_s > self._now_s:
             reasons.append(
                 Reason(
-                    code=ReasonCode.NOT_BEFORE, limit=not_before_s, actual=self._now_s, unit="s since 1970"
+                    code=ReasonCode.NOT_BEFORE,
+                    limit=not_before_s,
+                    unit="s since 1970",
+                    detail=utc(not_before_s).isoformat(),
                 )
             )
         if template.deferrable and self._waits_for_price(waiting):
@@ -243,8 +254,7 @@ class Explainer:
         count = len(waiting) if view.spec.stage.gang else 1
         placed = [(p.row, p.node, p.gpu_mask) for p in done.result.placed]
         ends = ends_of(state, placed, self._now_s, {p.row for p in done.result.preempted})
-        nothing_kept = np.zeros(self._views.topology.node_count, np.int64)
-        slot = earliest_slot(done.snapshot, view, count, ends, self._now_s, nothing_kept, set())
+        slot = earliest_slot(done.snapshot, view, count, ends, self._now_s)
         if slot is None:
             return None
         not_before_s = int(state.workloads["not_before_s"][index])
@@ -398,7 +408,7 @@ class _Trials:
         snapshot.views = views
         attempt = Round(state, snapshot, _TrialPatterns(views, relaxed), _FlatScorer(), self._now_s)
         if RESERVED in rules:
-            attempt.reservations = replace_snapshot(self._asked._round.reservations, snapshot)
+            attempt.reservations = self._asked._round.reservations.over(snapshot)
         return attempt.fits_together(self._waiting, relaxed)
 
     def _snapshot(self, rules: frozenset[str]) -> Snapshot:
@@ -468,14 +478,6 @@ class _Trials:
 
 
 MAX_RELAXED_TENTHS_MS = 20_000
-
-
-def replace_snapshot(kept: Reservations, snapshot: Snapshot) -> Reservations:
-    """The same kept nodes over another snapshot."""
-    twin = Reservations(snapshot, kept.now_s)
-    twin.until_s[:] = kept.until_s
-    twin.groups = set(kept.groups)
-    return twin
 
 
 def _relaxation(field: str, text: str, limit_ms: float, found: float | None) -> list[Relaxation]:
@@ -553,7 +555,10 @@ def _lost(
         return "; ".join(describe(r) for r in reasons)
     if not has_room:
         codes = [(c, n) for c, n in short.most_common() if c is not ReasonCode.RESERVED_FOR_GANG]
-        return "; ".join(f"{c.value.replace('_', ' ')} on {n} nodes" for c, n in codes) or "no free node"
+        return (
+            "; ".join(f"{c.value.replace('_', ' ')} on {_count(n, 'node')}" for c, n in codes)
+            or "no free node"
+        )
     if cost is not None and cost >= CLOSED_SITE_YUAN_PER_HOUR:
         return "the plan keeps this site closed"
     if cost is not None and best is not None and cost > best + SAME_COST_YUAN:
@@ -569,7 +574,7 @@ def describe(reason: Reason) -> str:
     if reason.actual is not None and reason.limit is not None:
         text += f" ({reason.actual:g} against {reason.limit:g} {reason.unit})".replace(" )", ")")
     elif reason.node_count and not reason.detail:
-        text += f" on {reason.node_count} nodes"
+        text += f" on {_count(reason.node_count, 'node')}"
     return f"{text}: {reason.detail}" if reason.detail else text
 
 
@@ -597,14 +602,16 @@ def _pending_summary(
     count: int, reasons: tuple[Reason, ...], conflict: tuple[str, ...], position: int
 ) -> str:
     sites = len({r.site_id for r in reasons if r.site_id})
-    replicas = "1 replica waits" if count == 1 else f"{count} replicas wait"
-    ahead = f", {position - 1} workloads ahead" if position > 1 else ""
-    text = f"{replicas}{ahead}; {len(reasons)} reasons at {sites} sites"
-    return (
-        f"{text}; these rules conflict: {' · '.join(conflict)}"
-        if conflict
-        else f"{replicas}; the next round places it"
-    )
+    waits = f"{_count(count, 'replica')} {'waits' if count == 1 else 'wait'}"
+    if not conflict:
+        return f"{waits}; the next round places it"
+    ahead = f", {_count(position - 1, 'workload')} ahead" if position > 1 else ""
+    where = f" at {_count(sites, 'site')}" if sites else ""
+    return f"{waits}{ahead}; {_count(len(reasons), 'reason')}{where}; these rules conflict: {' · '.join(conflict)}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 __all__ = ["Explainer", "describe"]

@@ -19,19 +19,11 @@ from suanli.model import Site
 from suanli.model.units import SECONDS_PER_HOUR
 
 PARTS = 3
-MEMORY_HOURS = 2.0
+MEMORY_HOURS = 0.75
 """Old meters count 1/e after this long: a cooling fault shows within the hour, noise still averages out (ASSUMED)."""
 PRIOR_WEIGHT = 0.02
 """Weight of the prior "as declared" beside one hour of meters."""
 MIN_WINDOW_S = 60
-
-
-@dataclass(frozen=True)
-class LearnedSite:
-    """Factors on (F, a·P, q·P²/R) and the last hour's relative forecast error of facility power."""
-
-    theta: NDArray[np.float64]
-    error_frac: float
 
 
 def nominal(site: Site, dry_bulb_c: Any, wet_bulb_c: Any) -> FacilityCoefficients:

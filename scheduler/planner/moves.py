@@ -124,13 +124,14 @@ def _moves_of(
     deficit = np.floor(target - running + 1e-6)
     per_move = migration_yuan_per_gpu * view.spec.stage.reference_gpu_milli / MILLI
     moves: list[PlannedMove] = []
+    gone = set(leaving)
     for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
         for there in sorted(np.flatnonzero(deficit >= 1), key=lambda g: (cost[g], g)):
             a, b = int(topology.group_site[here]), int(topology.group_site[there])
             if a == b or not view.group_ok[there]:
                 continue
             for row in _rows_on(state, specs, int(here)):
-                if row in leaving:
+                if row in gone:
                     continue
                 if surplus[here] < 1 or deficit[there] < 1 or len(moves) >= budget:
                     break
@@ -147,6 +148,7 @@ def _moves_of(
                     break
                 surplus[here] -= 1
                 deficit[there] -= 1
+                gone.add(row)
                 moves.append(PlannedMove(placed, a, b, per_move, gain, _why(closing, a)))
     return moves
 

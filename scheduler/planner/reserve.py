@@ -51,6 +51,8 @@ class Reservations:
     until_s: NDArray[np.int64] = field(init=False)
     """(N,) instant from which the node is wanted by a gang; 0: not kept."""
     groups: set[int] = field(default_factory=set)
+    instants: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The different instants for which nodes are kept, in order."""
 
     def __post_init__(self) -> None:
         self.until_s = np.zeros(self.snapshot.topology.node_count, np.int64)
@@ -61,16 +63,24 @@ class Reservations:
         free: NDArray[np.bool_] = (until == 0) | (self.now_s + left_s + START_MARGIN_S <= until)
         return free
 
-    def instants(self) -> NDArray[np.int64]:
-        """The different instants for which nodes are kept, in order."""
-        return np.unique(self.until_s[self.until_s > 0])
+    def may_keep(self, groups: NDArray[np.int64]) -> bool:
+        """Whether another gang could still keep nodes of one of these pools."""
+        return len(self.groups) < MAX_RESERVATIONS and not self.groups.issuperset(groups.tolist())
+
+    def over(self, snapshot: Snapshot) -> Reservations:
+        """The same kept nodes over another snapshot."""
+        twin = Reservations(snapshot, self.now_s)
+        twin.until_s[:] = self.until_s
+        twin.groups, twin.instants = set(self.groups), self.instants
+        return twin
 
     def keep(self, slot: Slot | None) -> None:
         """Keep the nodes of a slot that lies ahead, one slot for each pool."""
-        if slot is None or slot.at_s <= self.now_s or len(self.groups) >= MAX_RESERVATIONS:
+        if slot is None or slot.at_s <= self.now_s:
             return
         self.groups.add(slot.group)
         self.until_s[slot.nodes] = slot.at_s
+        self.instants = np.unique(self.until_s[self.until_s > 0])
 
 
 def ends_of(
@@ -103,18 +113,14 @@ def earliest_slot(
     count: int,
     ends: Ends,
     now_s: int,
-    busy: NDArray[np.int64],
-    skip_groups: set[int],
+    skip_groups: Collection[int] = (),
 ) -> Slot | None:
-    """The earliest instant at which one pool holds `count` replicas together; None when no declared end makes room.
-
-    `busy` marks nodes kept for others (above 0).
-    """
+    """The earliest instant at which one pool holds `count` replicas together; None when no declared end makes room."""
     best: Slot | None = None
     for group in view.candidate_groups.tolist():
         if group in skip_groups:
             continue
-        slot = _slot_in_group(snapshot, view, count, ends, now_s, busy, group)
+        slot = _slot_in_group(snapshot, view, count, ends, now_s, group)
         if slot is not None and (best is None or slot.at_s < best.at_s):
             best = slot
     return best
@@ -126,7 +132,6 @@ def _slot_in_group(
     count: int,
     ends: Ends,
     now_s: int,
-    busy: NDArray[np.int64],
     group: int,
 ) -> Slot | None:
     topology = snapshot.topology
@@ -143,7 +148,6 @@ def _slot_in_group(
     def nodes_at(instant: float) -> NDArray[np.int64] | None:
         gone = here & (ends.at_s <= instant)
         fit = _fit_after(snapshot, view, first, last, ends, gone)
-        fit[busy[first:last] > 0] = 0
         for start, stop in islands:
             room = fit[start - first : stop - first]
             if room.sum() >= count:

@@ -184,8 +184,18 @@ class Round:
         room = [(g, int(np.ceil(quota[g] - 1e-6)) - int(running[g])) for g in quota if view.group_ok[g]]
         return sorted(((g, n) for g, n in room if n > 0), key=lambda gn: (cost[gn[0]], gn[0]))
 
-    def _place(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Place rows in order on the cheapest nodes of the groups; returns those that found no room."""
+    def _place(
+        self,
+        view: SpecView,
+        rows: NDArray[np.int64],
+        groups: NDArray[np.bool_],
+        *,
+        remember: bool = True,
+    ) -> NDArray[np.int64]:
+        """Place rows in order on the cheapest nodes of the groups; returns those that found no room.
+
+        `remember` keeps a failure for the rest of the round; not while a placement may still be undone.
+        """
         if not len(rows):
             return rows
         key = (view.spec.spec, groups.tobytes())
@@ -194,19 +204,21 @@ class Round:
             left_s = self._left_s(batch)
             placed = 0
             step = self.scorer.chunk or len(batch)
-            while placed < len(batch) and not self._is_full(key, left_s):
+            while placed < len(batch) and not (remember and self._is_full(key, left_s)):
                 part = batch[placed : placed + step]
                 nodes = self._choose(view, part, self.snapshot.nodes_of(groups))
                 self._commit(view, part[: len(nodes)], nodes)
                 placed += len(nodes)
                 if len(nodes) < len(part):
-                    self._full[key] = left_s
+                    if remember:
+                        self._full[key] = left_s
+                    break
             left.append(batch[placed:])
         return np.concatenate(left)
 
     def _alike(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Rows that may use the same kept nodes, together; without reservations that is all of them."""
-        instants = self.reservations.instants()
+        instants = self.reservations.instants
         if not len(instants):
             return [rows]
         left_s = self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]
@@ -379,7 +391,7 @@ class Round:
             return self._place_gang(view, rows, groups)
         if stage.spread is not None:
             return self._place_spread(view, rows, groups)
-        return not len(self._place(view, rows, groups))
+        return not len(self._place(view, rows, groups, remember=False))
 
     def _place_gang(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
         """One group of one site; one fabric island when it fits in an empty one, several only when it must."""
@@ -528,13 +540,21 @@ class Round:
         before: dict[str, int],
     ) -> bool:
         """All stages that wait, largest first, on their sites of the pattern, with room on the links between."""
-        state, topology = self.state, self.snapshot.topology
+        topology = self.snapshot.topology
         after = {s.stage_id: int(site) for s, site in zip(template.stages, sites, strict=True)}
         more = np.asarray(pipeline_mbps(template, after, topology)) - pipeline_mbps(
             template, before, topology
         )
         if (more > self.snapshot.spare_mbps() + LINK_SLACK_MBPS).any():
             return False
+        self.snapshot.link_mbps += more
+        if self._place_stages(rows, sites, shape):
+            return True
+        self.snapshot.link_mbps -= more
+        return False
+
+    def _place_stages(self, rows: NDArray[np.int64], sites: NDArray[np.int64], shape: int) -> bool:
+        state, topology = self.state, self.snapshot.topology
         patterns = self.patterns.of(state, shape)
         spec_of = state.replicas["spec"][rows]
         for i in self._largest_first(shape):
@@ -549,7 +569,6 @@ class Round:
             allowed[sites[i]] = True
             if not self._place_stage(view, mine, patterns.group_ok[i] & allowed[topology.group_site]):
                 return False
-        self.snapshot.link_mbps += more
         return True
 
     def _largest_first(self, shape: int) -> list[int]:
@@ -693,6 +712,8 @@ class Round:
 
     def _reserve(self, rows: NDArray[np.int64]) -> None:
         """Keep the nodes of one pool that come free first for this gang."""
+        if not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
+            return
         gone = {p.row for p in self.result.preempted}
         placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]
         slot = earliest_slot(
@@ -701,7 +722,6 @@ class Round:
             len(rows),
             ends_of(self.state, placed, self.now_s, gone),
             self.now_s,
-            self.reservations.until_s,
             self.reservations.groups,
         )
         self.reservations.keep(slot)

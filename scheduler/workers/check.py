@@ -6,17 +6,13 @@ from collections.abc import Callable, Sequence
 
 from solvers.problem import PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
+from solvers.verify import verify_plan
+
+__all__ = ["Verify", "judged", "verify_plan"]
 
 Verify = Callable[[PlacementProblem, PlanSolution], Sequence[object]]
 # violations quoted in the message; the rest are counted
 QUOTED = 3
-
-
-def verify_plan(problem: PlacementProblem, solution: PlanSolution) -> Sequence[object]:
-    """The independent checker."""
-    from solvers.verify import verify_plan as verify
-
-    return verify(problem, solution)
 
 
 def judged(problem: PlacementProblem, solution: PlanSolution, verify: Verify) -> PlanSolution:

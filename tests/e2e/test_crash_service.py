@@ -105,7 +105,7 @@ def test_nothing_accepted_is_lost_and_nothing_is_there_twice(tmp_path, seed):
         with killed_at_random(service, seed, 0.3, 2.5):
             for worker in workers:
                 worker.start()
-            time.sleep(15)
+            time.sleep(10)
         over.set()
         for worker in workers:
             worker.join()

@@ -44,7 +44,7 @@ def test_the_cheapest_site_takes_the_work_and_the_next_one_what_is_left():
 
 
 def test_planning_again_proposes_nothing():
-    city = given(two_edges()).submits(a_workload("a").replicas(3), a_workload("big").cpu(8).replicas(9))
+    city = given(two_edges()).submits(a_workload("a").replicas(3), a_workload("big").cpu(8).replicas(4))
     city.when_planned()
     revision = city.state.revision
     city.when_planned()
@@ -189,6 +189,7 @@ def test_a_gang_that_lost_a_member_starts_again_together_from_the_least_that_was
     city.when_planned().expect("g", replicas=2)
     orders = [e.body["command"] for e in city.events(EventKind.REPLICA_START_ORDERED)[-2:]]
     assert [(c["gang_size"], c["done_work_s"]) for c in orders] == [(2, 600), (2, 600)]
+    assert city.state.replicas["done_work_s"].tolist() == [600, 600]
 
 
 def test_the_rest_of_a_gang_whose_other_members_are_done_starts_as_a_smaller_gang():
@@ -286,6 +287,16 @@ def test_a_sharer_waits_for_the_owner_of_its_stage():
     city.cancels("full").when_planned().expect("owner", replicas=3).expect("guest", replicas=2)
 
 
+def test_an_owner_lies_where_those_who_wait_to_share_with_it_can_follow():
+    """The cheap site would do for the owner alone, but its sharer keeps data in a medical site."""
+    fleet = a_fleet(a_site("e01").cpus(nodes=4), a_site("e02").cpus(nodes=4).labels(residency="medical"))
+    guest = sharing("guest", "owner")
+    guest.stages[1]["require_any"] = ({"residency": "medical"},)
+    city = given(fleet, PlainScorer({"e01": 1.0, "e02": 9.0})).submits(a_twin("owner"), guest).when_planned()
+    assert city.stage_sites("owner")["sync"] == "e02"
+    city.expect("guest", replicas=2)
+
+
 def test_sharers_follow_when_what_they_share_has_to_go_elsewhere():
     fleet = a_fleet(a_site("e01").cpus(nodes=4).rtt(10), a_site("e02").cpus(nodes=4).rtt(10))
     city = given(fleet, PlainScorer({"e02": 2.0})).submits(a_twin("owner", 52)).when_planned().all_run()
@@ -376,6 +387,25 @@ def test_a_move_starts_the_new_placement_before_the_old_one_stops():
     city.all_run().expect("w", on="e02", replicas=1, state="running")
     assert [e.body["cause"] for e in city.events(EventKind.REPLICA_STOP_ORDERED)] == ["moved"]
     assert violations_of(city) == []
+
+
+def movable(work: a_workload) -> City:
+    """Running for 1000 s at e01, where the plan no longer wants it."""
+    city = given(two_edges(), PlainScorer({"e01": 1.0, "e02": 2.0})).submits(work).when_planned().all_run()
+    city.strategy.plain.cost_by_site, city.strategy.plain.quotas = {"e01": 90.0, "e02": 2.0}, {0: {1: 1.0}}
+    city.strategy.guide = {}
+    return city.when_planned(after_s=1000)
+
+
+def test_work_without_checkpoints_is_not_moved_for_it_would_begin_anew():
+    city = movable(a_workload("w").lasts(9000))
+    assert city.events(EventKind.REPLICA_MOVED) == []
+
+
+def test_work_with_checkpoints_moves_and_goes_on_from_the_last_one():
+    city = movable(a_workload("w").lasts(9000).preemptible(300))
+    assert len(city.events(EventKind.REPLICA_MOVED)) == 1
+    assert city.events(EventKind.REPLICA_START_ORDERED)[-1].body["command"]["done_work_s"] == 900
 
 
 def test_a_workload_stays_running_while_its_only_replica_moves():

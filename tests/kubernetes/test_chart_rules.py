@@ -156,7 +156,7 @@ def test_the_test_pod_asks_for_the_sites_at_the_service(rendered):
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     [container] = pod["spec"]["containers"]
     assert container["command"] == ["suanli", "sites", "list"]
-    address = next(item["value"] for item in container["env"] if item["name"] == "SUANLI_SERVER")
+    address = next(item["value"] for item in container["env"] if item["name"] == "SUANLI_ADDRESS")
     host, _, port = address.partition(":")
     service = rendered.one("Service", host.split(".")[0])
     assert int(port) in [item["port"] for item in service["spec"]["ports"]]

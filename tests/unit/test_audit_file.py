@@ -44,6 +44,16 @@ def test_a_shape_that_is_no_workload_is_named():
         audit_log(events, fleet)
 
 
+@pytest.mark.parametrize("kind", [EventKind.SITE_DOWN, EventKind.SITE_METERED])
+def test_a_log_that_names_what_its_documents_lack_is_broken(kind):
+    """A site that the fleet does not have goes down; a report without meters."""
+    events, fleet, _ = synthetic_day()
+    at = next(i for i, e in enumerate(events) if e.kind is kind)
+    changed = events[at].model_copy(update={"subject": "sites/atlantis", "body": {}})
+    with pytest.raises(BrokenLogError, match="which its documents do not have"):
+        audit_log([*events[:at], changed, *events[at + 1 :]], fleet)
+
+
 def test_an_empty_log_has_nothing_to_check():
     _, fleet, _ = synthetic_day()
     assert audit_log([], fleet) == AuditResult(0, ())

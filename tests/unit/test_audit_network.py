@@ -25,7 +25,10 @@ def a_fleet(links: list[tuple[str, str, str, int, float]], upf: tuple[str, ...] 
         },
         "tariff_id": "flat",
         "groups": [
-            {"group_id": "g", "node_type": "g", "node_count": 1, "cpu_milli": 1, "memory_mib": 1, "idle_w": 1, "max_w": 1}
+            {
+                "group_id": "g", "node_type": "g", "node_count": 1, "cpu_milli": 1, "memory_mib": 1,
+                "idle_w": 1, "max_w": 1,
+            }
         ],
     }  # fmt: skip
     return Fleet.model_validate(

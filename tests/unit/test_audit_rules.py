@@ -1,6 +1,7 @@
 """The second audit: a day that is right passes, and each rule catches the day in which exactly it is broken.
 
-`a_day()` is a played day by hand, as plain documents: three sites, eleven workloads, one outage, one move, one plan.
+`a_day()` is a played day by hand, as plain documents: three sites, thirteen workloads, an outage, a preemption, a move
+and a plan.
 A mutation changes documents; nothing else of the day changes, so the audit must name that rule and no other.
 """
 
@@ -291,6 +292,7 @@ def _submit_all(day: Day) -> None:
         "user",
         [_stage("ingest", processing_p99_ms={"cpu": 5.0}), _stage("sync", shared_with=full("store"))],
         kind="twin",
+        priority_class="public_service",
         flows=legs,
         paths=[{"path_id": "loop", "via": around, "budget_ms": 60.0}],
     )
@@ -303,6 +305,7 @@ def _submit_all(day: Day) -> None:
     day.submit("camera", [_stage()])
     day.submit("broken", [_stage(duration_s=1)], kind="batch")
     day.submit("taken-back", [_stage()])
+    day.submit("spare", [_stage(duration_s=1, preemptible=True)], kind="batch")
     day.submit("later", [_stage(duration_s=1)], kind="batch", deferrable=True)
 
 
@@ -321,6 +324,7 @@ FIRST_ORDERS: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
     ("camera/main/0#0", "edge-b/l20/0", (), 1),
     ("broken/main/0#0", "cloud/cpu/0", (), 1),
     ("taken-back/main/0#0", "cloud/cpu/1", (), 1),
+    ("spare/main/0#0", "cloud/h20-new/0", (), 1),
 )
 
 
@@ -355,7 +359,10 @@ def a_day() -> Day:
     day.ends("broken/main/0#0", "cloud", "failed")
     day.state("batch", "running")
     day.state("broken", "failed")
-    # the twin comes back, mover leaves edge-a, a tenant changes her mind
+    # the twin comes back in place of spare, mover leaves edge-a, a tenant changes her mind
+    day.stops("spare/main/0#0", "cloud", "preempted")
+    body = {"by": full("user"), "cause": "no free room", "site_id": "cloud"}
+    day.add("replica.preempted", placement("spare/main/0#0"), body)
     day.order("user/ingest/0#1", "edge-b/l20/1")
     day.order("mover/main/0#1", "edge-b/l20/0", (1,))
     day.add(
@@ -364,6 +371,7 @@ def a_day() -> Day:
         {"from_site_id": "edge-a", "to_site_id": "edge-b", "mode": "edge_edge"},
     )
     day.state("user", "starting")
+    day.state("spare", "pending")
     day.add("workload.cancelled", full("taken-back"), {"cause": "asked"})
     day.stops("taken-back/main/0#0", "cloud", "cancelled")
     day.state("taken-back", "cancelled")
@@ -372,6 +380,7 @@ def a_day() -> Day:
     day.runs("mover/main/0#1", "edge-b", after_s=90)
     day.stops("mover/main/0#0", "edge-a", "moved", after_s=90)
     day.ends("taken-back/main/0#0", "cloud", "stopped")
+    day.ends("spare/main/0#0", "cloud", "stopped", after_s=0)
     day.state("user", "running")
     day.meters()
     day.ends("mover/main/0#0", "edge-a", "stopped", after_s=0)
@@ -559,6 +568,21 @@ def move_is_told_of_a_replica_that_stayed(day: Day) -> None:
     moved = day.find("replica.moved", "mover")
     told = copy.deepcopy(moved) | {"subject": placement("svc/main/0#0")}
     day.put(told, after=moved)
+
+
+@breaks("preemption_is_lawful")
+def work_that_may_not_be_preempted_gives_way(day: Day) -> None:
+    day.stage("spare")["preemptible"] = False
+
+
+@breaks("preemption_is_lawful")
+def work_gives_way_to_its_equal(day: Day) -> None:
+    day.shapes["user"]["priority_class"] = "batch"
+
+
+@breaks("preemption_is_lawful")
+def preempted_work_is_not_told_to_stop(day: Day) -> None:
+    day.drop("replica.stop_ordered", "spare")
 
 
 @breaks("restart_builds_on_saved_work")
@@ -1002,7 +1026,6 @@ def test_every_kind_of_event_that_a_day_is_made_of_is_in_the_right_day():
     left_out = {
         EventKind.SITE_CORDONED,
         EventKind.SITE_MODEL_LEARNED,
-        EventKind.REPLICA_PREEMPTED,
         EventKind.ROUND_COMMITTED,
         EventKind.CAP_BREACHED,
         EventKind.SOLVER_CUT_OFF,

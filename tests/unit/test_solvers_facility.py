@@ -11,7 +11,7 @@ import pytest
 
 from solvers import facility
 
-# Derived independently for Shanghai (monthly normals of 1971–2000, mean day of each month): plant (e0, e1, e2, lighting,
+# Derived independently for Shanghai (monthly normals of 1971–2000, mean day of a month): plant (e0, e1, e2, lighting,
 # cooling fixed, cooling, options), annual PUE at five mean loads, iPUE of the worst hour at half load,
 # the least mean
 # load for annual 1.25/1.3/1.5, the least load of every hour for the same caps (None: no load will do).
@@ -31,21 +31,77 @@ class Plant(NamedTuple):
 MID = "water_economiser_mid"
 N = None
 PLANTS = {
-    "ai_hyper": Plant((.0163, .0064, .0188, .001, .010), MID, {"liquid_share": 0.4},
-                      (1.23, 1.19, 1.15, 1.14, 1.14), 1.24, (.18, .14, .07), (.41, .24, .09), (.067, .154)),
-    "wse_mid": Plant((.0163, .0064, .0188, .002, .012), MID, {},
-                     (1.26, 1.21, 1.17, 1.16, 1.15), 1.32, (.22, .16, .08), (N, .72, .13), (.068, .214)),
-    "wse_poor": Plant((.025, .020, .015, .005, .03), "water_economiser_poor", {},
-                      (1.51, 1.40, 1.32, 1.29, 1.27), 1.47, (N, .60, .21), (N, N, .40), (.102, .313)),
-    "wp113": Plant((.058, .050, .030, .010, .16), "chiller_fixed", {"constant": 0.27},
-                   (2.57, 2.17, 1.85, 1.71, 1.64), 1.85, (N, N, N), (N, N, N), (.334, .334)),
-    "dx_room": Plant((.030, .040, .010, .010, .05), "dx_mechanical", {},
-                     (1.74, 1.58, 1.45, 1.40, 1.37), 1.54, (N, N, .40), (N, N, .62), (.218, .307)),
-    "econ_micro": Plant((.0163, .010, .015, .005, .03), "dx_economiser", {},
-                        (1.46, 1.37, 1.30, 1.27, 1.26), 1.41, (N, .49, .17), (N, N, .28), (.106, .262)),
-    "cabinet": Plant((.020, .050, .010, 0, .03), "dx_economiser", {"factor": 0.8},
-                     (1.46, 1.37, 1.30, 1.27, 1.26), 1.40, (N, .51, .17), (N, N, .26), (.130, .259)),
-}  # fmt: skip
+    "ai_hyper": Plant(
+        (0.0163, 0.0064, 0.0188, 0.001, 0.010),
+        MID,
+        {"liquid_share": 0.4},
+        (1.23, 1.19, 1.15, 1.14, 1.14),
+        1.24,
+        (0.18, 0.14, 0.07),
+        (0.41, 0.24, 0.09),
+        (0.067, 0.154),
+    ),
+    "wse_mid": Plant(
+        (0.0163, 0.0064, 0.0188, 0.002, 0.012),
+        MID,
+        {},
+        (1.26, 1.21, 1.17, 1.16, 1.15),
+        1.32,
+        (0.22, 0.16, 0.08),
+        (N, 0.72, 0.13),
+        (0.068, 0.214),
+    ),
+    "wse_poor": Plant(
+        (0.025, 0.020, 0.015, 0.005, 0.03),
+        "water_economiser_poor",
+        {},
+        (1.51, 1.40, 1.32, 1.29, 1.27),
+        1.47,
+        (N, 0.60, 0.21),
+        (N, N, 0.40),
+        (0.102, 0.313),
+    ),
+    "wp113": Plant(
+        (0.058, 0.050, 0.030, 0.010, 0.16),
+        "chiller_fixed",
+        {"constant": 0.27},
+        (2.57, 2.17, 1.85, 1.71, 1.64),
+        1.85,
+        (N, N, N),
+        (N, N, N),
+        (0.334, 0.334),
+    ),
+    "dx_room": Plant(
+        (0.030, 0.040, 0.010, 0.010, 0.05),
+        "dx_mechanical",
+        {},
+        (1.74, 1.58, 1.45, 1.40, 1.37),
+        1.54,
+        (N, N, 0.40),
+        (N, N, 0.62),
+        (0.218, 0.307),
+    ),
+    "econ_micro": Plant(
+        (0.0163, 0.010, 0.015, 0.005, 0.03),
+        "dx_economiser",
+        {},
+        (1.46, 1.37, 1.30, 1.27, 1.26),
+        1.41,
+        (N, 0.49, 0.17),
+        (N, N, 0.28),
+        (0.106, 0.262),
+    ),
+    "cabinet": Plant(
+        (0.020, 0.050, 0.010, 0, 0.03),
+        "dx_economiser",
+        {"factor": 0.8},
+        (1.46, 1.37, 1.30, 1.27, 1.26),
+        1.40,
+        (N, 0.51, 0.17),
+        (N, N, 0.26),
+        (0.130, 0.259),
+    ),
+}
 CAPS = (1.25, 1.30, 1.50)
 PUE_TOLERANCE = (
     0.0101  # the table has two decimals; wet bulbs differ by 0.1 K (Stull there, psychrometer here)
@@ -166,9 +222,15 @@ def test_the_seasonal_release_spends_exactly_the_cap_over_the_year():
 
 def test_the_ledger_releases_the_deviation_from_the_reference_balance_evenly():
     released = facility.ledger_release_kwh(
-        1.5, [1.1, 1.0], 10.0, [1.0, 1.0], balance_kwh=500.0, reference_balance_kwh=300.0,
-        horizon_hours=2, hours_left_in_year=100,
-    )  # fmt: skip
+        1.5,
+        [1.1, 1.0],
+        10.0,
+        [1.0, 1.0],
+        balance_kwh=500.0,
+        reference_balance_kwh=300.0,
+        horizon_hours=2,
+        hours_left_in_year=100,
+    )
     assert released == pytest.approx(1.5 * 0.1 * 10.0 + (500 - 300) * 2 / 100)
 
 

@@ -53,7 +53,7 @@ def test_the_hash_moves_with_every_kind_of_fact():
 def test_arrays_are_read_only_and_do_not_alias_what_the_caller_keeps():
     town = a_town()
     hours = np.array([1.0, 0.5])
-    town.hours = hours
+    town.hours = hours  # type: ignore[assignment]
     problem = town.problem()
     with pytest.raises(ValueError, match="read-only"):
         problem.slots.hours[0] = 2.0
