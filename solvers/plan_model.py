@@ -63,6 +63,12 @@ PATTERNS_PER_ROUND = 150
 LEVEL_TOLERANCE = 1e-6
 INTEGRAL = 1e-6
 CUT_TOLERANCE = 1e-3
+CALM = 0.7
+"""Weight of the best duals so far when they are mixed with those of a round."""
+REDUCED_COST_NOISE = 1e-9
+LOOSE = 1e-3
+"""A bound looser than this is worth one more solve."""
+SMALL_ITERATIONS = 1000
 OPEN_SITES_GAP_FRAC = 1e-6
 """Choices of open sites closer than this to the best plan are not looked at."""
 RUNS_PER_ROUND = 8
@@ -174,6 +180,9 @@ def _plan(
     assert fixed_on is not None
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
+    if max(final.level_values) > LEVEL_TOLERANCE and final.objective_yuan - bound > LOOSE * abs(bound):
+        with work.phase("bound"):
+            bound = max(bound, bound_at_levels(final, model, master, work))
     return PlanParts(
         model=model,
         master=master,
@@ -302,6 +311,8 @@ class Solved:
     cost_yuan: float
     level_values: tuple[float, ...]
     fixed_on: FloatArray | None
+    priced_cost: FloatArray | None = None
+    """Cost per column with the levels' weights, as it was minimised; None once the levels are settled."""
 
 
 def solve_weighted(
@@ -318,7 +329,7 @@ def solve_weighted(
     result = work.solve(replace_cost(program, program.cost + penalty), start)
     values = tuple(max(0.0, float(a @ result.x)) for a in amounts)
     cost_yuan = result.objective - float(np.dot(weights, values))
-    return Solved(result, program, result.objective, cost_yuan, values, None)
+    return Solved(result, program, result.objective, cost_yuan, values, None, program.cost + penalty)
 
 
 def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
@@ -350,6 +361,28 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
             start = None if start is None else start.with_slack_row()
     last = work.solve(program, start)
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
+
+
+def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> float:
+    """Bound on the cost of plans whose levels are no worse than this one's: the relaxation with levels held by rows."""
+    program, start = master.program(), final.result.basis
+    price = np.zeros(master.penalty_yuan.shape)
+    level_of_class = np.array(LEVEL_OF_RANK)[model.sets.problem.classes.priority_rank]
+    held: list[tuple[int, int, float]] = []
+    for level, value in enumerate(final.level_values):
+        amount = master.level_amounts(level)
+        used = np.flatnonzero(amount)
+        if len(used):
+            scale = float(amount[used].max())
+            held.append((level, len(program.row_lower), scale))
+            room = value * (1 + 1e-7) + LEVEL_TOLERANCE
+            program = program.with_row(used, amount[used] / scale, room / scale)
+    result = work.solve(program, start)
+    for level, row, scale in held:
+        at_level = level_of_class == level
+        price[at_level] = -result.duals[row] / scale * master.penalty_yuan[at_level]
+    relaxed = replace(final, result=result)
+    return result.objective + price_missing(relaxed, model, master, price).gain_yuan
 
 
 def level_weights(master: Master) -> FloatArray:
@@ -404,12 +437,22 @@ def price_in(
     cheapest route (shares of a class add up to 1), batch work by its cheapest column per hour times its work, a graph
     by its cheapest pattern. So LP objective + those gains bounds the model with *all* columns from below.
     """
+    bound, centre = -math.inf, None
     for _ in range(work.limits.pricing_rounds):
         missing = price_missing(solved, model, master)
+        if solved.objective_yuan + missing.gain_yuan > bound:
+            bound, centre = solved.objective_yuan + missing.gain_yuan, solved.result.duals
         enough_yuan = work.limits.pricing_gap_frac * abs(solved.cost_yuan)
-        if -missing.gain_yuan <= enough_yuan:
+        if solved.objective_yuan - bound <= enough_yuan:
             break
         work.counts["pricing_rounds"] += 1
+        found = [missing]
+        if centre is not solved.result.duals:
+            calm = _with_duals(solved, CALM * centre + (1 - CALM) * solved.result.duals)
+            found.append(price_missing(calm, model, master))
+            calm_bound = lagrangian(calm, master, found[-1])
+            if calm_bound > bound:
+                bound, centre = calm_bound, calm.result.duals
         start = solved.result.basis
         before = len(master.active_run), len(master.routes.unit)
         pauses = master.pauses(solved.result.x)
@@ -419,12 +462,40 @@ def price_in(
         )
         if new_patterns:
             model, master, start = _with_patterns(model, master, missing.patterns, start)
-        joined = master.add_routes(missing.routes) + master.add_routes(pauses)
-        if not (joined + master.add_runs(missing.runs) + new_patterns):
+        joined = master.add_routes(pauses)
+        for columns in found:
+            joined += master.add_routes(columns.routes) + master.add_runs(columns.runs)
+        if not joined + new_patterns:
             break
         start = None if start is None else master.carry(start, *before)
         solved = solve_weighted(master, work, None, start)
-    return solved, model, master, solved.objective_yuan + price_missing(solved, model, master).gain_yuan
+    gain = price_missing(solved, model, master).gain_yuan
+    return solved, model, master, max(bound, solved.objective_yuan + gain)
+
+
+def _with_duals(solved: Solved, duals: FloatArray) -> Solved:
+    return replace(solved, result=replace(solved.result, duals=duals))
+
+
+def lagrangian(priced: Solved, master: Master, missing: Missing) -> float:
+    """Dual function of the model with all columns, at any duals: rows at their better side, columns at their better bound.
+
+    Duals of one round swing where capacity is scarce; a mean of two rounds is calmer and often bounds much better, but
+    is no optimum of a program, so its bound is worked out here.
+    """
+    program, duals = priced.program, priced.result.duals
+    assert priced.priced_cost is not None
+    used = duals != 0.0
+    sides = np.where(duals[used] > 0, program.row_lower[used], program.row_upper[used])
+    kept = len(master.kept_column)
+    reduced = priced.priced_cost[:kept] - program.matrix[:, :kept].T @ duals
+    # what is basic in both rounds has reduced cost zero but for rounding
+    reduced[np.abs(reduced) <= REDUCED_COST_NOISE * (1.0 + np.abs(priced.priced_cost[:kept]))] = 0.0
+    moved = np.flatnonzero(reduced)
+    ends = np.where(reduced[moved] > 0, program.lower[moved], program.upper[moved])
+    total = program.offset + float(duals[used] @ sides) + float(reduced[moved] @ ends)
+    total += missing.least_routes_yuan + missing.pattern_gain_yuan + missing.run_gain_yuan
+    return total if math.isfinite(total) else -math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,19 +505,36 @@ class Missing:
     routes: Routes
     runs: IntArray
     patterns: list[IntArray]
+    least_routes_yuan: float
+    """Σ over classes of the cheapest route's reduced cost, be it negative or not."""
     pattern_gain_yuan: float
-    gain_yuan: float
+    run_gain_yuan: float
+
+    @property
+    def gain_yuan(self) -> float:
+        """At the optimum of a program, where no route in use has a positive reduced cost."""
+        return min(self.least_routes_yuan, 0.0) + self.pattern_gain_yuan + self.run_gain_yuan
 
 
-def price_missing(solved: Solved, model: PlanModel, master: Master) -> Missing:
-    """Price every route, batch column and pattern at the duals of the last stage, exactly."""
-    routes = master.cheapest_routes(solved.result.duals, _nothing_yuan(master))
+def price_missing(
+    solved: Solved, model: PlanModel, master: Master, nothing_yuan: FloatArray | None = None
+) -> Missing:
+    """Price every route, batch column and pattern at the duals of a solve, exactly.
+
+    `nothing_yuan`[C,B] is what nothing in a block costs there; by default as in the weighted solve.
+    """
+    nothing = _nothing_yuan(master) if nothing_yuan is None else nothing_yuan
+    routes = master.cheapest_routes(solved.result.duals, nothing)
     pays = routes.reduced_cost < -LEVEL_TOLERANCE
     patterns, pattern_gain = _missing_patterns(solved, model)
     runs, run_gain = _missing_runs(solved, model, master)
-    gain = float(np.minimum(routes.least, 0.0).sum()) + pattern_gain + run_gain
     return Missing(
-        Routes(routes.routes.class_index[pays], routes.routes.unit[pays]), runs, patterns, pattern_gain, gain
+        routes=Routes(routes.routes.class_index[pays], routes.routes.unit[pays]),
+        runs=runs,
+        patterns=patterns,
+        least_routes_yuan=float(routes.least.sum()),
+        pattern_gain_yuan=pattern_gain,
+        run_gain_yuan=run_gain,
     )
 
 
@@ -617,6 +705,7 @@ def _branch_and_bound(
 ) -> OpenSites:
     on_columns = master.position(model.columns_of("on"))
     order = 0
+    begun = work.counts["lp_iterations"]
     heap: list[tuple[float, int, _Node]] = [(root.bound_yuan, order, root)]
     finished = (
         best.objective_yuan
@@ -624,7 +713,7 @@ def _branch_and_bound(
     while heap:
         node = heap[0][2]
         tolerance = OPEN_SITES_GAP_FRAC * abs(best.cost_yuan)
-        if node.bound_yuan >= best.objective_yuan - tolerance or work.counts["site_trials"] >= trials:
+        if node.bound_yuan >= best.objective_yuan - tolerance or _search_spent(work, trials, begun):
             break
         heapq.heappop(heap)
         on = node.solved.result.x[on_columns]
@@ -642,6 +731,14 @@ def _branch_and_bound(
                 heapq.heappush(heap, (child.bound_yuan, order, child))
     left = min((bound for bound, _, _ in heap), default=best.objective_yuan)
     return OpenSites(best, min(finished, left, best.objective_yuan))
+
+
+def _search_spent(work: Work, trials: int, begun: float) -> bool:
+    """Trials are used up; small programs, whose trials cost next to nothing, get ten times as many."""
+    used = work.counts["site_trials"]
+    return used >= trials and (
+        used >= 10 * trials or work.counts["lp_iterations"] - begun >= SMALL_ITERATIONS
+    )
 
 
 def _try_node(

@@ -73,8 +73,12 @@ def _unknown_names(workload: Workload, topology: Topology) -> list[FieldProblem]
             problems += _unknown(f"stages[{i}].site_ids[{j}]", "site", site_id, topology.site_ids)
         for j, dataset_id in enumerate(stage.dataset_ids):
             problems += _unknown(f"stages[{i}].dataset_ids[{j}]", "dataset", dataset_id, datasets)
-        for model in stage.gpu_milli:
-            problems += _unknown(f"stages[{i}].gpu_milli[{model}]", "GPU model", model, topology.gpu_models)
+        # a model that is not installed is only an alternative that is not there, as long as another one is
+        if not set(stage.gpu_milli) & set(topology.gpu_models):
+            for model in stage.gpu_milli:
+                problems += _unknown(
+                    f"stages[{i}].gpu_milli[{model}]", "GPU model", model, topology.gpu_models
+                )
     return problems
 
 

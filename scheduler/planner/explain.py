@@ -19,7 +19,7 @@ from scheduler.domain.shapes import Spec
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
 from scheduler.planner.feasibility import SpecView, Views, view_spec
 from scheduler.planner.patterns import Patterns, enumerate_patterns
-from scheduler.planner.queue import START_MARGIN_S, heads, in_order
+from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, whole_is_released
 from scheduler.planner.relax import (
     MOMENT_RULES,
     OCCUPIED,
@@ -228,9 +228,12 @@ class Explainer:
         return out
 
     def _waits_for_price(self, waiting: NDArray[np.int64]) -> bool:
+        """Whether the plan holds any of these deferrable rows back; never those whose latest start has come."""
         spec = int(self._state.replicas["spec"][waiting[0]])
         wanted = self._scorer.may_start_deferred(spec, self._now)
-        return wanted is not None and wanted < len(waiting)
+        if self._state.shapes.columns["simple"][spec]:
+            return len(released(self._state, waiting, wanted, self._now_s)) < len(waiting)
+        return not whole_is_released(self._state, waiting, wanted, self._now_s)
 
     # ---------------------------------------------------------------- the queue
 

@@ -163,9 +163,12 @@ def test_names_that_do_not_exist(city, work, field, nearest, code):
     assert [(p.field, p.nearest, p.code) for p in problems(city, work)] == [(field, nearest, code)]
 
 
-def test_one_model_of_several_may_be_unknown_and_is_still_named(city):
-    assert [p.code for p in problems(city, a_workload("w").gpus(h20=1000, b300=1000))] == [
-        "unknown_gpu_model"
+def test_models_are_alternatives_so_one_that_is_installed_is_enough(city):
+    assert problems(city, a_workload("w").gpus(h20=1000, b300=1000)) == []
+    both = problems(city, a_workload("w").gpus(h200=1000, b300=1000))
+    assert [(p.field, p.code) for p in both] == [
+        ("stages[0].gpu_milli[h200]", "unknown_gpu_model"),
+        ("stages[0].gpu_milli[b300]", "unknown_gpu_model"),
     ]
 
 

@@ -124,3 +124,19 @@ def test_other_tenants_are_not_named():
     )
     city.submits(a_workload("mine")).when_planned()
     assert "rival" not in city.explain(name_of("mine")).model_dump_json()
+
+
+def test_work_whose_latest_start_has_come_does_not_wait_for_a_price():
+    """The plan holds all of them back; those that are late may start, and only room is missing."""
+    city = given(a_fleet(a_site("e01").cpus(nodes=1, cores=1)), PlainScorer(wanted_deferred=0))
+    city.submits(a_workload("full")).when_planned()
+    city.submits(
+        a_workload("late").lasts(600).deferrable(START_S + 900),
+        a_workload("gang").cpu(0.5).gang(2).lasts(600).deferrable(START_S + 900),
+    ).when_planned()
+    assert city.explain("late").conflict == ("capacity in use by other work",)
+    assert city.explain("gang").conflict == ("capacity in use by other work",)
+    city.cancels("full").when_planned().submits(
+        a_workload("early").cpu(0).lasts(600).deferrable(START_S + 90_000)
+    )
+    assert city.when_planned().explain("early").conflict == ("waits for a cheaper hour (deferrable)",)
