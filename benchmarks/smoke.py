@@ -1,4 +1,4 @@
-"""`python -m benchmarks.smoke`: every benchmark once at its smallest size; it asks only whether the answers are right."""
+"""`python -m benchmarks.smoke`: every benchmark once at its smallest size; it asks only whether answers are right."""
 
 from __future__ import annotations
 

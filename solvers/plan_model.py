@@ -437,18 +437,20 @@ def price_in(
     cheapest route (shares of a class add up to 1), batch work by its cheapest column per hour times its work, a graph
     by its cheapest pattern. So LP objective + those gains bounds the model with *all* columns from below.
     """
-    bound, centre = -math.inf, None
+    bound = -math.inf
+    centre: FloatArray | None = None
     for _ in range(work.limits.pricing_rounds):
         missing = price_missing(solved, model, master)
-        if solved.objective_yuan + missing.gain_yuan > bound:
-            bound, centre = solved.objective_yuan + missing.gain_yuan, solved.result.duals
+        before_centre, own_bound = centre, solved.objective_yuan + missing.gain_yuan
+        if own_bound > bound:
+            bound, centre = own_bound, solved.result.duals
         enough_yuan = work.limits.pricing_gap_frac * abs(solved.cost_yuan)
         if solved.objective_yuan - bound <= enough_yuan:
             break
         work.counts["pricing_rounds"] += 1
         found = [missing]
-        if centre is not solved.result.duals:
-            calm = _with_duals(solved, CALM * centre + (1 - CALM) * solved.result.duals)
+        if before_centre is not None:
+            calm = _with_duals(solved, CALM * before_centre + (1 - CALM) * solved.result.duals)
             found.append(price_missing(calm, model, master))
             calm_bound = lagrangian(calm, master, found[-1])
             if calm_bound > bound:
@@ -478,7 +480,7 @@ def _with_duals(solved: Solved, duals: FloatArray) -> Solved:
 
 
 def lagrangian(priced: Solved, master: Master, missing: Missing) -> float:
-    """Dual function of the model with all columns, at any duals: rows at their better side, columns at their better bound.
+    """Dual function of the model with all columns, at any duals: rows and columns at their better sides.
 
     Duals of one round swing where capacity is scarce; a mean of two rounds is calmer and often bounds much better, but
     is no optimum of a program, so its bound is worked out here.

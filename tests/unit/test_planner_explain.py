@@ -136,7 +136,6 @@ def test_work_whose_latest_start_has_come_does_not_wait_for_a_price():
     ).when_planned()
     assert city.explain("late").conflict == ("capacity in use by other work",)
     assert city.explain("gang").conflict == ("capacity in use by other work",)
-    city.cancels("full").when_planned().submits(
-        a_workload("early").cpu(0).lasts(600).deferrable(START_S + 90_000)
-    )
-    assert city.when_planned().explain("early").conflict == ("waits for a cheaper hour (deferrable)",)
+    free = given(a_fleet(a_site("e01").cpus()), PlainScorer(wanted_deferred=0))
+    free.submits(a_workload("early").lasts(600).deferrable(START_S + 90_000)).when_planned()
+    assert free.explain("early").conflict == ("waits for a cheaper hour (deferrable)",)
