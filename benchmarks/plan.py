@@ -774,12 +774,17 @@ def run(class_count: int, scale: float) -> dict[str, Any]:
     begun = time.perf_counter()
     warm = solve_plan(running, warm_start=cold)
     figures["seconds"] = round(time.perf_counter() - begun, 3)
+    if not (cold.has_plan and warm.has_plan):
+        raise SystemExit(f"no plan: {cold.message or warm.message}")
     violations = verify_plan(problem, cold) + verify_plan(running, warm)
+    if violations:
+        raise SystemExit(f"the verifier refuses the plan: {[str(v) for v in violations[:5]]}")
     fleet, edge = warm.bound("fleet"), warm.bound("edge")
     figures |= {
         "violations": len(violations),
         "status": warm.status.value,
-        "objective": round(warm.objective_yuan, 2),
+        "cost_yuan": round(warm.objective_yuan, 2),
+        "objective": None if fleet is None else round(fleet.objective_yuan, 2),
         "bound": None if fleet is None or fleet.bound_yuan is None else round(fleet.bound_yuan, 2),
         "gap": None if fleet is None else fleet.gap_frac,
         "gap_edge": None if edge is None else edge.gap_frac,
@@ -787,8 +792,6 @@ def run(class_count: int, scale: float) -> dict[str, Any]:
         **dict(warm.work),
         **{f"seconds_{k}": round(v, 3) for k, v in warm.seconds.items()},
     }
-    if violations:
-        raise SystemExit(f"the verifier refuses the plan: {violations[:5]}")
     return figures
 
 

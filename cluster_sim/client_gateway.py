@@ -23,7 +23,7 @@ class ClientGateway:
             address, retry_unavailable_for_s=retry_unavailable_for_s, request_id=lambda: self._request_id
         )
         self.log: list[Event] = []
-        self._run = ""
+        self._run = "runs/-"
         self._read = 0
 
     def open_run(self, run_id: str, seed: int, start_s: int, fleet: Fleet, policy: Policy) -> None:

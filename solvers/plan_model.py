@@ -63,7 +63,7 @@ PATTERNS_PER_ROUND = 150
 LEVEL_TOLERANCE = 1e-6
 INTEGRAL = 1e-6
 CUT_TOLERANCE = 1e-3
-CALM = 0.7
+CALM = 0.6
 """Weight of the best duals so far when they are mixed with those of a round."""
 REDUCED_COST_NOISE = 1e-9
 LOOSE = 1e-3
