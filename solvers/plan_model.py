@@ -80,7 +80,7 @@ class PlanLimits:
     """Work limits of one plan. `wall_s` is a safety net that aborts; it never shapes an answer."""
 
     lp_iterations: int = 400_000
-    pricing_rounds: int = 5
+    pricing_rounds: int = 8
     pricing_gap_frac: float = 2e-5
     """Stop pricing when missing routes and patterns can gain less than this share of the objective."""
     cut_rounds: int = 1
