@@ -60,7 +60,8 @@ def dev(
             f"{world.title.en} · {world.title.zh} on {service.address}; files in {run_dir}; Ctrl-C ends it"
         )
         console.print(
-            "try:  .venv/bin/suanli sites\n      .venv/bin/suanli list\n      .venv/bin/suanli submit examples/inference.yaml"
+            "try:  .venv/bin/suanli sites\n      .venv/bin/suanli list\n"
+            "      .venv/bin/suanli submit examples/inference.yaml"
         )
         try:
             _keep_up(world, seed, engine, ClientGateway(service.address), every_s, console)

@@ -36,7 +36,7 @@ from solvers.problem import (
     Slots,
     Terms,
 )
-from suanli.model import PriorityClass, Stage, Workload
+from suanli.model import PriorityClass, Site, Stage, Workload
 from suanli.model.units import HOURS_PER_DAY, MILLI, SECONDS_PER_HOUR
 
 FINE_HOURS = 2
@@ -243,7 +243,7 @@ def _sites(
                 else released_kwh(
                     s, balance_kwh(state, s.site_id, annual[i]), now_s, slots.start_s, slots.hours
                 )
-                - LEDGER_MARGIN_FRAC * s.caps.reference_load_frac * s.rated_it_kw * float(slots.hours.sum())
+                - ledger_margin_kwh(s, float(slots.hours.sum()))
                 for i, s in enumerate(sites)
             ]
         ),
@@ -252,6 +252,11 @@ def _sites(
         demand_peak_kw=np.zeros(len(sites)),
         reserved_floor_frac=np.zeros(len(sites)),
     )
+
+
+def ledger_margin_kwh(site: Site, hours: float) -> float:
+    """What a plan of that many hours leaves unspent of its release."""
+    return LEDGER_MARGIN_FRAC * site.caps.reference_load_frac * site.rated_it_kw * hours
 
 
 def balance_kwh(state: ClusterState, site_id: str, cap: float) -> float:

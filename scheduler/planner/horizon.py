@@ -9,7 +9,7 @@ import numpy as np
 
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState
-from scheduler.planner.compile import Compiled, balance_kwh, compile_problem
+from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, ledger_margin_kwh
 from scheduler.planner.feasibility import Views
 from scheduler.planner.learn import learn, scaled, thetas
 from scheduler.planner.scoring import GuidedScorer, Scorer
@@ -152,6 +152,7 @@ def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, soluti
 
 
 def _ledger(state: ClusterState, problem: PlacementProblem, solution: PlanSolution) -> list[LedgerBalance]:
+    assert state.topology is not None
     out = []
     for i, site_id in enumerate(problem.sites.site_id):
         cap = float(problem.sites.pue_cap_annual[i])
@@ -159,13 +160,14 @@ def _ledger(state: ClusterState, problem: PlacementProblem, solution: PlanSoluti
             continue
         before = balance_kwh(state, site_id, cap)
         used = float(solution.ledger_used_kwh[i])
+        margin_kwh = ledger_margin_kwh(state.topology.sites[i], float(problem.slots.hours.sum()))
         out.append(
             LedgerBalance(
                 site_id=site_id,
                 pue_cap_annual=cap,
                 balance_before_kwh=round(before, 4),
                 balance_after_kwh=round(before - used, 4),
-                released_kwh=round(float(problem.sites.ledger_beta_kwh[i]), 4),
+                released_kwh=round(float(problem.sites.ledger_beta_kwh[i]) + margin_kwh, 4),
                 used_kwh=round(used, 4),
                 debt_kwh=round(max(0.0, float(solution.ledger_debt_kwh[i])), 4),
             )
