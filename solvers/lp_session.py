@@ -80,6 +80,10 @@ class Session:
         self._basis, self._must_hint = again.basis, again.basis is not None
         return replace(again, iterations=again.iterations + result.iterations)
 
+    def forget_temporary_rows(self) -> None:
+        """Take no temporary row of the next program for one of the last: their entries differ."""
+        self._temporary = tuple("" for _ in self._temporary)
+
     # -- what changed
 
     def _joined(self, column_key: IntArray) -> IntArray:

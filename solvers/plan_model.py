@@ -83,6 +83,8 @@ class PlanLimits:
     pricing_rounds: int = 8
     pricing_gap_frac: float = 5e-5
     """Stop pricing when missing routes and patterns can gain less than this share of the objective."""
+    bound_rounds: int = 12
+    """Rounds of pricing for the bound where work stays unserved."""
     cut_rounds: int = 1
     site_trials: int = 6
     warm_site_trials: int = 2
@@ -363,7 +365,27 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
 
 
 def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> float:
-    """Bound on the cost of plans whose levels are no worse than this one's: the relaxation with levels held by rows."""
+    """Bound on the cost of plans whose levels are no worse than this one's: the relaxation with levels held by rows.
+
+    Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little.
+    """
+    bound = -math.inf
+    for _ in range(work.limits.bound_rounds):
+        relaxed, nothing_yuan = _relaxed_at_levels(final, model, master, work)
+        missing = price_missing(relaxed, model, master, nothing_yuan)
+        bound = max(bound, relaxed.result.objective + missing.gain_yuan)
+        if final.objective_yuan - bound <= LOOSE * abs(final.objective_yuan):
+            break
+        model, master, joined = _join(model, master, [missing], 0.0)
+        if not joined:
+            break
+    return bound
+
+
+def _relaxed_at_levels(
+    final: Solved, model: PlanModel, master: Master, work: Work
+) -> tuple[Solved, FloatArray]:
+    """(relaxation with a row per level that holds it, [C,B] what nothing in a block costs at its duals)."""
     program = master.program()
     price = np.zeros(master.penalty_yuan.shape)
     level_of_class = np.array(LEVEL_OF_RANK)[model.sets.problem.classes.priority_rank]
@@ -376,12 +398,13 @@ def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work)
             held.append((level, len(program.row_lower), scale))
             room = value * (1 + 1e-7) + LEVEL_TOLERANCE
             program = program.with_row(f"held {level}", used, amount[used] / scale, room / scale)
+    # these rows change with the columns, so they are not the same rows as before
+    work.session.forget_temporary_rows()
     result = work.solve(program, master.column_key())
     for level, row, scale in held:
         at_level = level_of_class == level
         price[at_level] = -result.duals[row] / scale * master.penalty_yuan[at_level]
-    relaxed = replace(final, result=result)
-    return result.objective + price_missing(relaxed, model, master, price).gain_yuan
+    return replace(final, result=result), price
 
 
 def level_weights(master: Master) -> FloatArray:
@@ -455,20 +478,27 @@ def price_in(
             if calm_bound > bound:
                 bound, centre = calm_bound, calm.result.duals
         pauses = master.pauses(solved.result.x)
-        # new patterns mean building the model again: only when they matter
-        new_patterns = (
-            sum(len(m) for m in missing.patterns) if -missing.pattern_gain_yuan > enough_yuan / 2 else 0
-        )
-        if new_patterns:
-            model, master = _with_patterns(model, master, missing.patterns)
-        joined = master.add_routes(pauses)
-        for columns in found:
-            joined += master.add_routes(columns.routes) + master.add_runs(columns.runs)
-        if not joined + new_patterns:
+        model, master, joined = _join(model, master, found, enough_yuan / 2)
+        joined += master.add_routes(pauses)
+        if not joined:
             break
         solved = solve_weighted(master, work, None)
     gain = price_missing(solved, model, master).gain_yuan
     return solved, model, master, max(bound, solved.objective_yuan + gain)
+
+
+def _join(
+    model: PlanModel, master: Master, found: list[Missing], enough_yuan: float
+) -> tuple[PlanModel, Master, int]:
+    """Let columns join that pay. New patterns mean building the model again: only when they gain more than enough."""
+    joined = 0
+    if -found[0].pattern_gain_yuan > enough_yuan:
+        joined = sum(len(m) for m in found[0].patterns)
+        if joined:
+            model, master = _with_patterns(model, master, found[0].patterns)
+    for columns in found:
+        joined += master.add_routes(columns.routes) + master.add_runs(columns.runs)
+    return model, master, joined
 
 
 def _with_duals(solved: Solved, duals: FloatArray) -> Solved:

@@ -22,6 +22,8 @@ from suanli.model.units import SECONDS_PER_HOUR, W_PER_KW
 LEARN_EVERY_S = SECONDS_PER_HOUR
 QUOTA_DIGITS = 4
 KEPT_QUOTA = 1e-3
+CALM_INTERVALS = 4
+"""Without new work the last plan stays good until prices change; its ledgers and forecasts are renewed this often."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,22 @@ class HorizonStrategy:
         return learn(state.topology, state.learner, state.recent_meters)
 
     def plan_due(self, state: ClusterState, now_s: int) -> bool:
-        """Every `plan_every_s` on the whole interval, and after a site went down, came back or was cordoned."""
+        """On the whole interval of `plan_every_s` when work came since the last plan or a tariff changed, and every
+        `CALM_INTERVALS` in any case; at once after a site went down, came back or was cordoned.
+        """
         if state.topology is None:
             return False
-        every = state.policy.plan_every_s
-        return now_s // every > state.guide.at_s // every or state.site_changed_s > state.guide.at_s
+        planned_s, every = state.guide.at_s, state.policy.plan_every_s
+        if state.site_changed_s > planned_s:
+            return True
+        intervals = now_s // every - planned_s // every
+        if intervals <= 0:
+            return False
+        return (
+            intervals >= CALM_INTERVALS
+            or bool(state.workloads["submitted_s"].max(initial=-1) > planned_s)
+            or _tariff_changed(state, planned_s, now_s)
+        )
 
     def begin_plan(self, state: ClusterState, views: Views, now_s: int) -> PlanTask:
         """Compile the problem."""
@@ -98,6 +111,12 @@ class HorizonStrategy:
             )
         marginal = _marginal_price(state, now_s, self._settings.pue_blind)
         return GuidedScorer(marginal, np.ones(topology.site_count, bool), np.zeros(topology.site_count))
+
+
+def _tariff_changed(state: ClusterState, from_s: int, until_s: int) -> bool:
+    assert state.topology is not None
+    prices = CalendarOutlook(state.topology, state.forecast).prices_yuan_per_kwh(np.array([from_s, until_s]))
+    return bool((prices[:, 0] != prices[:, 1]).any())
 
 
 def _marginal_price(state: ClusterState, now_s: int, pue_blind: bool) -> np.ndarray[Any, Any]:
