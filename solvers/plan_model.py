@@ -13,6 +13,7 @@ Everything is deterministic for a problem: work limits, one thread; the wall lim
 
 from __future__ import annotations
 
+import copy
 import heapq
 import math
 import time
@@ -370,6 +371,7 @@ def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work)
     Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little.
     """
     bound = -math.inf
+    master = copy.copy(master)  # the plan's own columns stay as they are
     for _ in range(work.limits.bound_rounds):
         relaxed, nothing_yuan = _relaxed_at_levels(final, model, master, work)
         missing = price_missing(relaxed, model, master, nothing_yuan)
