@@ -700,7 +700,7 @@ def _cap_problems(sites: Sequence[SiteLoad], together: dict[int, Together], play
     return problems
 
 
-def table(verdict: Verdict, beside: Verdict | None = None) -> str:
+def table(verdict: Verdict, beside: Verdict | None = None, *, width: int = 120) -> str:
     """The check as text; `beside` adds the offered load of another scale."""
     other = {row.site_id: row.offered for row in beside.sites} if beside else {}
     played = verdict.month
