@@ -39,10 +39,11 @@ EXIT_BAD_INPUT = 2
 OURS = "suanli"
 DEFAULT_SCENARIO = "songjiang-s"
 TRACES = ("openb", "azure-llm")
+DAY_HOURS = 24.0
 TRACE_PANEL = "Recorded input"
 TRACE_NEEDS = {"openb": ("nodes", "pods"), "azure-llm": ("requests",)}
 TRACE_TAKES = {
-    "openb": ("nodes", "pods", "limit_pods", "limit_nodes", "hours", "from_hour", "compress"),
+    "openb": ("nodes", "pods", "limit_pods", "limit_nodes", "hours", "from_hour", "compress", "stay"),
     "azure-llm": ("requests", "hours"),
 }
 
@@ -175,6 +176,14 @@ def simulate(
             rich_help_panel=TRACE_PANEL,
         ),
     ] = None,
+    stay: Annotated[
+        bool | None,
+        typer.Option(
+            "--stay",
+            help="openb: pods never leave, so that the cluster fills up as in the published experiments.",
+            rich_help_panel=TRACE_PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Play a day under one policy, in process: no service, the same decisions.
 
@@ -194,7 +203,9 @@ def simulate(
     _check_engine(engine)
     if policy not in (OURS, *BASELINES):
         _refuse(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
-    asked = _TraceOptions(trace, nodes, pods, requests, limit_pods, limit_nodes, hours, from_hour, compress)
+    asked = _TraceOptions(
+        trace, nodes, pods, requests, limit_pods, limit_nodes, hours, from_hour, compress, stay
+    )
     world = _load(scenario or DEFAULT_SCENARIO) if trace is None else _recorded(console, scenario, asked)
     if trace is None:
         asked.refuse_without_trace()
@@ -262,6 +273,7 @@ class _TraceOptions:
     hours: float | None
     from_hour: float | None
     compress: float | None
+    stay: bool | None
 
     def refuse_without_trace(self) -> None:
         """Options that mean nothing here are an error, not ignored."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,6 +78,7 @@ class Cut:
     `limit_pods`, `limit_nodes`: that many, evenly over the list (pods in order of creation). `hours`: length of the
     day. `from_hour`: trace hour at which it opens; pods older than that and still alive run from the opening with the
     rest of their time. `compress`: trace seconds per second of the day. None: from_hour and compress fit all into it.
+    `stay`: deletions are ignored, so that the cluster fills up as in the published experiments.
     """
 
     limit_pods: int | None = None
@@ -85,6 +86,7 @@ class Cut:
     hours: float = 24.0
     from_hour: float | None = None
     compress: float | None = None
+    stay: bool = False
 
 
 Row = TypeVar("Row", TraceNode, TracePod)
@@ -121,7 +123,8 @@ def openb_day(nodes: Sequence[TraceNode], pods: Sequence[TracePod], cut: Cut) ->
     homeless = [p for p in chosen if not any(_holds(n, p) for n in kinds)]
     from_s, compress = _time_scale(placeable, cut)
     models = sorted({n.gpu_model for n in kinds if n.gpu_count})
-    jobs = {p.name: _job(p, models, from_s, compress) for p in placeable}
+    timed = [replace(p, deleted_at_s=None) for p in placeable] if cut.stay else placeable
+    jobs = {p.name: _job(p, models, from_s, compress) for p in timed}
     played = [
         (p, j) for p in placeable if (j := jobs[p.name]) is not None and j.at_s < cut.hours * SECONDS_PER_HOUR
     ]
