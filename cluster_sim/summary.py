@@ -152,7 +152,7 @@ def _print_sites(console: Console, day: DayResult) -> None:
     if any(_ipue(s) == "idle" for s in day.sites):
         _indented(
             console,
-            "idle: nothing ran or next to no IT energy was drawn, so the ratio would tell nothing of work",
+            "idle: nothing ran there, or too little for the ratio to tell anything",
             "dim",
         )
     if any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites):
