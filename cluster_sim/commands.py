@@ -308,7 +308,12 @@ def _recorded(console: Console, scenario: str | None, asked: _TraceOptions) -> S
                 _refuse(f"{scenario}: --trace openb brings its own site, so it goes without a scenario")
             assert asked.nodes is not None and asked.pods is not None
             cut = Cut(
-                asked.limit_pods, asked.limit_nodes, asked.hours or 24.0, asked.from_hour, asked.compress
+                asked.limit_pods,
+                asked.limit_nodes,
+                asked.hours or DAY_HOURS,
+                asked.from_hour,
+                asked.compress,
+                bool(asked.stay),
             )
             day = openb_day(*read_openb(asked.nodes, asked.pods), cut)
         else:
