@@ -330,7 +330,7 @@ def _recorded(console: Console, scenario: str | None, asked: _TraceOptions) -> S
 def _check_playable(console: Console, world: Scenario) -> None:
     """The check of `cluster_sim.scenarios.check` on the terminal; exit 1 when the scenario cannot be played."""
     verdict = check_scenario(world)
-    console.print(check_table(verdict, width=console.width), markup=False, soft_wrap=True)
+    console.print(check_table(verdict), markup=False, soft_wrap=True)
     if verdict.problems:
         raise typer.Exit(EXIT_FAILED)
 
