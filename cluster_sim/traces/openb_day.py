@@ -265,7 +265,7 @@ def _job(pod: TracePod, installed: Sequence[str], from_s: float, compress: float
     models = [m for m in (pod.gpu_models or installed) if m in installed] if pod.gpu_count else []
     return RecordedJob(
         job_id=pod.name.lower(),
-        at_s=max(0, round(begins_s)),
+        at_s=max(0, int(begins_s)),
         work_s=work_s,
         cpu_milli=pod.cpu_milli,
         memory_mib=pod.memory_mib,
