@@ -33,13 +33,13 @@ def lists(tmp_path: Path) -> Lists:
 
 def played(lists: Lists, **cut: Any) -> dict[str, tuple[int, Stage, Workload]]:
     """Workload id → (seconds after the opening, stage, workload) of the day."""
-    day = openb_day(*lists, Cut(**cut))
+    day = openb_day(lists[0], lists[1], Cut(**cut))
     found = arrivals(day.scenario, 1)
     return {w.workload_id: (at_s - day.scenario.start_s, w.stages[0], w) for at_s, w in found.items}
 
 
 def test_nodes_of_one_kind_become_a_group_of_the_one_site(lists):
-    site = openb_day(*lists, Cut()).scenario.fleet().sites[0]
+    site = openb_day(lists[0], lists[1], Cut()).scenario.fleet().sites[0]
     assert {(g.gpu_model, g.node_count, g.gpu_count, g.cpu_milli, g.memory_mib) for g in site.groups} == {
         ("T4", 2, 2, 64_000, 262_144),
         ("P100", 1, 2, 64_000, 262_144),
@@ -82,7 +82,7 @@ def test_with_stay_nothing_ever_ends(lists):
 
 
 def test_limits_take_evenly_and_what_no_node_could_hold_is_named(lists):
-    day = openb_day(*lists, Cut(limit_nodes=1))
+    day = openb_day(lists[0], lists[1], Cut(limit_nodes=1))
     assert sum(g.node_count for g in day.scenario.fleet().sites[0].groups) == 1
     assert any("left out: 2 pods" in note and "p-pair" in note for note in day.notes)  # its P100 is gone
     assert len(played(lists, limit_pods=2)) == 2
@@ -90,7 +90,7 @@ def test_limits_take_evenly_and_what_no_node_could_hold_is_named(lists):
 
 def test_a_cut_that_leaves_nothing_says_which_options_to_look_at(lists):
     with pytest.raises(ValueError, match="--from-hour, --hours, --compress"):
-        openb_day(*lists, Cut(from_hour=9, compress=1, limit_pods=1))
+        openb_day(lists[0], lists[1], Cut(from_hour=9, compress=1, limit_pods=1))
 
 
 def test_every_problem_of_both_files_is_named_with_line_and_column(tmp_path):
