@@ -28,8 +28,8 @@ class Questions:
     def ask(self, now_s: int) -> None:
         """Ask when a whole hour of the day has passed."""
         elapsed_s = now_s - self._scenario.start_s
-        if now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
-            return
+        if not elapsed_s or now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
+            return  # at the opening everything waits, and only because it has just come
         for name in self._names("state = PENDING"):
             answer = self._client.explain_workload(name)
             if _telling(answer) > _telling(self.pending):

@@ -74,7 +74,7 @@
     const i = day.sites.findIndex((s) => s.id === chosen), all = i < 0;
     const it = all ? total(p.it) : p.it[i], facility = all ? total(p.facility) : p.facility[i];
     const forecast = all ? totalKnown(p.forecast) : p.forecast[i];
-    const ipue = facility.map((f, t) => it[t] > 0 ? f / it[t] : null);
+    const ipue = facility.map((f, t) => f <= 20 * it[t] && it[t] > 0 ? f / it[t] : null); // idle rooms: see IDLE_IPUE
     const site = all ? null : day.sites[i], events = day.events.filter((e) => all || e.site === chosen);
     const cap = site && (site.cap ?? site.capHourly);
     const color = site ? ink[site.kind] : ink.ink;
