@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from scheduler.domain.columns import Columns
 from scheduler.domain.shapes import ShapeTable, Spec
-from scheduler.domain.topology import Topology, build_topology
+from scheduler.domain.topology import Topology, build_topology, under_policy
 from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
 
 MAX_GPUS_PER_NODE = 16
@@ -264,7 +264,7 @@ class ClusterState:
             "sharers": self.sharers,
             "shapes": [t.model_dump(mode="json") for t in self.shapes.templates],
             "reference_gpus": [list(s.stage.gpu_milli) for s in self.shapes.specs],
-            "fleet": None if self.topology is None else self.topology.fleet.model_dump(mode="json"),
+            "fleet": None if self.topology is None else self.topology.registered.model_dump(mode="json"),
             "policy": self.policy.model_dump(mode="json"),
             "placements": self.row_of_placement,
             "draining": {str(row): vars(d) for row, d in self.draining.items()},
@@ -287,7 +287,7 @@ class ClusterState:
         fleet = Fleet.model_validate(event.body["fleet"])
         before = self.topology
         cordoned = np.zeros(0, bool) if self.nodes is None else self.nodes.cordoned
-        topology = build_topology(fleet)
+        topology = under_policy(build_topology(fleet), self.policy)
         self.topology = topology
         self._empty_nodes(fleet, topology)
         for site in fleet.sites:
@@ -373,7 +373,11 @@ class ClusterState:
                 self.stopping[placement_id] = Stopping(stop.row, node)
 
     def _policy_revised(self, event: Event) -> None:
+        """The limits of the revision hold from now on; a plan made under the last one is out of date."""
         self.policy = Policy.model_validate(event.body["policy"])
+        self.site_changed_s = max(event.at_s, self.guide.at_s + 1)
+        if self.topology is not None:
+            self.topology = under_policy(self.topology, self.policy)
 
     def _site_nodes(self, subject: str) -> NDArray[np.bool_]:
         assert self.topology is not None

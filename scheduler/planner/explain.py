@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ from suanli.model import (
     Workload,
     WorkloadState,
 )
-from suanli.model.units import utc
+from suanli.model.units import W_PER_KW, utc
 
 SAME_COST_YUAN = 1e-9
 
@@ -201,7 +202,13 @@ class Explainer:
         if reserved:
             codes[ReasonCode.RESERVED_FOR_GANG] = reserved
         out = [
-            Reason(code=code, site_id=site_id, stage_id=stage.stage_id, node_count=n)
+            Reason(
+                code=code,
+                site_id=site_id,
+                stage_id=stage.stage_id,
+                node_count=n,
+                **self._numbers(code, here, site),
+            )
             for code, n in codes.items()
         ]
         room = int(np.minimum(fit, wanted).sum())
@@ -217,6 +224,27 @@ class Explainer:
                 )
             )
         return out
+
+    def _numbers(self, code: ReasonCode, here: SpecView, site: int) -> dict[str, Any]:
+        """Limit, value and origin of a reason that has them; the value includes one more replica."""
+        topology, after, policy = self._views.topology, self._round.snapshot, self._state.policy
+        if code is ReasonCode.POWER_LIMIT:
+            limit_w = float(topology.power_limit_w[site])
+            least_w = float((here.watts + topology.group_idle_w)[here.group_ok].min())
+            tightened = limit_w < float(topology.own_power_limit_w[site])
+            return {
+                "limit": round(limit_w / W_PER_KW, 3),
+                "actual": round((limit_w - float(after.spare_w()[site]) + least_w) / W_PER_KW, 3),
+                "unit": "kW",
+                "detail": f"set by policy revision {policy.revision}" if tightened else "",
+            }
+        if code is ReasonCode.RESERVED_FLOOR:
+            return {
+                "limit": float(topology.site_reserved_floor_frac[site]),
+                "unit": "of each node group",
+                "detail": f"kept free for public services by policy revision {policy.revision}",
+            }
+        return {}
 
     def _joint_sites(self, spec: int) -> NDArray[np.bool_]:
         """(S,) sites where the stage lies in some pattern of its workload."""
@@ -529,6 +557,8 @@ def _empty(snapshot: Snapshot) -> None:
     )
     nodes.gpu_milli[nodes.gpu_milli >= 0] = 1000
     snapshot.running[:] = 0
+    if snapshot.low_used is not None:
+        snapshot.low_used[:] = 0
     snapshot.dynamic_w[:] = 0
     snapshot.idle_w[:] = 0
     snapshot.link_mbps[:] = 0

@@ -883,7 +883,8 @@ def shortage_codes(snapshot: Snapshot, view: SpecView) -> Counter[ReasonCode]:
     codes[ReasonCode.CPU_SHORT] = int(cpu_short.sum())
     codes[ReasonCode.MEMORY_SHORT] = int(memory_short.sum())
     codes[ReasonCode.STORAGE_SHORT] = int(storage_short.sum())
-    fits = snapshot.fit(view, at) > 0
+    fits = snapshot.fit_of_nodes(view, at) > 0
+    codes[ReasonCode.RESERVED_FLOOR] = int((fits & (snapshot.fit(view, at) <= 0)).sum())
     if stage.gpu_milli:
         total = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
         short = usable & (total < view.need[topology.node_group[at], 2])
