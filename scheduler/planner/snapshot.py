@@ -268,6 +268,40 @@ class Snapshot:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
 
 
+def release(
+    snapshot: Snapshot, node: NDArray[np.int64], spec: NDArray[np.int64], gpu_mask: NDArray[np.int64]
+) -> None:
+    """Take many placements off at once, as `take_node` does one by one with −1; rows of (node, spec, devices).
+
+    Traffic between the stages of a workload stays on the links: which sites it joins is not known here.
+    """
+    topology, nodes, views = snapshot.topology, snapshot.nodes, snapshot.views
+    was_empty = snapshot.replica_count == 0
+    for s in np.unique(spec).tolist():
+        view, mine = views[s], spec == s
+        at, group = node[mine], topology.node_group[node[mine]]
+        np.add.at(nodes.cpu_milli, at, view.spec.stage.cpu_milli)
+        np.add.at(nodes.memory_mib, at, view.spec.stage.memory_mib)
+        np.add.at(nodes.storage_gib, at, view.spec.stage.storage_gib)
+        held = (gpu_mask[mine][:, None] >> np.arange(MAX_GPUS_PER_NODE)) & 1
+        rows, devices = np.nonzero(held)
+        each = view.need[group, 2] // np.maximum(held.sum(axis=1), 1)
+        np.add.at(nodes.gpu_milli, (at[rows], devices), each[rows])
+        np.subtract.at(snapshot.running[s], group, 1)
+        np.subtract.at(snapshot.replica_count, at, 1)
+        by_site = np.bincount(topology.node_site[at], minlength=topology.site_count)
+        snapshot.dynamic_w -= np.bincount(topology.node_site[at], view.watts[group], topology.site_count)
+        if view.has_traffic:
+            snapshot.link_mbps -= by_site @ views.link_mbps_per_replica(s)
+        if snapshot.low_used is not None and keeps_off_floor(view):
+            np.subtract.at(snapshot.low_used, group, view.need[group])
+    emptied = np.flatnonzero((snapshot.replica_count == 0) & ~was_empty)
+    snapshot.empty_node[emptied] = True
+    snapshot.idle_w -= np.bincount(
+        topology.node_site[emptied], topology.group_idle_w[topology.node_group[emptied]], topology.site_count
+    )
+
+
 def keeps_off_floor(view: SpecView) -> bool:
     """Whether the work ranks below public services, for which the reserved floor is kept."""
     return view.spec.workload.priority_class.rank > PriorityClass.PUBLIC_SERVICE.rank
@@ -371,6 +405,7 @@ __all__ = [
     "keeps_off_floor",
     "pipeline_mbps",
     "pipelines_placed",
+    "release",
     "stage_sites",
     "stage_sites_own",
 ]

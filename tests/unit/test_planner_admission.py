@@ -238,7 +238,7 @@ def test_the_answer_is_remembered_per_shape_but_not_across_fleets(city):
 
 
 def test_what_no_site_can_power_is_refused_and_what_only_the_policy_forbids_waits():
-    """A node idles at 300 W and a busy core draws 5 W: 0.72 kW carry two nodes of four cores at half load, not three."""
+    """Nodes idle at 300 W, a busy core draws 5 W: 0.72 kW carry two nodes of four cores at half load, not three."""
     city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=3, cores=4).power_limit_kw(0.72)))
     assert the_problem(city, a_workload("gang").cpu(4).gang(3)) == (
         "stages[0].replicas",
