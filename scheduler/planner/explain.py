@@ -359,29 +359,29 @@ class Explainer:
         template = self._template(index)
         trials = self._trials(index, waiting)
         forecast = StartForecast(
-            self._state, self._round, self._now_s, lambda snapshot: trials.attempt(snapshot, template)
+            self._state,
+            self._round,
+            self._now_s,
+            lambda snapshot: trials.attempt(snapshot, template, trials.costs),
         )
-        return forecast.expected_start(index, waiting, template, self._ahead(index, waiting))
+        return forecast.expected_start(index, waiting, template, self._queue_with(index, waiting))
 
-    def _ahead(self, index: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows left waiting whose turn comes before and that could lie where this one could; deferrable ones wait."""
+    def _queue_with(self, index: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows left waiting that compete for the same groups, and the waiting ones; deferrable rivals wait anyway."""
         columns, replicas = self._state.shapes.columns, self._state.replicas
-        mine = np.flatnonzero(np.isin(self._turns, waiting))
-        before = self._turns[: int(mine[0])] if len(mine) else self._turns
         placed = np.array([p.row for p in self._round.result.placed], np.int64)
-        before = before[~np.isin(before, placed) & (replicas["workload"][before] != index)]
-        if not self._template(index).deferrable:
-            before = before[~columns["deferrable"][replicas["spec"][before]]]
+        rows = np.union1d(self._turns, waiting)
+        rows = rows[~np.isin(rows, placed) | np.isin(rows, waiting)]
+        spec = replicas["spec"][rows]
         wanted = np.any(
             [self._views[s].group_ok for s in np.unique(replicas["spec"][waiting]).tolist()], axis=0
         )
-        competes = {
-            s: bool((self._views[s].group_ok & wanted).any())
-            for s in np.unique(replicas["spec"][before]).tolist()
-        }
-        keep = np.array([competes[s] for s in replicas["spec"][before].tolist()], bool)
-        ahead: NDArray[np.int64] = before[keep]
-        return ahead
+        rivals = {s: bool((self._views[s].group_ok & wanted).any()) for s in np.unique(spec).tolist()}
+        keep = np.array([rivals[s] for s in spec.tolist()], bool)
+        if not self._template(index).deferrable:
+            keep &= ~columns["deferrable"][spec]
+        queue: NDArray[np.int64] = rows[keep | np.isin(rows, waiting)]
+        return queue
 
     # ---------------------------------------------------------------- candidates
 

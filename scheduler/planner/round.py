@@ -102,8 +102,8 @@ class Round:
     now_s: int
     result: RoundResult = field(default_factory=RoundResult)
     reservations: Reservations = field(init=False)
-    preempts: bool = True
-    """Whether urgent work may displace batch work; trials over another moment's snapshot must not."""
+    is_trial: bool = False
+    """Over another moment's snapshot: nobody is displaced and no nodes are kept, for the state says nothing of it."""
     node_penalty: NDArray[np.float64] | None = None
     """(N,) added to node costs while room is made by preemption."""
     _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
@@ -654,7 +654,7 @@ class Round:
 
         The stop orders of what gives way come before the start in the same commit.
         """
-        if not self.preempts:
+        if self.is_trial:
             return False
         if self._room_maker is None:
             self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s)
@@ -725,7 +725,7 @@ class Round:
 
     def _reserve(self, rows: NDArray[np.int64]) -> None:
         """Keep the nodes of one pool that come free first for this gang."""
-        if not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
+        if self.is_trial or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
         gone = {p.row for p in self.result.preempted}
         placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]

@@ -1,10 +1,11 @@
 """When a waiting workload is expected to start: the release times of what runs, and the deferrals of the plan.
 
     earliest   the first declared end after which the workload could be placed, if nobody else took the room
-    likely     the same with all work placed whose turn comes before; deferrable work also waits for the plan's slot
+    likely     the same in a queue that is worked off in turn; deferrable work also waits for the plan's slot
     latest     the last declared end known, or the instant at which deferrable work has to start
 
 Every instant is verified by placing on the fleet as it then is. What no declared end makes room for has no estimate.
+Gangs have their nodes kept by rounds but not here, so those in a long queue start rather sooner than said.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from suanli.model.units import SECONDS_PER_HOUR, utc
 
 MAX_INSTANTS = 64
 """Ends looked at; more are thinned, which can only make an estimate a little later."""
-MAX_AHEAD = 2_000
-"""Replicas ahead that are placed to see what they leave; beyond that the likely start is the latest."""
+MAX_QUEUED = 2_000
+"""Replicas that are placed in turn to see what they leave; with more, the likely start is the latest."""
 
 Attempt = Callable[[Snapshot], Round]
-"""A round over a snapshot of its own, as explanations try placements."""
+"""A trial round over a snapshot, which it changes."""
 
 
 @dataclass(frozen=True)
@@ -43,29 +44,26 @@ class StartForecast:
     attempt: Attempt
 
     def expected_start(
-        self, index: int, waiting: NDArray[np.int64], template: Workload, ahead: NDArray[np.int64]
+        self, index: int, waiting: NDArray[np.int64], template: Workload, queue: NDArray[np.int64]
     ) -> StartEstimate | None:
-        """For the waiting rows of a workload behind the rows `ahead`; None when nothing truthful can be said."""
+        """For the waiting rows of a workload among the rows of `queue`; None when nothing truthful can be said."""
         ends = self._ends()
         instants = self._instants(ends)
-        alone = self._first(instants, ends, lambda s: self._fits(s, waiting, template))
+        alone = self._first_alone(instants, ends, waiting, template)
         if alone is None:
             return None
-        competing = ahead if 0 < len(ahead) <= MAX_AHEAD else ahead[:0]
-        behind: float | None = alone
-        if len(competing):
-            behind = self._first(instants, ends, lambda s: self._fits_behind(s, waiting, template, competing))
-        elif len(ahead):
-            behind = None
-        floor_s = max(self.now_s, int(self.state.workloads["not_before_s"][index]))
-        earliest_s = max(int(np.ceil(alone)), floor_s)
+        in_turn: float | None = alone
+        if len(queue) > len(waiting):
+            in_turn = self._first_in_turn(ends, waiting, queue) if len(queue) <= MAX_QUEUED else None
+        opens_s = max(self.now_s, int(self.state.workloads["not_before_s"][index]))
+        earliest_s = max(int(np.ceil(alone)), opens_s)
         last_s = max(earliest_s, int(np.ceil(instants[-1])))
-        likely_s = last_s if behind is None else max(int(np.ceil(behind)), earliest_s)
-        assumption = "what runs ends as declared and nothing more urgent arrives"
+        likely_s = last_s if in_turn is None else max(int(np.ceil(in_turn)), earliest_s)
         if template.deferrable:
             return self._deferred(index, waiting, earliest_s, likely_s, last_s)
-        if behind is None:
-            assumption += "; what is ahead in the queue may take all room that is known to come free"
+        assumption = "what runs ends as declared and nothing more urgent arrives"
+        if in_turn is None:
+            assumption += "; what waits beside it may take all room that is known to come free"
         return StartEstimate(
             earliest_at_s=earliest_s,
             likely_at_s=likely_s,
@@ -86,42 +84,63 @@ class StartForecast:
             known = known[np.linspace(0, len(known) - 1, MAX_INSTANTS).round().astype(int)]
         return np.concatenate([[float(self.now_s)], known])
 
-    def _first(
-        self, instants: NDArray[np.float64], ends: Ends, fits: Callable[[Snapshot], bool]
+    def _first_alone(
+        self,
+        instants: NDArray[np.float64],
+        ends: Ends,
+        waiting: NDArray[np.int64],
+        template: Workload,
     ) -> float | None:
-        """First instant at which it fits; room only grows from one to the next, so halving finds it."""
-        if not fits(self._at(float(instants[-1]), ends)):
+        """First instant at which it fits if nobody else takes room; that only grows, so halving finds it."""
+        if not self._fits(float(instants[-1]), ends, waiting, template):
             return None
         low, high = 0, len(instants) - 1
         while low < high:
             middle = (low + high) // 2
-            if fits(self._at(float(instants[middle]), ends)):
+            if self._fits(float(instants[middle]), ends, waiting, template):
                 high = middle
             else:
                 low = middle + 1
         return float(instants[low])
 
-    def _at(self, instant_s: float, ends: Ends) -> Snapshot:
-        """The fleet once everything has ended that is declared to end by then."""
+    def _fits(self, instant_s: float, ends: Ends, waiting: NDArray[np.int64], template: Workload) -> bool:
+        """Whether it could start on the fleet once everything has ended that is declared to end by then."""
         snapshot = self.done.snapshot.copy()
         gone = ends.at_s <= instant_s
         release(snapshot, ends.node[gone], ends.spec[gone], ends.gpu_mask[gone])
-        return snapshot
+        is_whole = template.stages[0].gang or len(template.stages) > 1
+        return self.attempt(snapshot).fits_together(waiting if is_whole else waiting[:1], template)
 
-    def _fits(self, snapshot: Snapshot, waiting: NDArray[np.int64], template: Workload) -> bool:
-        rows = waiting if template.stages[0].gang or len(template.stages) > 1 else waiting[:1]
-        return self.attempt(snapshot).fits_together(rows, template)
-
-    def _fits_behind(
-        self,
-        snapshot: Snapshot,
-        waiting: NDArray[np.int64],
-        template: Workload,
-        ahead: NDArray[np.int64],
-    ) -> bool:
-        trial = self.attempt(snapshot)
-        trial.place_rows(in_order(self.state, ahead, self.now_s))
-        return self._fits(trial.snapshot, waiting, template)
+    def _first_in_turn(
+        self, ends: Ends, waiting: NDArray[np.int64], queue: NDArray[np.int64]
+    ) -> float | None:
+        """The queue worked off as rounds would, from one declared end to the next; what it starts ends again too."""
+        replicas, snapshot = self.state.replicas, self.done.snapshot.copy()
+        running, at_s, left = ends, float(self.now_s), queue
+        for _ in range(MAX_INSTANTS):
+            attempt = self.attempt(snapshot)
+            attempt.place_rows(in_order(self.state, left, self.now_s))
+            placed = np.array([(p.row, p.node, p.gpu_mask) for p in attempt.result.placed], np.int64)
+            placed = placed.reshape(len(placed), 3)
+            if np.isin(waiting, placed[:, 0]).any():
+                return at_s
+            left = left[~np.isin(left, placed[:, 0])]
+            left_s = (replicas["work_s"] - replicas["done_work_s"])[placed[:, 0]]
+            running = Ends(
+                node=np.concatenate([running.node, placed[:, 1]]),
+                spec=np.concatenate([running.spec, replicas["spec"][placed[:, 0]].astype(np.int64)]),
+                gpu_mask=np.concatenate([running.gpu_mask, placed[:, 2]]),
+                at_s=np.concatenate([running.at_s, at_s + left_s]),
+            )
+            if not (running.at_s < NEVER_S).any():
+                return None
+            at_s = float(running.at_s.min())
+            gone = running.at_s <= at_s
+            release(snapshot, running.node[gone], running.spec[gone], running.gpu_mask[gone])
+            running = Ends(
+                running.node[~gone], running.spec[~gone], running.gpu_mask[~gone], running.at_s[~gone]
+            )
+        return None
 
     # ---------------------------------------------------------------- deferrals
 
@@ -129,19 +148,19 @@ class StartForecast:
         self, index: int, waiting: NDArray[np.int64], earliest_s: int, likely_s: int, last_s: int
     ) -> StartEstimate:
         """Deferrable work: not before its slot of the plan, and at the latest in time for its deadline."""
-        slot_s = self._planned_slot(waiting)
+        slot = self._planned_slot(waiting)
         left_s = float(
             (self.state.replicas["work_s"][waiting] - self.state.replicas["done_work_s"][waiting]).max()
         )
         deadline_s = int(self.state.workloads["deadline_s"][index])
         must_s = None if deadline_s >= NEVER_S else int(deadline_s - left_s - START_MARGIN_S)
-        likely_s = max(likely_s, slot_s or 0)
-        latest_s = max(last_s, likely_s)
         assumption = "what runs ends as declared and nothing more urgent arrives"
-        if slot_s is not None:
+        if slot is not None:
+            earliest_s, likely_s = max(earliest_s, slot[0]), max(likely_s, slot[1])
             assumption = f"the plan of {utc(self.state.guide.at_s):%Y-%m-%d %H:%M} UTC keeps its deferrals"
+        latest_s = max(last_s, likely_s)
         if must_s is not None:
-            latest_s = max(earliest_s, must_s)
+            latest_s = max(self.now_s, must_s)
             likely_s = min(likely_s, latest_s)
             assumption += (
                 f"; it starts by {utc(must_s):%Y-%m-%d %H:%M} UTC to meet its deadline, if there is room"
@@ -153,16 +172,16 @@ class StartForecast:
             assumption=assumption,
         )
 
-    def _planned_slot(self, waiting: NDArray[np.int64]) -> int | None:
-        """Start of the first slot by which the plan has started so many replicas of the fold that its turn has come.
+    def _planned_slot(self, waiting: NDArray[np.int64]) -> tuple[int, int] | None:
+        """(earliest, likely) start that the plan leaves to it: when its turn comes in the first slot that reaches it.
 
-        Started by slot t: running there plus those whose work is done by then, Σ running·hours ÷ mean work.
+        Started by slot t: replicas running there plus those whose work is done by then, Σ running·hours ÷ mean work. A
+        slot that runs less than half a replica more leaves it open when; plans made within it put it off to its end.
         """
         state, replicas = self.state, self.state.replicas
         folds = folds_of(self.done.snapshot.views)
         spec = int(replicas["spec"][waiting[0]])
-        ahead = dict(state.guide.body.get("deferred_ahead", ()))
-        planned = ahead.get(folds.of(spec))
+        planned = dict(state.guide.body.get("deferred_ahead", ())).get(folds.of(spec))
         if not planned:
             return None
         alike = folds.members(spec, len(state.shapes.specs))
@@ -171,12 +190,18 @@ class StartForecast:
         )
         order = np.lexsort((rows, state.workloads["deadline_s"][replicas["workload"][rows]]))
         rank = int(np.flatnonzero(np.isin(rows[order], waiting)).min())
-        work_h = (replicas["work_s"][rows] - replicas["done_work_s"][rows]) / SECONDS_PER_HOUR
+        left_h = float((replicas["work_s"] - replicas["done_work_s"])[rows].mean()) / SECONDS_PER_HOUR
         start_s, hours, running = (np.array(x, float) for x in zip(*planned, strict=True))
-        done = np.concatenate([[0.0], np.cumsum(running * hours)[:-1]]) / max(float(work_h.mean()), 1e-9)
-        started = np.flatnonzero(running + done > rank + STARTED_SLACK)
-        return max(self.now_s, int(start_s[started[0]])) if len(started) else None
+        done = np.concatenate([[0.0], np.cumsum(running * hours)[:-1]]) / max(left_h, 1e-9)
+        reached = np.flatnonzero(running + running * hours / max(left_h, 1e-9) + done > rank + HALF)
+        if not len(reached):
+            return None
+        slot = int(reached[0])
+        opens_s, ends_s = start_s[slot], start_s[slot] + hours[slot] * SECONDS_PER_HOUR
+        is_open = running[slot] + done[slot] < rank + HALF
+        likely_s = max(opens_s, ends_s - left_h * SECONDS_PER_HOUR) if is_open else opens_s
+        return max(self.now_s, int(opens_s)), max(self.now_s, int(likely_s))
 
 
-STARTED_SLACK = 1e-3
-"""Plans count replicas as fractions; less than this of one is none."""
+HALF = 0.5
+"""Plans count replicas as fractions, which rounds round."""

@@ -204,7 +204,7 @@ class Trials:
         views = _TrialViews(self._asked.views, [view_spec(s, self._topology) for s in own])
         snapshot.views = views
         patterns = _TrialPatterns(views, relaxed, shape)
-        return Round(self._state, snapshot, patterns, scorer or FlatScorer(), self._now_s, preempts=False)
+        return Round(self._state, snapshot, patterns, scorer or FlatScorer(), self._now_s, is_trial=True)
 
     def _snapshot(self, rules: frozenset[str]) -> Snapshot:
         """The fleet after the round, without policy, outages or other work where those rules are dropped."""
@@ -293,14 +293,14 @@ class Trials:
                 high = middle
             else:
                 low = middle
-        attempt = self._try(changed(self._template, index, high / 10), rules, scorer=self._costs)
+        attempt = self._try(changed(self._template, index, high / 10), rules, scorer=self.costs)
         return self._relaxation(
             f"{text} relaxed to {high / 10:g} ms", field, attempt, limit_ms, high / 10, "ms"
         )
 
     def _dropped(self, rule: DroppableRule) -> list[Relaxation]:
         """The workload without one of its other rules; the answer names where it would then lie."""
-        attempt = self._try(rule.drop(self._template), self.all_rules, scorer=self._costs)
+        attempt = self._try(rule.drop(self._template), self.all_rules, scorer=self.costs)
         where = "" if attempt is None else ", ".join(self._sites_of(attempt.result.placed))
         return self._relaxation(f"without “{rule.text}” it would start at {where}", rule.field, attempt)
 
@@ -330,7 +330,7 @@ class Trials:
         cost = self._asked.scorer.group_cost(view, self._asked.done.snapshot)
         for group in sorted(view.candidate_groups.tolist(), key=lambda g: (cost[g], g)):
             snapshot = self._snapshot(self.all_rules)
-            attempt = self.attempt(snapshot, loose, self._costs)
+            attempt = self.attempt(snapshot, loose, self.costs)
             if RESERVED in self.all_rules:
                 attempt.reservations = self._asked.done.reservations.over(snapshot)
             only = np.arange(len(view.group_ok)) == group
@@ -356,7 +356,7 @@ class Trials:
                 self._template,
                 self.all_rules,
                 change=partial(_limit_power, site=site, limit_w=wanted_w),
-                scorer=self._costs,
+                scorer=self.costs,
             )
             site_id = self._topology.site_ids[site]
             found += self._relaxation(
@@ -391,7 +391,7 @@ class Trials:
                 self._template,
                 self.all_rules,
                 change=partial(_set_floor, site=site, floor_frac=frac),
-                scorer=self._costs,
+                scorer=self.costs,
             )
             site_id = self._topology.site_ids[site]
             found += self._relaxation(
@@ -416,7 +416,7 @@ class Trials:
                 self._template,
                 self.all_rules,
                 change=partial(_bring_back, site=site),
-                scorer=self._costs,
+                scorer=self.costs,
             )
             what = f"{site_id} comes back" if is_down else f"{site_id} is uncordoned"
             found += self._relaxation(what, f"sites/{site_id}", attempt)
@@ -428,11 +428,11 @@ class Trials:
         found = []
         if WINDOW in rules:
             at_s = int(self._state.workloads["not_before_s"][self._index])
-            attempt = self._try(self._template, rules - {WINDOW}, scorer=self._costs)
+            attempt = self._try(self._template, rules - {WINDOW}, scorer=self.costs)
             sooner = _minutes(at_s - self._now_s)
             found += self._relaxation(f"start {sooner} sooner, now", "not_before_at", attempt)
         if PRICE in rules:
-            attempt = self._try(self._template, rules - {PRICE}, scorer=self._costs)
+            attempt = self._try(self._template, rules - {PRICE}, scorer=self.costs)
             found += self._relaxation("start now instead of in a cheaper hour", "deferrable", attempt)
         return found
 
@@ -460,7 +460,8 @@ class Trials:
     # ---------------------------------------------------------------- what a change costs
 
     @cached_property
-    def _costs(self) -> CostScorer:
+    def costs(self) -> CostScorer:
+        """The planner's own costs, to see where work would lie."""
         return CostScorer(costs=self._asked.scorer)
 
     def _relaxation(
@@ -495,11 +496,11 @@ class Trials:
         before, woken, total = self._asked.done.snapshot, set[int](), 0.0
         for p in attempt.result.placed:
             view = attempt.snapshot.views[int(state.replicas["spec"][p.row])]
-            yuan_per_hour = float(self._costs.group_cost(view, before)[topology.node_group[p.node]])
+            yuan_per_hour = float(self.costs.group_cost(view, before)[topology.node_group[p.node]])
             if yuan_per_hour >= CLOSED_SITE_YUAN_PER_HOUR:
                 yuan_per_hour -= CLOSED_SITE_YUAN_PER_HOUR
             if p.node not in woken:
-                yuan_per_hour += float(self._costs.node_cost(view, before)[p.node])
+                yuan_per_hour += float(self.costs.node_cost(view, before)[p.node])
                 woken.add(p.node)
             left_s = float(state.replicas["work_s"][p.row] - state.replicas["done_work_s"][p.row])
             total += yuan_per_hour * min(left_s, horizon_s) / SECONDS_PER_HOUR
