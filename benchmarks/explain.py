@@ -86,7 +86,12 @@ def a_fleet(node_count: int, site_count: int) -> Fleet:
         network=Network(
             hubs={"hub": (0.0, 0.0)},
             links=tuple(
-                Link(link_id=f"l{i}", ends=("hub", s.site_id), capacity_gbps=400, extra_rtt_ms=0.5 * i)
+                Link(
+                    link_id=f"l{i}",
+                    ends=("hub", s.site_id),
+                    capacity_gbps=400,
+                    extra_rtt_ms=25.0 * i / site_count,
+                )
                 for i, s in enumerate(sites)
             ),
             access=(AccessProfile(access_id="pon", rtt_p50_ms=1, rtt_p99_ms=2, down_mbps=1000, up_mbps=100),),
@@ -159,8 +164,9 @@ def training(
 
 def questions(node_count: int, site_count: int) -> list[Workload]:
     """A gang with labels and named sites, a replica near its users, a twin of three stages."""
+    size = min(64, node_count // site_count // 4)
     gang = Stage(
-        stage_id="main", replicas=min(64, node_count // site_count // 4), gang=True, cpu_milli=8_000, memory_mib=60_000, gpu_milli={"l20": 8000},
+        stage_id="main", replicas=size, gang=True, cpu_milli=8_000, memory_mib=60_000, gpu_milli={"l20": 8000},
         gpu_memory_mib=40_000, require_any=({"residency": "medical"},), duration_s=HOUR_S,
         site_ids=near_sites(site_count),
     )  # fmt: skip
