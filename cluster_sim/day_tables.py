@@ -47,6 +47,7 @@ from cluster_sim.day_values import (
     tightest_first,
 )
 from scheduler.domain.ledger import released_kwh
+from scheduler.domain.limits import caps_in_force
 from suanli.model import (
     Bound,
     Event,
@@ -231,12 +232,7 @@ def learned_errors(log: DayLog, window: DayWindow) -> LearnedError:
 
 def effective_caps(site: Site, policy: Policy) -> PueCap:
     """Caps in force at a site: its own, overridden by the policy for fleet, class, or the site itself."""
-    caps = site.caps
-    for target in ("fleet", f"class:{site.kind.value}", f"sites/{site.site_id}"):
-        for override in policy.sites:
-            if override.target == target and override.caps is not None:
-                caps = override.caps
-    return caps
+    return caps_in_force(site, policy)
 
 
 def site_table(

@@ -33,7 +33,7 @@ class Questions:
         for name in self._names("state = PENDING"):
             answer = self._client.explain_workload(name)
             if _telling(answer) > _telling(self.pending):
-                self.pending = answer
+                self.pending = self._client.explain_workload(name, with_relaxations=True)
         if elapsed_s // SECONDS_PER_HOUR in PLACED_ASKED_AT_HOURS:
             for name in self._names('state = RUNNING AND workload_class = "W9"') + self._names(
                 "state = RUNNING"

@@ -8,7 +8,7 @@ made) differs between the product and the baselines it is compared with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -318,15 +318,18 @@ class Cycle:
         state: ClusterState,
         name: str,
         now_s: int,
-        load_workload: Callable[[str], Workload],
         site_id: str = "",
+        node: int | None = None,
+        *,
+        with_relaxations: bool = False,
     ) -> Explanation:
-        """All blocking reasons with the minimal conflict set, or the candidates that lost."""
+        """All blocking reasons with the minimal conflict set, or the candidates that lost; at one place if named."""
         if not state.has_workload(name):
             raise NotFound(f"no workload {name}")
         views, patterns = self._caches(state)
         scorer = self.strategy.scorer(state, state.guide.body, now_s)
-        return Explainer(state, views, patterns, scorer, now_s).explain(name, load_workload(name), site_id)
+        explainer = Explainer(state, views, patterns, scorer, now_s)
+        return explainer.explain(name, site_id, node, with_relaxations=with_relaxations)
 
     def plan_dry_run(self, state: ClusterState, now_s: int, workloads: Sequence[Workload]) -> DryRun:
         """Submit in a fork that is thrown away, run one round there, say what happened to these workloads."""
@@ -364,7 +367,7 @@ class Cycle:
             power_w=sum(b["power_w"] for b in bodies),
             price_yuan_per_hour=sum(b["price_yuan_per_hour"] for b in bodies),
             base_revision=state.revision,
-            explanations={name: explainer.explain(name, loaded[name]) for name in waits[:MAX_EXPLAINED]},
+            explanations={name: explainer.explain(name) for name in waits[:MAX_EXPLAINED]},
         )
 
 

@@ -11,7 +11,8 @@ from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState
 from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, ledger_margin_kwh
 from scheduler.planner.feasibility import Views
-from scheduler.planner.learn import learn, scaled, thetas
+from scheduler.planner.learn import learn
+from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.scoring import GuidedScorer, Scorer
 from scheduler.planner.strategy import PlanOutcome, PlanTask
 from solvers.problem import PlacementProblem
@@ -22,8 +23,7 @@ from suanli.model.units import SECONDS_PER_HOUR, W_PER_KW
 LEARN_EVERY_S = SECONDS_PER_HOUR
 QUOTA_DIGITS = 4
 KEPT_QUOTA = 1e-3
-CALM_INTERVALS = 4
-"""Without new work the last plan stays good until prices change; its ledgers and forecasts are renewed this often."""
+EMPTY_SITE_KW = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,12 @@ class HorizonStrategy:
         return learn(state.topology, state.learner, state.recent_meters)
 
     def plan_due(self, state: ClusterState, now_s: int) -> bool:
-        """On the whole interval of `plan_every_s` when work came since the last plan or a tariff changed, and every
-        `CALM_INTERVALS` in any case; at once after a site went down, came back or was cordoned.
-        """
+        """Every `plan_every_s` on the whole interval, and after the policy or what sites are there has changed."""
         if state.topology is None:
             return False
-        planned_s, every = state.guide.at_s, state.policy.plan_every_s
-        if state.site_changed_s > planned_s:
-            return True
-        intervals = now_s // every - planned_s // every
-        if intervals <= 0:
-            return False
+        every = state.policy.plan_every_s
         return (
-            intervals >= CALM_INTERVALS
-            or bool(state.workloads["submitted_s"].max(initial=-1) > planned_s)
-            or _tariff_changed(state, planned_s, now_s)
+            now_s // every > state.guide.at_s // every or state.binding_revision > state.guide.base_revision
         )
 
     def begin_plan(self, state: ClusterState, views: Views, now_s: int) -> PlanTask:
@@ -86,7 +77,14 @@ class HorizonStrategy:
         problem = task.compiled.problem
         if not solution.has_plan:
             status = SolveStatus(solution.status.value)
-            plan = Plan(plan_id=plan_id, at_s=task.at_s, horizon_s=0, status=status)
+            plan = Plan(
+                plan_id=plan_id,
+                at_s=task.at_s,
+                horizon_s=0,
+                status=status,
+                policy_revision=problem.policy_revision,
+                base_revision=problem.base_revision,
+            )
             return PlanOutcome(plan, {}, state.guide.body, cut_off=solution.message or status.value)
         body = {
             "slot_start_s": [int(t) for t in problem.slots.start_s],
@@ -113,26 +111,12 @@ class HorizonStrategy:
         return GuidedScorer(marginal, np.ones(topology.site_count, bool), np.zeros(topology.site_count))
 
 
-def _tariff_changed(state: ClusterState, from_s: int, until_s: int) -> bool:
-    assert state.topology is not None
-    prices = CalendarOutlook(state.topology, state.forecast).prices_yuan_per_kwh(np.array([from_s, until_s]))
-    return bool((prices[:, 0] != prices[:, 1]).any())
-
-
 def _marginal_price(state: ClusterState, now_s: int, pue_blind: bool) -> np.ndarray[Any, Any]:
     """price · marginal PUE at the last metered load."""
     topology = state.topology
     assert topology is not None
-    outlook = CalendarOutlook(topology, state.forecast)
-    theta = thetas(topology, state.learner)
-    prices = []
-    for i, site in enumerate(topology.sites):
-        price = outlook.price_yuan_per_kwh(site.site_id, now_s)
-        plant = scaled(site, theta[i], outlook.dry_bulb_c(now_s), outlook.wet_bulb_c(now_s))
-        load = state.last_meter.get(site.site_id, {}).get("it_power_kw", 0.0) / site.rated_it_kw
-        marginal = 1.0 if pue_blind else 1.0 + float(plant.loss_slope) + 2.0 * float(plant.loss_square) * load
-        prices.append(price * marginal)
-    return np.array(prices)
+    prices = CalendarOutlook(topology, state.forecast).prices_yuan_per_kwh(np.array([now_s]))[:, 0]
+    return prices if pue_blind else prices * marginal_ipue(state, now_s)
 
 
 def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, solution: PlanSolution) -> Plan:
@@ -206,10 +190,27 @@ def _guide(compiled: Compiled, solution: PlanSolution) -> dict[str, Any]:
         by_group = quota.setdefault(f, {})
         by_group[g] = round(by_group.get(g, 0.0) + x, QUOTA_DIGITS)
     deferrable = sorted({int(f) for f in compiled.class_fold[compiled.class_deferrable]})
+    slots, ahead = problem.slots, compiled.class_deferrable[problem.pairs.class_index]
+    deferred_ahead = {
+        f: [
+            [int(t), round(float(h), QUOTA_DIGITS), round(float(x), QUOTA_DIGITS)]
+            for t, h, x in zip(
+                slots.start_s,
+                slots.hours,
+                solution.running_count[ahead & (fold == f)].sum(axis=0),
+                strict=True,
+            )
+        ]
+        for f in deferrable
+    }
     deferred = {f: round(float(now_running[fold == f].sum()), QUOTA_DIGITS) for f in deferrable}
     sites = problem.sites
     price = sites.price_yuan_per_kwh[:, 0]
     fixed = (sites.fixed_kw[:, 0] - sites.off_kw[:, 0]) * price
+    # where nothing runs the dual is degenerate, often 0, although the first kilowatt-hour costs what it costs
+    is_empty = solution.it_kw[:, 0] <= EMPTY_SITE_KW
+    first_kwh = price * (1.0 + sites.loss_slope[:, 0])
+    marginal = np.where(is_empty, first_kwh, solution.energy_yuan_per_kwh_it[:, 0])
     idle_kw = np.bincount(
         problem.groups.site,
         problem.groups.initial_on_count * problem.groups.idle_w / W_PER_KW,
@@ -219,10 +220,11 @@ def _guide(compiled: Compiled, solution: PlanSolution) -> dict[str, Any]:
         sites.initially_on & ~solution.site_on[:, 0] & sites.may_close, fixed + idle_kw * price, 0.0
     )
     return {
-        "marginal_yuan_per_kwh": [round(float(x), 6) for x in solution.energy_yuan_per_kwh_it[:, 0]],
+        "marginal_yuan_per_kwh": [round(float(x), 6) for x in marginal],
         "site_open": [bool(x) for x in solution.site_on[:, 0]],
         "fixed_yuan_per_hour": [round(float(x), 6) for x in fixed],
         "closing_yuan_per_hour": [round(float(x), 6) for x in closing],
         "quota": [[f, [[g, x] for g, x in sorted(q.items())]] for f, q in sorted(quota.items())],
         "deferred_running": [[f, x] for f, x in sorted(deferred.items())],
+        "deferred_ahead": [[f, deferred_ahead[f]] for f in deferrable],
     }

@@ -19,7 +19,14 @@ from scheduler.service.filters import Comparison, Filter, parse_filter
 from scheduler.service.history import CHANGES_WORKLOAD, workload_of
 from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
-from scheduler.service.views import WorkloadStatus, placement_of, workload_record, workload_status
+from scheduler.service.views import (
+    WorkloadStatus,
+    find_node,
+    need_topology,
+    placement_of,
+    workload_record,
+    workload_status,
+)
 from suanli.model import (
     ChangeType,
     Conflict,
@@ -259,12 +266,16 @@ class Workloads:
 
     # ------------------------------------------------------------------ questions
 
-    def explain(self, name: str, *, why_not: str = "") -> Future[Explanation]:
-        """Why there, why not yet; with `why_not` `sites/{site}`, why not there. NotFound."""
-        site_id = why_not.removeprefix("sites/").split("/", 1)[0]
+    def explain(self, name: str, *, why_not: str = "", with_relaxations: bool = False) -> Future[Explanation]:
+        """Why there, why not yet; with `why_not` (`sites/{site}` or `sites/{site}/nodes/{node}`), why not there.
+
+        `with_relaxations` also looks for changes that would let it start, each verified by a trial. NotFound.
+        """
+        site_id, _, node_id = why_not.removeprefix("sites/").partition("/nodes/")
 
         def look(state: ClusterState, now_s: int) -> Explanation:
-            found = self._cycle.explain(state, name, now_s, self.load, site_id)
+            node = find_node(need_topology(state), site_id, node_id) if node_id else None
+            found = self._cycle.explain(state, name, now_s, site_id, node, with_relaxations=with_relaxations)
             return found.model_copy(update={"why_not": why_not}) if why_not else found
 
         return self._core.ask(look)

@@ -71,11 +71,25 @@ def _meter(record: SiteRecord, name: str) -> str:
 
 
 def _cap(record: SiteRecord) -> str:
-    caps = record.site.caps
-    ledger = record.status.ledger
-    annual = ledger.pue_cap_annual if ledger is not None else caps.pue_cap_annual
-    parts = [f"{annual:g}/y" if annual else "", f"{caps.ipue_cap_hourly:g}/h" if caps.ipue_cap_hourly else ""]
-    return " ".join(p for p in parts if p)
+    """Caps in force; `*` marks what the policy overrides."""
+    own, caps = record.site.caps, record.status.caps or record.site.caps
+    parts = [
+        (caps.pue_cap_annual, own.pue_cap_annual, "/y"),
+        (caps.ipue_cap_hourly, own.ipue_cap_hourly, "/h"),
+    ]
+    return " ".join(f"{now:g}{per}{'' if now == before else '*'}" for now, before, per in parts if now)
+
+
+def _limit_kw(record: SiteRecord) -> str:
+    """IT power limit in force; `*` marks one that the policy sets."""
+    own_kw = record.site.power_limit_kw
+    now_kw = own_kw if record.status.power_limit_kw is None else record.status.power_limit_kw
+    return f"{now_kw:,.5g}{'' if now_kw == own_kw else '*'}"
+
+
+def _floor(record: SiteRecord) -> str:
+    floor = record.status.reserved_floor_frac
+    return f"{floor:.0%}" if floor else ""
 
 
 def _balance(record: SiteRecord) -> str:
@@ -100,8 +114,11 @@ SITE_COLUMNS = (
     number("FACILITY KW", lambda r: _meter(r, "facility_power_kw"), 7),
     number("IPUE", lambda r: fixed(r.status.ipue, 2), 2),
     number("CAP", _cap, 2),
+    number("LIMIT KW", _limit_kw, 9),
+    number("FLOOR", _floor, 10),
     number("LEDGER KWH", _balance, 6),
     number("¥/KWH", lambda r: fixed(r.status.price_yuan_per_kwh, 3), 8),
+    number("RTT MS", lambda r: fixed(r.status.rtt_p99_ms), 9),
 )
 
 NODE_COLUMNS = (
@@ -198,6 +215,9 @@ def sites(
         single=name is not None,
         empty="no sites: no fleet is registered",
     )
+    if output is Format.TABLE and records and records[0].status.policy_revision:
+        revision = records[0].status.policy_revision
+        typer.echo(f"(caps, limits and floors in force under policy revision {revision}; * is set there)")
 
 
 def nodes(
