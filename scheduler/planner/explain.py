@@ -7,7 +7,8 @@ The question is asked of the fleet as the next round would leave it: work ahead 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +48,17 @@ AMOUNTS = {
 """Reason → column of free amounts, resource, amount per unit, unit."""
 
 
+@dataclass(frozen=True)
+class WaitingStatus:
+    """What a record says of a workload that waits."""
+
+    queue_position: int
+    pending_reasons: dict[str, int]
+    """ReasonCode → sites that it rules out."""
+    summary: str
+    expected_start: StartEstimate | None = None
+
+
 class Explainer:
     """Questions against one state; scratch only."""
 
@@ -64,7 +76,8 @@ class Explainer:
         self._views = views
         self._patterns = patterns
         self._scorer = scorer
-        self._now_s = now_s
+        self._now_s = self.now_s = now_s
+        self._known_at_sites: dict[tuple[int, int], tuple[Reason, ...]] = {}
 
     @cached_property
     def _round(self) -> Round:
@@ -127,6 +140,35 @@ class Explainer:
             queue_position=position,
             other_work_ahead_count=max(0, position - 1),
         )
+
+    def waiting_status(self, name: str, *, with_start: bool = False) -> WaitingStatus | None:
+        """Place, reasons and start of one workload; None for one of which nothing waits."""
+        state = self._state
+        index = state.index_of[name]
+        own = state.rows_of(index)
+        rows = np.arange(own.start, own.stop)
+        waiting = rows[state.replicas["phase"][rows] == Phase.WAITING]
+        now = state.workload_state(name)
+        if now is None or now.is_final or not len(waiting):
+            return None
+        if {p.row for p in self._round.result.placed}.issuperset(waiting.tolist()):
+            return WaitingStatus(self._queue_position(index), {}, "the next round places it")
+        reasons = self._reasons(index, waiting, "")
+        sites: dict[str, set[str]] = {}
+        for r in reasons:
+            sites.setdefault(r.code.value, set()).update(
+                [r.site_id] if r.site_id else self._views.topology.site_ids
+            )
+        counts = {code: len(s) for code, s in sorted(sites.items())}
+        start = self._expected_start(index, waiting) if with_start else None
+        return WaitingStatus(self._queue_position(index), counts, self._brief(counts), start)
+
+    def _brief(self, counts: dict[str, int]) -> str:
+        """The reason that rules out the most sites, in a few words."""
+        if not counts:
+            return ""
+        code = max(counts, key=lambda c: (counts[c], c))
+        return f"{code.replace('_', ' ')} at {counts[code]} of {self._views.topology.site_count} sites"
 
     def _template(self, index: int) -> Workload:
         return self._state.shapes.templates[int(self._state.workloads["shape"][index])]
@@ -193,19 +235,24 @@ class Explainer:
 
     def _reasons(self, index: int, waiting: NDArray[np.int64], site_id: str) -> tuple[Reason, ...]:
         """Of the workload as a whole, then per stage and site: the rules that exclude it, or what is short there."""
-        state, topology = self._state, self._views.topology
+        state = self._state
         reasons = self._reasons_of_whole(index, waiting)
         for spec in np.unique(state.replicas["spec"][waiting]).tolist():
-            view = self._views[spec]
             wanted = int((state.replicas["spec"][waiting] == spec).sum())
-            joint = self._joint_sites(spec)
-            for site in range(topology.site_count):
-                if site_id and topology.site_ids[site] != site_id:
-                    continue
-                reasons += view.site_reasons[site]
-                if not view.site_reasons[site]:
-                    reasons += self._reasons_now(view, site, wanted, joint)
+            at_sites = self._reasons_at_sites(spec, wanted)
+            reasons += [r for r in at_sites if not site_id or r.site_id == site_id]
         return tuple(reasons)
+
+    def _reasons_at_sites(self, spec: int, wanted: int) -> tuple[Reason, ...]:
+        """Of one stage, site by site; kept, for a list asks of many workloads alike."""
+        known = self._known_at_sites.get((spec, wanted))
+        if known is None:
+            view, joint = self._views[spec], self._joint_sites(spec)
+            found: list[Reason] = []
+            for site in range(self._views.topology.site_count):
+                found += view.site_reasons[site] or self._reasons_now(view, site, wanted, joint)
+            known = self._known_at_sites[spec, wanted] = tuple(found)
+        return known
 
     def _reasons_of_whole(self, index: int, waiting: NDArray[np.int64]) -> list[Reason]:
         state = self._state
@@ -442,6 +489,32 @@ class Explainer:
         return bool(self._now.fit(view, at).any())
 
 
+MAX_SAMPLES = 5
+
+
+def sample_reasons(
+    state: ClusterState, snapshot: Snapshot, placed: Sequence[int], now_s: int
+) -> tuple[Reason, ...]:
+    """What keeps the stages waiting of which most replicas were left over: one reason each, the most widespread."""
+    rows = heads(state, now_s)
+    rows = rows[~np.isin(rows, placed)]
+    found = []
+    for spec, count in Counter(state.replicas["spec"][rows].tolist()).most_common(MAX_SAMPLES):
+        view = snapshot.views[spec]
+        code, nodes = shortage_codes(snapshot, view).most_common(1)[0]
+        workload = view.spec.workload
+        kind = workload.workload_class or workload.kind.value
+        found.append(
+            Reason(
+                code=code,
+                stage_id=view.spec.stage.stage_id,
+                node_count=nodes,
+                detail=f"{_count(count, 'replica')} of {kind} left over",
+            )
+        )
+    return tuple(found)
+
+
 def _finite(value: float) -> float | None:
     return round(float(value), 3) if np.isfinite(value) else None
 
@@ -525,4 +598,4 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-__all__ = ["Explainer", "describe"]
+__all__ = ["Explainer", "WaitingStatus", "describe", "sample_reasons"]

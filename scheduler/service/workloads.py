@@ -157,7 +157,20 @@ class Workloads:
         status = self._statuses([name]).get(name)
         if document is None or document.body is None or status is None:
             raise NotFound(f"no workload {name}")
-        return workload_record(Workload.model_validate_json(document.body), status)
+        record = workload_record(Workload.model_validate_json(document.body), status)
+        return self._with_waiting([record], with_start=True)[0]
+
+    def _with_waiting(
+        self, records: Sequence[WorkloadRecord], *, with_start: bool = False
+    ) -> list[WorkloadRecord]:
+        """The records with place in the queue and reasons of those of which something waits."""
+        names = [r.name for r in records if not r.state.is_final and r.placed_replica_count < r.replica_count]
+        if not names:
+            return list(records)
+        found = self._core.ask(
+            lambda state, now_s: self._cycle.waiting(state, now_s, names, with_start=with_start)
+        ).result()
+        return [r if r.name not in found else r.model_copy(update=vars(found[r.name])) for r in records]
 
     def load(self, name: str) -> Workload:
         """The workload as it was submitted; NotFound."""
@@ -191,7 +204,7 @@ class Workloads:
         keyed.sort(reverse=descending)
         start = 0 if after is None else _behind(keyed, (after[0], after[1]), descending)
         page = keyed[start : start + size]
-        records = self._records([name for _, name in page])
+        records = self._with_waiting(self._records([name for _, name in page]))
         more = start + size < len(keyed)
         return WorkloadPage(
             records=tuple(r if full else r.basic() for r in records),
@@ -493,16 +506,17 @@ def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> Workload
         missing = sum(s.replicas for s in workload.stages if s.shared_with is None) - len(mine)
         state = WorkloadState.PENDING if missing else WorkloadState.PLANNED
         summary = f"{missing} replicas would wait" if missing else "would be placed now"
+        added = run.added.get(workload.name)
         planned.append(
             PlannedWorkload(
                 workload=workload.name,
                 state=state,
                 placements=tuple(_planned_placement(body) for body in mine),
-                explanation=Explanation(
-                    workload=workload.name, state=state.value, at_s=now_s, summary=summary
-                ),
-                it_power_w=sum(body["power_w"] for body in mine),
-                cost_yuan_per_hour=sum(body["price_yuan_per_hour"] for body in mine),
+                explanation=run.explanations.get(workload.name)
+                or Explanation(workload=workload.name, state=state.value, at_s=now_s, summary=summary),
+                it_power_w=added.it_power_w if added else 0.0,
+                facility_power_w=added.facility_power_w if added else 0.0,
+                cost_yuan_per_hour=added.yuan_per_hour if added else 0.0,
                 rtt_p99_ms=max((body["rtt_p99_ms"] or 0.0 for body in mine), default=0.0),
             )
         )
@@ -510,8 +524,9 @@ def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> Workload
         etag=str(run.base_revision),
         at_s=now_s,
         workloads=tuple(planned),
-        it_power_w=run.power_w,
-        cost_yuan_per_hour=run.price_yuan_per_hour,
+        it_power_w=sum(w.it_power_w for w in planned),
+        facility_power_w=sum(w.facility_power_w for w in planned),
+        cost_yuan_per_hour=sum(w.cost_yuan_per_hour for w in planned),
     )
 
 
