@@ -76,14 +76,14 @@ def render_report(story: DayStory, *, title: str = "A day of Songjiang", title_z
             _header(story, title, title_zh),
             "<main>",
             _sites_section(day),
-            _map_section(day),
+            _map_section(day) if day.fleet.zones else "",
             _power_section(day),
             _pair(_prices_section(), _gpu_section(day)),
             _pair(_queue_section(day), _waits_section(day)),
             _latency_section(day),
             _learning_section(day),
             _pair(_ledger_section(day), _moves_section(day)),
-            _comparison_section(story),
+            _comparison_section(story) if len(story.comparison.rows) > 1 else "",
             _explanations(story),
             _optimality_section(day),
             "</main>",
@@ -161,12 +161,12 @@ def _header(story: DayStory, title: str, title_zh: str) -> str:
     hours = number((day.window.drained_until_s - day.window.day_end_s) / SECONDS_PER_HOUR, 1)
     links = (
         ("sites", "Sites"),
-        ("city", "Map"),
+        *([("city", "Map")] if day.fleet.zones else []),
         ("curves", "Power"),
         ("waiting", "Queue"),
         ("rtt", "Latency"),
         ("learning", "Forecast"),
-        ("against", "Comparison"),
+        *([("against", "Comparison")] if len(story.comparison.rows) > 1 else []),
         ("why", "Why"),
         ("proof", "Proof"),
     )
@@ -455,6 +455,8 @@ def _waits_section(day: DayResult) -> str:
 def _latency_section(day: DayResult) -> str:
     if day.latency is None:
         return _section("rtt", "Latency", "时延", "The network did not measure latency on this log.", "")
+    if not day.latency.classes:
+        return _section("rtt", "Latency", "时延", "Nothing that ran has a latency budget.", "")
     rows = [
         (
             escape(day.class_name(c.workload_class)) + (" <span class=chip>hard</span>" if c.is_hard else ""),

@@ -176,7 +176,12 @@ def _marks(day: DayResult) -> list[dict[str, Any]]:
     """Spans to shade in a site's curves: outages, what the scenario broke, breaches."""
     end_s = day.window.day_end_s
     outages = [(o.site_id, o.from_s, o.until_s, "down", o.cause or "site down") for o in day.outages]
-    marks = [(m.site_id, m.from_s, m.until_s, "mark", m.label) for m in day.marks]
+    told = {(o.site_id, o.from_s, o.until_s) for o in day.outages}
+    marks = [
+        (m.site_id, m.from_s, m.until_s, "mark", m.label)
+        for m in day.marks
+        if (m.site_id, m.from_s, m.until_s) not in told
+    ]
     breaches = [(b.site_id, b.from_s, b.until_s, "breach", b.cause) for b in day.breaches if b.debt_kwh > 0]
     return [
         {
