@@ -26,6 +26,7 @@ import numpy as np
 from solvers import linear
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
+from solvers.certify import Duals, with_certificate
 from solvers.linear import Basis, LpLimits, LpResult, LpStatus, Program
 from solvers.pipelines import (
     Patterns,
@@ -146,6 +147,8 @@ def solve_plan(
         with work.phase("total"):
             parts = _plan(problem, options, work, warm_start)
             solution = make_solution(parts)
+            with work.phase("certificate"):
+                solution = with_certificate(parts.model, parts.duals, solution)
     except PlanAborted as aborted:
         return no_plan(problem, SolveStatus.UNKNOWN, str(aborted))
     return replace(solution, work=dict(work.counts), seconds=dict(work.seconds))
@@ -180,9 +183,13 @@ def _plan(
     assert fixed_on is not None
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
+    weights = level_weights(master)
+    duals = [Duals(relaxed.result.duals, weights), Duals(chosen.best.result.duals, weights)]
     if max(final.level_values) > LEVEL_TOLERANCE and final.objective_yuan - bound > LOOSE * abs(bound):
         with work.phase("bound"):
-            bound = max(bound, bound_at_levels(final, model, master, work))
+            at_levels, held_duals = bound_at_levels(final, model, master, work)
+            bound = max(bound, at_levels)
+            duals.append(held_duals)
     return PlanParts(
         model=model,
         master=master,
@@ -190,6 +197,7 @@ def _plan(
         fixed_on=fixed_on,
         bound_yuan=bound,
         objective_yuan=final.objective_yuan,
+        duals=tuple(duals),
     )
 
 
@@ -363,7 +371,9 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
 
 
-def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> float:
+def bound_at_levels(
+    final: Solved, model: PlanModel, master: Master, work: Work
+) -> tuple[float, Duals]:
     """Bound on the cost of plans whose levels are no worse than this one's: the relaxation with levels held by rows."""
     program, start = master.program(), final.result.basis
     price = np.zeros(master.penalty_yuan.shape)
@@ -378,11 +388,14 @@ def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work)
             room = value * (1 + 1e-7) + LEVEL_TOLERANCE
             program = program.with_row(used, amount[used] / scale, room / scale)
     result = work.solve(program, start)
+    weights = level_weights(master)
     for level, row, scale in held:
         at_level = level_of_class == level
+        weights[level] = max(0.0, -result.duals[row] / scale)
         price[at_level] = -result.duals[row] / scale * master.penalty_yuan[at_level]
     relaxed = replace(final, result=result)
-    return result.objective + price_missing(relaxed, model, master, price).gain_yuan
+    bound = result.objective + price_missing(relaxed, model, master, price).gain_yuan
+    return bound, Duals(result.duals, weights)
 
 
 def level_weights(master: Master) -> FloatArray:

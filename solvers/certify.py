@@ -1,0 +1,107 @@
+"""From the duals of a finished plan to its certificate: named multipliers, the best bound they prove, what binds.
+
+The duals of several programs of one plan (the relaxation, the plan with its sites fixed, the one with its levels held)
+are tried, and the certificate keeps those that prove most. What they prove is worked out by `dual_bound`, which knows
+nothing of these programs; so a mistake here costs tightness and never truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from solvers.archive import FloatArray
+from solvers.binding import binding_constraints
+from solvers.dual_bound import certified_bound_yuan, objective_yuan
+from solvers.plan_rules import PlanModel
+from solvers.problem import RESOURCES
+from solvers.solution import Certificate, Multipliers, PlanSolution
+
+
+@dataclass(frozen=True, eq=False)
+class Duals:
+    """Row duals of one program of the model, and the weights its levels had there."""
+
+    rows: FloatArray
+    level_yuan: FloatArray
+
+
+def with_certificate(model: PlanModel, candidates: Sequence[Duals], solution: PlanSolution) -> PlanSolution:
+    """The plan with the certificate of the candidate that proves most."""
+    problem = model.sets.problem
+    best: Multipliers | None = None
+    bound = -np.inf
+    for duals in candidates:
+        multipliers = named_multipliers(model, duals)
+        proven = certified_bound_yuan(problem, solution, multipliers)
+        if best is None or proven > bound:
+            best, bound = multipliers, proven
+    assert best is not None, "a plan has duals"
+    objective = objective_yuan(problem, solution, model.sets.block_of_slot)
+    if not np.isfinite(bound):
+        return solution
+    certificate = Certificate(
+        objective_yuan=objective,
+        bound_yuan=min(bound, objective),
+        multipliers=best,
+        policy_revision=problem.policy_revision,
+        base_revision=problem.base_revision,
+    )
+    certified = replace(solution, certificate=certificate)
+    binding = tuple(binding_constraints(problem, certified))
+    return replace(certified, certificate=replace(certificate, binding=binding))
+
+
+def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
+    """Row duals sorted into the rules and axes of the problem, rounded to what a file needs."""
+    p = model.sets.problem
+    sites_slots = (p.site_count, p.slot_count)
+
+    def spread_out(name: str, shape: tuple[int, ...], sign: float) -> FloatArray:
+        out = np.zeros(shape)
+        if name in model.rows:
+            out[model.keys[name]] = sign * duals.rows[model.rows_of(name)]
+        return np.where(np.abs(out) < NOISE, 0.0, out)
+
+    group_slots = (p.group_count, p.slot_count)
+    resources = (p.group_count, len(RESOURCES), p.slot_count)
+    power = np.zeros(sites_slots)
+    power[model.keys["it_power"]] = duals.rows[model.rows_of("it_power")]
+    cut_pair, cut_block = model.sets.open_cuts
+    cut_yuan = -duals.rows[model.rows_of("open_place")]
+    cut = np.flatnonzero(cut_yuan > NOISE)
+    spread_keys = model.keys.get("spread", (np.zeros(0, dtype=np.int64),) * 3)
+    spread_yuan = -duals.rows[model.rows_of("spread")]
+    spread = np.flatnonzero(spread_yuan > NOISE)
+    portfolio = -duals.rows[model.rows_of("portfolio_ledger")]
+    budget = -duals.rows[model.rows_of("move_budget")]
+    return Multipliers(
+        level_yuan=duals.level_yuan,
+        capacity=spread_out("capacity", resources, -1.0),
+        floor=spread_out("floor", resources, -1.0),
+        padding=spread_out("padding", group_slots, -1.0),
+        power=power,
+        hourly_cap=np.maximum(spread_out("hourly_cap", sites_slots, 1.0), 0.0),
+        ledger=spread_out("ledger", (p.site_count,), -1.0),
+        peak=spread_out("peak", sites_slots, 1.0),
+        link=spread_out("link", (len(p.network.link_id), p.slot_count), -1.0),
+        stay=spread_out("stay", (p.pair_count,), 1.0),
+        stay_batch=spread_out("stay_batch", (p.pair_count,), 1.0),
+        wake=spread_out("wake", group_slots, 1.0),
+        cut_pair=cut_pair[cut],
+        cut_block=cut_block[cut],
+        cut_yuan=cut_yuan[cut],
+        spread_class=spread_keys[0][spread],
+        spread_site=spread_keys[1][spread],
+        spread_block=spread_keys[2][spread],
+        spread_yuan=spread_yuan[spread],
+        block_of_slot=model.sets.block_of_slot,
+        portfolio=float(portfolio[0]) if len(portfolio) else 0.0,
+        move_budget=float(budget[0]) if len(budget) else 0.0,
+    )
+
+
+NOISE = 1e-12
+"""Duals below this are what rounding leaves of nothing."""
