@@ -28,7 +28,7 @@ def binding_constraints(problem: PlacementProblem, plan: PlanSolution) -> list[B
     """All of them, in order of rule, subject and slot; nothing without a plan."""
     if not plan.has_plan:
         return []
-    prices = plan.certificate.multipliers if plan.certificate is not None else None
+    prices = plan.certificate.multipliers_at(plan.site_on) if plan.certificate is not None else None
     rules = (
         _node_capacity, _reserved_floor, _padding, _power_limit, _hourly_cap, _annual_ledger, _portfolio, _links,
         _parallel, _spread, _move_budget, _flow_rtt, _class_paths, _graph_rules, _gang_room,

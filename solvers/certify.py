@@ -14,44 +14,73 @@ import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.binding import binding_constraints
-from solvers.dual_bound import certified_bound_yuan, objective_yuan
+from solvers.dual_bound import derived_facts, leaf_bound_yuan, level_values, objective_yuan
 from solvers.plan_rules import PlanModel
 from solvers.problem import RESOURCES
-from solvers.solution import Certificate, Multipliers, PlanSolution
+from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 
 
 @dataclass(frozen=True, eq=False)
 class Duals:
-    """Row duals of one program of the model, and the weights its levels had there."""
+    """Row duals of one program of the model, the weights its levels had there, and the bounds on `on` it was for."""
 
     rows: FloatArray
     level_yuan: FloatArray
+    on_lower: FloatArray
+    on_upper: FloatArray
 
 
-def with_certificate(model: PlanModel, candidates: Sequence[Duals], solution: PlanSolution) -> PlanSolution:
-    """The plan with the certificate of the candidate that proves most."""
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a finished search knows: the parts into which it split the choices of open sites, and duals for all of them.
+
+    `anywhere` may be tried in every part; `everything` are duals that bound all choices at once.
+    """
+
+    parts: tuple[Duals, ...]
+    anywhere: tuple[Duals, ...]
+    everything: tuple[Duals, ...]
+
+
+def with_certificate(model: PlanModel, evidence: Evidence, solution: PlanSolution) -> PlanSolution:
+    """The plan with the certificate that proves most; without one where nothing can be proven."""
     problem = model.sets.problem
-    best: Multipliers | None = None
-    bound = -np.inf
-    for duals in candidates:
-        multipliers = named_multipliers(model, duals)
-        proven = certified_bound_yuan(problem, solution, multipliers)
-        if best is None or proven > bound:
-            best, bound = multipliers, proven
-    assert best is not None, "a plan has duals"
-    objective = objective_yuan(problem, solution, model.sets.block_of_slot)
+    facts, levels = derived_facts(problem), level_values(problem, solution)
+
+    def best_leaf(part: Duals, tried: Sequence[Duals]) -> tuple[float, Leaf]:
+        leaves = [leaf_of(model, part, duals) for duals in tried]
+        bounds = [leaf_bound_yuan(problem, facts, levels, leaf) for leaf in leaves]
+        best = int(np.argmax(bounds))
+        return bounds[best], leaves[best]
+
+    found = [best_leaf(part, (part, *evidence.anywhere)) for part in evidence.parts]
+    bound, leaves = min(b for b, _ in found), tuple(leaf for _, leaf in found)
+    for duals in evidence.everything:
+        alone, leaf = best_leaf(duals, (duals,))
+        if alone > bound:
+            bound, leaves = alone, (leaf,)
     if not np.isfinite(bound):
         return solution
+    objective = objective_yuan(problem, solution, model.sets.block_of_slot)
     certificate = Certificate(
         objective_yuan=objective,
         bound_yuan=min(bound, objective),
-        multipliers=best,
+        leaves=leaves,
         policy_revision=problem.policy_revision,
         base_revision=problem.base_revision,
     )
     certified = replace(solution, certificate=certificate)
     binding = tuple(binding_constraints(problem, certified))
     return replace(certified, certificate=replace(certificate, binding=binding))
+
+
+def leaf_of(model: PlanModel, part: Duals, duals: Duals) -> Leaf:
+    """A part of the choices, bounded by some duals."""
+    sites_blocks = (model.sets.problem.site_count, model.sets.block_count)
+    must, may = np.zeros(sites_blocks, dtype=bool), np.ones(sites_blocks, dtype=bool)
+    must[model.keys["on"]] = part.on_lower > 0.5
+    may[model.keys["on"]] = part.on_upper > 0.5
+    return Leaf(must, may, named_multipliers(model, duals))
 
 
 def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:

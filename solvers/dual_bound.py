@@ -15,15 +15,16 @@ they need not be trusted, only their signs are enforced. Nothing is shared with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from fractions import Fraction
+from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from solvers.problem import RESOURCES, Graph, PlacementProblem
-from solvers.solution import Certificate, Multipliers, PlanSolution
+from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 from solvers.verify import Violation, site_allowed
 
 Floats = npt.NDArray[np.float64]
@@ -43,37 +44,66 @@ RELATIVE, ABSOLUTE = 1e-6, 1e-6
 GB_PER_H_PER_MBPS = 3600.0 / 8 / 1000
 
 
-def certified_bound_yuan(
-    problem: PlacementProblem, plan: PlanSolution, multipliers: Multipliers, block_of_slot: Ints | None = None
-) -> float:
-    """Least cost of any plan whose levels are no worse than `plan`'s; −inf where nothing can be said.
+def certified_bound_yuan(problem: PlacementProblem, plan: PlanSolution, leaves: Sequence[Leaf]) -> float:
+    """Least cost of any plan whose levels are no worse than `plan`'s; −inf where the leaves leave choices out."""
+    if not leaves or not all_choices(problem, leaves):
+        return -np.inf
+    facts, levels = derived_facts(problem), level_values(problem, plan)
+    return min(leaf_bound_yuan(problem, facts, levels, leaf) for leaf in leaves)
 
-    `block_of_slot` replaces the blocks of the multipliers: slots of their own bound the plans that may change shares
-    and open sites at every slot.
-    """
-    m = _signed(problem, multipliers)
-    levels = level_values(problem, plan)
-    value = dual_value_yuan(problem, m, multipliers.block_of_slot if block_of_slot is None else block_of_slot)
+
+def leaf_bound_yuan(problem: PlacementProblem, facts: DerivedFacts, levels: Floats, leaf: Leaf) -> float:
+    """Least cost of plans with no worse levels whose open sites lie in a leaf."""
+    m = _signed(problem, leaf.multipliers)
+    value = _dual_value_yuan(problem, facts, m, leaf.multipliers.block_of_slot, leaf)
     bound = value - float(m.level_yuan @ levels)
     return bound if np.isfinite(bound) else -np.inf
 
 
-def dual_value_yuan(problem: PlacementProblem, m: _Signed, block_of_slot: Ints) -> float:
+def free_slots_bound_yuan(problem: PlacementProblem, plan: PlanSolution, multipliers: Multipliers) -> float:
+    """The same for plans that may change shares and open sites at every slot, not only between blocks."""
+    m = _signed(problem, multipliers)
+    value = _dual_value_yuan(problem, derived_facts(problem), m, np.arange(problem.slot_count), None)
+    return value - float(m.level_yuan @ level_values(problem, plan))
+
+
+def all_choices(problem: PlacementProblem, leaves: Sequence[Leaf]) -> bool:
+    """Whether leaves with the same blocks share no choice of open sites and leave none out.
+
+    A leaf that fixes n of the switches holds 2⁻ⁿ of all choices; parts without overlap that add up to 1 are all.
+    """
+    closable = problem.sites.may_close[:, None]
+    blocks = leaves[0].multipliers.block_of_slot
+    share = Fraction(0)
+    for leaf in leaves:
+        if not np.array_equal(leaf.multipliers.block_of_slot, blocks) or np.any(leaf.must_open & ~leaf.may_open):
+            return False
+        fixed = int((closable & (leaf.must_open | ~leaf.may_open)).sum())
+        share += Fraction(1, 2**fixed)
+    apart = all(
+        np.any(closable & ((a.must_open & ~b.may_open) | (b.must_open & ~a.may_open)))
+        for a, b in combinations(leaves, 2)
+    )
+    return apart and share == 1
+
+
+def _dual_value_yuan(
+    problem: PlacementProblem, facts: DerivedFacts, m: _Signed, block_of_slot: Ints, leaf: Leaf | None
+) -> float:
     """Least of cost + Σ level_yuan · level + multipliers · violations, over everything the other rules allow."""
-    facts = _facts(problem)
     unit = _unit_yuan(problem, facts, m)
     total = _constants_yuan(problem, facts, m)
     total += _routes_yuan(problem, facts, m, unit, block_of_slot)
     total += _batch_yuan(problem, facts, m, unit)
     total += _graphs_yuan(problem, facts, m, unit)
-    return total + _sites_yuan(problem, m, block_of_slot)
+    return total + _sites_yuan(problem, m, block_of_slot, leaf)
 
 
 # -- derived from the facts --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Facts:
+class DerivedFacts:
     """What the parts share."""
 
     may_use: Bools
@@ -93,7 +123,8 @@ class _Facts:
     """[C] per replica-hour left."""
 
 
-def _facts(p: PlacementProblem) -> _Facts:
+def derived_facts(p: PlacementProblem) -> DerivedFacts:
+    """What the parts of a bound share."""
     group = p.pairs.group_index
     installed = p.groups.capacity[group].astype(float)
     usable = installed * p.groups.packing_yield[group]
@@ -111,7 +142,7 @@ def _facts(p: PlacementProblem) -> _Facts:
     may_use = usable_pairs(p)
     carbon = p.sites.carbon_g_per_kwh / 1000.0 * p.terms.carbon_yuan_per_kg
     energy = p.sites.price_yuan_per_kwh + carbon
-    return _Facts(
+    return DerivedFacts(
         may_use=may_use, share=share, dominant=dominant, useful_kw=useful_kw,
         dynamic_kw=p.pairs.dynamic_w / 1000.0, demand=demand, is_stage=is_stage,
         is_batch=p.classes.work_replica_h > 0, energy_yuan=energy,
@@ -310,7 +341,7 @@ def _facts_demand(p: PlacementProblem) -> Floats:
     return demand
 
 
-def _unit_yuan(p: PlacementProblem, f: _Facts, m: _Signed) -> Floats:
+def _unit_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
     """[K,T] what one replica on a pair costs in a slot, at the multipliers of the rules that it loads."""
     g, c = p.pairs.group_index, p.pairs.class_index
     site, hours = p.groups.site[g], p.slots.hours
@@ -353,7 +384,7 @@ def _link_yuan(p: PlacementProblem, m: _Signed) -> Floats:
     return yuan
 
 
-def kept_share(p: PlacementProblem, f: _Facts) -> Floats:
+def kept_share(p: PlacementProblem, f: DerivedFacts) -> Floats:
     """[K] share of a service's demand (batch: replicas) that runs on a pair now and need not end anyway."""
     c = p.pairs.class_index
     running = np.where(f.may_use, p.pairs.running_count, 0.0)
@@ -369,7 +400,7 @@ def kept_share(p: PlacementProblem, f: _Facts) -> Floats:
     return np.where(f.is_batch[c], of_batch, of_service)
 
 
-def _constants_yuan(p: PlacementProblem, f: _Facts, m: _Signed) -> float:
+def _constants_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
     """Right-hand sides of the charged rules."""
     usable = p.network.link_capacity_mbps * p.network.planning_load_frac
     floor_room = (1 - p.sites.reserved_floor_frac[p.groups.site])[:, None, None] * p.groups.node_count[:, None]
@@ -392,7 +423,7 @@ def _constants_yuan(p: PlacementProblem, f: _Facts, m: _Signed) -> float:
 # -- 1. services -------------------------------------------------------------------------------------------------
 
 
-def _routes_yuan(p: PlacementProblem, f: _Facts, m: _Signed, unit: Floats, block_of_slot: Ints) -> float:
+def _routes_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, block_of_slot: Ints) -> float:
     """Σ over service classes of their cheapest route: a shortest path over (node group or nothing) × block."""
     wanted = np.flatnonzero((f.demand.max(axis=1, initial=0.0) > 0) & ~f.is_stage)
     if not len(wanted):
@@ -457,7 +488,7 @@ def _block_weights(stored: Ints, used: Ints, same: bool) -> Floats:
 # -- 2. batch work -----------------------------------------------------------------------------------------------
 
 
-def _batch_yuan(p: PlacementProblem, f: _Facts, m: _Signed, unit: Floats) -> float:
+def _batch_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) -> float:
     """Σ over batch classes: work goes to its cheapest slots, `max_parallel · hours` in each, the rest is left over."""
     batch = np.flatnonzero(f.is_batch)
     if not len(batch):
@@ -487,14 +518,14 @@ def _batch_yuan(p: PlacementProblem, f: _Facts, m: _Signed, unit: Floats) -> flo
 # -- 3. graphs ---------------------------------------------------------------------------------------------------
 
 
-def _graphs_yuan(p: PlacementProblem, f: _Facts, m: _Signed, unit: Floats) -> float:
+def _graphs_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) -> float:
     """Σ over graphs and eras: the cheapest valid pattern with each stage on its cheapest pair, or nothing."""
     era = eras(p)
     return sum(_graph_yuan(p, f, m, unit, graph, era) for graph in p.graphs)
 
 
 def _graph_yuan(
-    p: PlacementProblem, f: _Facts, m: _Signed, unit: Floats, graph: Graph, era: Ints
+    p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, graph: Graph, era: Ints
 ) -> float:
     count = np.asarray(graph.count, dtype=float)
     count_h = _sum_over(era, count * p.slots.hours)
@@ -516,7 +547,7 @@ def _graph_yuan(
 
 
 def _stage_options(
-    p: PlacementProblem, f: _Facts, m: _Signed, unit: Floats, graph: Graph, stage: int, c: int, counts: bool,
+    p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, graph: Graph, stage: int, c: int, counts: bool,
     era: Ints,
 ) -> tuple[Ints, Floats, Floats]:  # fmt: skip
     """([O] site, [O] processing ms, [O, eras] cost of running all of the stage there)."""
@@ -597,8 +628,8 @@ def _pattern_yuan(
 # -- 4. sites ----------------------------------------------------------------------------------------------------
 
 
-def _sites_yuan(p: PlacementProblem, m: _Signed, block_of_slot: Ints) -> float:
-    """Σ over sites: open or closed per block, with what starting costs, each slot at its best power and nodes."""
+def _sites_yuan(p: PlacementProblem, m: _Signed, block_of_slot: Ints, leaf: Leaf | None) -> float:
+    """Σ over sites: open or closed per block as the leaf allows, with what starting costs, each slot at its best."""
     open_yuan = _sum_over(block_of_slot, open_site_yuan(p, m))
     closed_yuan = _sum_over(block_of_slot, m.facility_yuan * p.sites.off_kw)
     same_blocks = np.array_equal(block_of_slot, m.raw.block_of_slot)
@@ -609,6 +640,9 @@ def _sites_yuan(p: PlacementProblem, m: _Signed, block_of_slot: Ints) -> float:
     open_yuan = open_yuan - gain
     stays = ~p.sites.may_close
     closed_yuan = np.where(stays[:, None], np.inf, closed_yuan)
+    if leaf is not None:
+        closed_yuan = np.where(leaf.must_open, np.inf, closed_yuan)
+        open_yuan = np.where(leaf.may_open | stays[:, None], open_yuan, np.inf)
     start = np.where(stays, 0.0, p.sites.start_yuan)
     is_open = np.where(p.sites.initially_on | stays, 0.0, start) + open_yuan[:, 0]
     is_closed = closed_yuan[:, 0]
@@ -675,7 +709,7 @@ def _sum_over(span_of_slot: Ints, values: Floats) -> Floats:
 def objective_yuan(problem: PlacementProblem, plan: PlanSolution, block_of_slot: Ints) -> float:
     """Cost of a plan, from its arrays and the facts alone: everything but the penalties of the levels."""
     p, s, hours = problem, problem.sites, problem.slots.hours
-    f = _facts(p)
+    f = derived_facts(p)
     kwh = plan.facility_kw * hours
     total = float((kwh * f.energy_yuan).sum())
     total += float(plan.ledger_debt_kwh @ np.where(s.annual_is_hard, 0.0, s.debt_yuan_per_kwh))
@@ -708,7 +742,7 @@ def transfer_yuan(p: PlacementProblem, plan: PlanSolution) -> float:
     return total
 
 
-def migration_yuan(p: PlacementProblem, f: _Facts, plan: PlanSolution, block_of_slot: Ints) -> float:
+def migration_yuan(p: PlacementProblem, f: DerivedFacts, plan: PlanSolution, block_of_slot: Ints) -> float:
     """What moving costs: replicas that leave their group now, and shares that change group between blocks."""
     c = p.pairs.class_index
     first = float(plan.moved_count @ p.classes.migration_yuan[c])
@@ -742,7 +776,7 @@ def verify_certificate(problem: PlacementProblem, plan: PlanSolution) -> list[Vi
         return []
     if plan.problem_sha256 != problem.content_hash():
         return [Violation("problem_hash", "the plan answers another problem")]
-    broken = list(_shapes(problem, plan.certificate.multipliers))
+    broken = [v for leaf in plan.certificate.leaves for v in _shapes(problem, leaf)]
     return broken or list(_certificate(problem, plan, plan.certificate))
 
 
@@ -751,10 +785,13 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
         yield Violation("policy_revision", "certificate", stated.policy_revision, p.policy_revision)
     if stated.base_revision != p.base_revision:
         yield Violation("base_revision", "certificate", stated.base_revision, p.base_revision)
-    objective = objective_yuan(p, plan, stated.multipliers.block_of_slot)
+    if not stated.leaves or not all_choices(p, stated.leaves):
+        yield Violation("leaves", "some choices of open sites lie in no leaf, or in several")
+        return
+    objective = objective_yuan(p, plan, stated.leaves[0].multipliers.block_of_slot)
     if _differ(stated.objective_yuan, objective):
         yield Violation("certified_objective", "certificate", stated.objective_yuan, objective)
-    bound = certified_bound_yuan(p, plan, stated.multipliers)
+    bound = certified_bound_yuan(p, plan, stated.leaves)
     if not stated.bound_yuan <= bound + RELATIVE * abs(bound) + ABSOLUTE:
         yield Violation("certified_bound", "claims more than the multipliers prove", stated.bound_yuan, bound)
     yield from _moves_counted(p, plan)
@@ -762,7 +799,7 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
 
 def _moves_counted(p: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
     """A move is counted for what runs now and does not stay: moved ≥ kept − placed, in replicas."""
-    f = _facts(p)
+    f = derived_facts(p)
     c = p.pairs.class_index
     per_share = np.where(f.is_batch[c], 1.0, f.demand[:, 0][c])
     left = kept_share(p, f) * per_share - plan.running_count[:, 0]
@@ -771,7 +808,8 @@ def _moves_counted(p: PlacementProblem, plan: PlanSolution) -> Iterator[Violatio
         yield Violation("moved_count", name, float(plan.moved_count[k]), float(left[k]))
 
 
-def _shapes(p: PlacementProblem, m: Multipliers) -> Iterator[Violation]:
+def _shapes(p: PlacementProblem, leaf: Leaf) -> Iterator[Violation]:
+    m = leaf.multipliers
     shapes = {
         "level_yuan": (LEVEL_COUNT,), "capacity": (p.group_count, len(RESOURCES), p.slot_count),
         "power": (p.site_count, p.slot_count), "ledger": (p.site_count,), "stay": (p.pair_count,),

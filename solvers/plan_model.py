@@ -26,7 +26,7 @@ import numpy as np
 from solvers import linear
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
-from solvers.certify import Duals, with_certificate
+from solvers.certify import Duals, Evidence, with_certificate
 from solvers.linear import Basis, LpLimits, LpResult, LpStatus, Program
 from solvers.pipelines import (
     Patterns,
@@ -148,7 +148,7 @@ def solve_plan(
             parts = _plan(problem, options, work, warm_start)
             solution = make_solution(parts)
             with work.phase("certificate"):
-                solution = with_certificate(parts.model, parts.duals, solution)
+                solution = with_certificate(parts.model, parts.evidence, solution)
     except PlanAborted as aborted:
         return no_plan(problem, SolveStatus.UNKNOWN, str(aborted))
     return replace(solution, work=dict(work.counts), seconds=dict(work.seconds))
@@ -183,13 +183,16 @@ def _plan(
     assert fixed_on is not None
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
-    weights = level_weights(master)
-    duals = [Duals(relaxed.result.duals, weights), Duals(chosen.best.result.duals, weights)]
-    if max(final.level_values) > LEVEL_TOLERANCE and final.objective_yuan - bound > LOOSE * abs(bound):
+    everything: list[Duals] = []
+    is_loose = final.objective_yuan - bound > LOOSE * abs(bound)
+    # with hard caps broken the weights are large, and so is what the certificate's true excess differs by
+    if max(final.level_values) > LEVEL_TOLERANCE and (
+        is_loose or final.level_values[LEVEL_HARD_CAPS] > LEVEL_TOLERANCE
+    ):
         with work.phase("bound"):
             at_levels, held_duals = bound_at_levels(final, model, master, work)
             bound = max(bound, at_levels)
-            duals.append(held_duals)
+            everything.append(held_duals)
     return PlanParts(
         model=model,
         master=master,
@@ -197,8 +200,22 @@ def _plan(
         fixed_on=fixed_on,
         bound_yuan=bound,
         objective_yuan=final.objective_yuan,
-        duals=tuple(duals),
+        evidence=_evidence(relaxed, chosen, tuple(everything), master),
     )
+
+
+def _evidence(relaxed: Solved, chosen: OpenSites, everything: tuple[Duals, ...], master: Master) -> Evidence:
+    """Duals of the leaves of the search, and those of the relaxation and of the plan, which may bound a leaf better."""
+    weights = level_weights(master)
+
+    def duals(lower: FloatArray, upper: FloatArray, solved: Solved) -> Duals:
+        return Duals(solved.result.duals, weights, lower, upper)
+
+    count = len(master.model.columns_of("on"))
+    none, both = np.zeros(count), np.ones(count)
+    parts = tuple(duals(node.lower, node.upper, node.solved) for node in chosen.leaves)
+    anywhere = (duals(none, both, relaxed), duals(none, both, chosen.best))
+    return Evidence(parts or anywhere[:1], anywhere, everything)
 
 
 # -- 1. sets -----------------------------------------------------------------------------------------------------
@@ -395,7 +412,8 @@ def bound_at_levels(
         price[at_level] = -result.duals[row] / scale * master.penalty_yuan[at_level]
     relaxed = replace(final, result=result)
     bound = result.objective + price_missing(relaxed, model, master, price).gain_yuan
-    return bound, Duals(result.duals, weights)
+    count = len(model.columns_of("on"))
+    return bound, Duals(result.duals, weights, np.zeros(count), np.ones(count))
 
 
 def level_weights(master: Master) -> FloatArray:
@@ -676,6 +694,8 @@ class OpenSites:
     best: Solved
     bound_yuan: float
     """Of the weighted objective."""
+    leaves: tuple[_Node, ...] = ()
+    """Parts of the choices that together are all of them; none: the search did not branch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -725,6 +745,7 @@ def _branch_and_bound(
     finished = (
         best.objective_yuan
     )  # least bound of what is settled; a plan found is never below its own bound
+    settled: list[_Node] = []
     while heap:
         node = heap[0][2]
         tolerance = OPEN_SITES_GAP_FRAC * abs(best.cost_yuan)
@@ -738,14 +759,18 @@ def _branch_and_bound(
             lower[branch] = upper[branch] = value
             child = _try_node(node, lower, upper, model, master, work)
             if _integral(child.solved, on_columns):
+                settled.append(child)
                 finished = min(finished, child.bound_yuan)
                 if child.solved.objective_yuan < best.objective_yuan:
                     best = replace(child.solved, fixed_on=np.rint(child.solved.result.x[on_columns]))
             elif child.bound_yuan < best.objective_yuan:
                 order += 1
                 heapq.heappush(heap, (child.bound_yuan, order, child))
+            else:
+                settled.append(child)
     left = min((bound for bound, _, _ in heap), default=best.objective_yuan)
-    return OpenSites(best, min(finished, left, best.objective_yuan))
+    leaves = (*settled, *(node for _, _, node in heap))
+    return OpenSites(best, min(finished, left, best.objective_yuan), leaves)
 
 
 def _search_spent(work: Work, trials: int, begun: float) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray
-from solvers.certify import Duals
+from solvers.certify import Evidence
 from solvers.linear import LpResult
 from solvers.plan_master import Master
 from solvers.plan_rules import PlanModel, unfinished_yuan_per_replica_h
@@ -35,8 +35,8 @@ class PlanParts:
     """Of the program, levels left out."""
     bound_yuan: float
     """No plan of the model costs less at these levels."""
-    duals: tuple[Duals, ...]
-    """Of programs of this model: what a certificate may be made of."""
+    evidence: Evidence
+    """Duals of programs of this model: what a certificate is made of."""
 
 
 def make_solution(parts: PlanParts) -> PlanSolution:

@@ -156,8 +156,25 @@ class Multipliers:
 
 
 @dataclass(frozen=True, eq=False)
+class Leaf:
+    """One part of the choices of open sites, and the multipliers that bound it. [S,B] by site and block."""
+
+    must_open: Annotated[BoolArray, "S", "B"]
+    may_open: Annotated[BoolArray, "S", "B"]
+    multipliers: Multipliers
+
+    def holds(self, site_on: BoolArray) -> bool:
+        """Whether a choice, [S,T] by slot, lies in this part."""
+        block = self.multipliers.block_of_slot
+        return bool(np.all(site_on | ~self.must_open[:, block]) and np.all(~site_on | self.may_open[:, block]))
+
+
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """What proves a plan, checkable with numpy alone: `solvers.dual_bound` derives objective and bound again.
+
+    The leaves are parts of the choices of open sites that together are all of them; the least of their bounds is the
+    bound. A search that never branched has one leaf.
 
     The bound holds for every plan of the problem that keeps the shares of services and the open sites constant within
     a block and whose levels (work unserved by rank, excess over hard caps) are no worse than this plan's. It speaks of
@@ -167,11 +184,15 @@ class Certificate:
     objective_yuan: float
     """Cost without the penalties of the levels; moves over the budget at ten times the dearest move."""
     bound_yuan: float
-    multipliers: Multipliers
+    leaves: tuple[Leaf, ...]
     binding: tuple[BindingConstraint, ...] = ()
     policy_revision: int = 0
     base_revision: int = 0
     model: str = "true facility power, shares constant per block, nodes continuous, gangs fluid"
+
+    def multipliers_at(self, site_on: BoolArray) -> Multipliers | None:
+        """Those of the leaf in which a choice of open sites lies."""
+        return next((leaf.multipliers for leaf in self.leaves if leaf.holds(site_on)), None)
 
     @property
     def gap_frac(self) -> float:
@@ -237,10 +258,11 @@ class PlanSolution:
             "R": len(RESOURCES),
         }
         archive.seal(self, "plan", lengths)
-        if self.certificate is not None:
-            m = self.certificate.multipliers
+        for leaf in self.certificate.leaves if self.certificate is not None else ():
+            m = leaf.multipliers
             lengths |= {"L": len(m.link), "V": len(m.level_yuan), "O": len(m.cut_pair), "X": len(m.spread_class)}
             archive.seal(m, "multipliers", lengths)
+            archive.seal(leaf, "leaf", lengths | {"B": int(m.block_of_slot[-1]) + 1})
 
     @property
     def objective_yuan(self) -> float:
@@ -269,9 +291,12 @@ class PlanSolution:
         facts["plan.graph_patterns"] = [dataclasses.asdict(p) for p in self.graph_patterns]
         if self.certificate is not None:
             archive.split_table(self.certificate, "certificate", facts, arrays)
-            del facts["certificate.multipliers"]
+            facts["certificate.leaves"] = len(self.certificate.leaves)
             facts["certificate.binding"] = [dataclasses.asdict(b) for b in self.certificate.binding]
-            archive.split_table(self.certificate.multipliers, "multipliers", facts, arrays)
+            for i, leaf in enumerate(self.certificate.leaves):
+                archive.split_table(leaf, f"leaf{i}", facts, arrays)
+                del facts[f"leaf{i}.multipliers"]
+                archive.split_table(leaf.multipliers, f"multipliers{i}", facts, arrays)
         return archive.to_bytes(MAGIC, facts, arrays)
 
     @classmethod
@@ -289,8 +314,14 @@ class PlanSolution:
         if "certificate.binding" in facts:
             parts = archive.join_table(Certificate, "certificate", facts, arrays)
             parts["binding"] = tuple(BindingConstraint(**b) for b in parts["binding"])
-            multipliers = Multipliers(**archive.join_table(Multipliers, "multipliers", facts, arrays))
-            arguments["certificate"] = Certificate(**parts, multipliers=multipliers)
+            parts["leaves"] = tuple(
+                Leaf(
+                    **archive.join_table(Leaf, f"leaf{i}", facts, arrays),
+                    multipliers=Multipliers(**archive.join_table(Multipliers, f"multipliers{i}", facts, arrays)),
+                )
+                for i in range(facts["certificate.leaves"])
+            )
+            arguments["certificate"] = Certificate(**parts)
         arguments["status"] = SolveStatus(arguments["status"])
         arguments["cost"] = Cost(**arguments["cost"])
         arguments["bounds"] = tuple(Bound(**b) for b in arguments["bounds"])
