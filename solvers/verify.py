@@ -496,13 +496,26 @@ def _costs(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]
         "unserved_yuan": float(unserved_h @ p.classes.unserved_yuan_per_replica_h),
         "start_yuan": float((plan.site_on & ~was_open & s.may_close[:, None]).sum(axis=1) @ s.start_yuan),
         "wake_yuan": float((np.maximum(plan.nodes_on - were_on, 0.0) * p.groups.wake_yuan[:, None]).sum()),
-        "other_yuan": float((plan.running_count * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum()),
+        "other_yuan": float((plan.running_count * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum())
+        + _transfer_yuan(p, plan),
         "cap_excess_yuan": float((plan.cap_excess_kw * hours * soft_hourly[:, None]).sum()),
     }
     for name, value in counted.items():
         stated = float(getattr(plan.cost, name))
         if _differ(stated, value):
             yield Violation("cost", name, stated, value)
+
+
+def _transfer_yuan(p: PlacementProblem, plan: PlanSolution) -> float:
+    """Traffic between stages on different sites at the price of transfer: Mbps · h · 0.45 GB/h per Mbps · yuan/GB."""
+    total = 0.0
+    for pattern in plan.graph_patterns:
+        graph_h = float(np.asarray(pattern.count) @ p.slots.hours)
+        for flow in p.graphs[pattern.graph_index].flows:
+            a, b = pattern.stage_site[flow.from_stage], pattern.stage_site[flow.to_stage]
+            if a != b:
+                total += float(p.network.transfer_yuan_per_gb[a, b]) * flow.mbps * 3600 / 8 / 1000 * graph_h
+    return total
 
 
 def _bounds(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
