@@ -48,7 +48,9 @@ def _needed(p: PlacementProblem, plan: PlanSolution, resource: int, rows: npt.Ar
     return needed
 
 
-def _node_capacity(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _node_capacity(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     """Work of a group fills what packing yields on all of its nodes."""
     for r, unit in enumerate(RESOURCE_UNITS):
         needed = _needed(p, plan, r)
@@ -62,7 +64,9 @@ def _node_capacity(p: PlacementProblem, plan: PlanSolution, m: Multipliers | Non
             )
 
 
-def _reserved_floor(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _reserved_floor(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     floor = p.sites.reserved_floor_frac[p.groups.site]
     low = p.classes.priority_rank[p.pairs.class_index] >= 2
     for r, unit in enumerate(RESOURCE_UNITS):
@@ -80,7 +84,9 @@ def _reserved_floor(p: PlacementProblem, plan: PlanSolution, m: Multipliers | No
 
 def _padding(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
     capacity = p.groups.capacity[p.pairs.group_index]
-    share = np.divide(p.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0).max(axis=1, initial=0)
+    share = np.divide(p.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0).max(
+        axis=1, initial=0
+    )
     filled = np.zeros((p.group_count, p.slot_count))
     np.add.at(filled, p.pairs.group_index, share[:, None] * plan.running_count)
     limit = p.terms.padding_factor * filled + p.terms.padding_node_count
@@ -92,12 +98,16 @@ def _padding(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> 
         )  # fmt: skip
 
 
-def _power_limit(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _power_limit(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     """IT power of open sites at the site's limit; a kW more is worth what the balance pays above its own cost."""
     s, hours = p.sites, p.slots.hours
     at_limit = _tight(plan.it_kw, s.power_limit_kw) & plan.site_on
     energy = s.price_yuan_per_kwh + s.carbon_g_per_kwh / 1000.0 * p.terms.carbon_yuan_per_kg
-    marginal = energy * hours * (1 + s.loss_slope + 2 * s.loss_square * s.power_limit_kw / s.rated_kw[:, None])
+    marginal = (
+        energy * hours * (1 + s.loss_slope + 2 * s.loss_square * s.power_limit_kw / s.rated_kw[:, None])
+    )
     for i, t in zip(*np.nonzero(at_limit), strict=True):
         price = None if m is None else max(0.0, float(m.power[i, t] - marginal[i, t]))
         yield BindingConstraint(
@@ -106,12 +116,16 @@ def _power_limit(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None)
         )  # fmt: skip
 
 
-def _hourly_cap(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _hourly_cap(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     """Facility power of an open site at or above Π times its IT power."""
     s = p.sites
     cap = np.broadcast_to(s.ipue_cap_hourly[:, None], plan.it_kw.shape)
     limit = np.where(np.isnan(cap), 0.0, cap) * plan.it_kw
-    for i, t in zip(*np.nonzero(~np.isnan(cap) & plan.site_on & _tight(plan.facility_kw, limit)), strict=True):
+    for i, t in zip(
+        *np.nonzero(~np.isnan(cap) & plan.site_on & _tight(plan.facility_kw, limit)), strict=True
+    ):
         price = None if m is None else float(m.hourly_cap[i, t])
         yield BindingConstraint(
             "ipue_cap_hourly", f"site={s.site_id[i]}", int(t), float(plan.facility_kw[i, t]),
@@ -119,7 +133,9 @@ def _hourly_cap(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) 
         )  # fmt: skip
 
 
-def _annual_ledger(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _annual_ledger(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     """Σ (P_fac − Π·P)·Δt at or above what the ledger releases."""
     s = p.sites
     capped = ~np.isnan(s.pue_cap_annual)
@@ -130,7 +146,13 @@ def _annual_ledger(p: PlacementProblem, plan: PlanSolution, m: Multipliers | Non
     for i in np.flatnonzero(tight).tolist():
         price = None if m is None else float(m.ledger[i])
         yield BindingConstraint(
-            "pue_cap_annual", f"site={s.site_id[i]}", -1, float(used[i]), float(s.ledger_beta_kwh[i]), "kWh", price
+            "pue_cap_annual",
+            f"site={s.site_id[i]}",
+            -1,
+            float(used[i]),
+            float(s.ledger_beta_kwh[i]),
+            "kWh",
+            price,
         )
 
 
@@ -150,7 +172,9 @@ def _portfolio(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -
 
 def _links(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
     load = link_load_mbps(p, plan)
-    limit = np.broadcast_to((p.network.link_capacity_mbps * p.network.planning_load_frac)[:, None], load.shape)
+    limit = np.broadcast_to(
+        (p.network.link_capacity_mbps * p.network.planning_load_frac)[:, None], load.shape
+    )
     for i, t in zip(*np.nonzero(_tight(load, limit) & (load > PRESENT)), strict=True):
         price = None if m is None else float(m.link[i, t])
         yield BindingConstraint(
@@ -190,7 +214,12 @@ def _parallel(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) ->
     batch = (p.classes.work_replica_h > 0)[:, None]
     for c, t in zip(*np.nonzero(batch & _tight(placed, limit) & (placed > PRESENT)), strict=True):
         yield BindingConstraint(
-            "parallel", f"class={p.classes.class_id[c]}", int(t), float(placed[c, t]), float(limit[c, t]), "replicas"
+            "parallel",
+            f"class={p.classes.class_id[c]}",
+            int(t),
+            float(placed[c, t]),
+            float(limit[c, t]),
+            "replicas",
         )
 
 
@@ -203,7 +232,11 @@ def _spread(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> I
         limit = np.broadcast_to(p.classes.demand_count[c] / p.classes.spread_site_min[c], on_site.shape)
         for s, t in zip(*np.nonzero(_tight(on_site, limit) & (on_site > PRESENT)), strict=True):
             subject = f"class={p.classes.class_id[c]},site={p.sites.site_id[s]}"
-            price = None if m is None else _spread_price(m, c, int(s), int(t), float(p.classes.demand_count[c, t]))
+            price = (
+                None
+                if m is None
+                else _spread_price(m, c, int(s), int(t), float(p.classes.demand_count[c, t]))
+            )
             yield BindingConstraint(
                 "spread_sites", subject, int(t), float(on_site[s, t]), float(limit[s, t]), "replicas", price
             )
@@ -216,7 +249,9 @@ def _spread_price(m: Multipliers, c: int, s: int, t: int, demand: float) -> floa
     return float(m.spread_yuan[held].sum()) / max(demand, 1e-9)
 
 
-def _move_budget(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _move_budget(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     budget = p.terms.move_budget_count
     if budget is None:
         return
@@ -232,11 +267,17 @@ def _flow_rtt(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) ->
     del m  # latency rules forbid pairs outright: they have no price in the bound
     sites = _sites_in_use(p, plan)
     for f in np.flatnonzero(~np.isnan(p.flows.rtt_p99_max_ms)).tolist():
-        c, leg, limit = int(p.flows.class_index[f]), int(p.flows.leg_index[f]), float(p.flows.rtt_p99_max_ms[f])
+        c, leg, limit = (
+            int(p.flows.class_index[f]),
+            int(p.flows.leg_index[f]),
+            float(p.flows.rtt_p99_max_ms[f]),
+        )
         for s in np.flatnonzero(sites[c]).tolist():
             rtt = float(p.network.leg_rtt_p99_ms[leg, s])
             if rtt >= (1 - NEAR) * limit:
-                subject = f"class={p.classes.class_id[c]},leg={p.network.leg_id[leg]},site={p.sites.site_id[s]}"
+                subject = (
+                    f"class={p.classes.class_id[c]},leg={p.network.leg_id[leg]},site={p.sites.site_id[s]}"
+                )
                 yield BindingConstraint("flow_rtt", subject, -1, rtt, limit, "ms")
 
 
@@ -247,7 +288,9 @@ def _sites_in_use(p: PlacementProblem, plan: PlanSolution) -> npt.NDArray[np.boo
     return used
 
 
-def _class_paths(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _class_paths(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     """End-to-end budgets of placed single-stage work within 2 % of their limit."""
     del m
     used = plan.running_count.max(axis=1, initial=0.0) > PRESENT
@@ -262,7 +305,9 @@ def _class_paths(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None)
                 yield BindingConstraint("path_budget", subject, -1, total, limit, "ms")
 
 
-def _graph_rules(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+def _graph_rules(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
     """Flows between stages and end-to-end budgets of the patterns in use within 2 % of their limit."""
     del m
     for pattern in plan.graph_patterns:
@@ -282,7 +327,9 @@ def _graph_rules(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None)
                     leg, stage = (-1 - a, b) if a < 0 else (-1 - b, a)
                     total += float(p.network.leg_rtt_p99_ms[leg, at[stage]])
             if total >= (1 - NEAR) * path.budget_ms:
-                yield BindingConstraint("path_budget", f"{where},path={n}", -1, float(total), path.budget_ms, "ms")
+                yield BindingConstraint(
+                    "path_budget", f"{where},path={n}", -1, float(total), path.budget_ms, "ms"
+                )
 
 
 def _gang_room(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:

@@ -96,7 +96,9 @@ def _pair_of_files(file: Path, plan: Path | None) -> tuple[Path, Path]:
 
 
 def _tell(problem: PlacementProblem, plan: PlanSolution, violations: list[Violation]) -> None:
-    typer.echo(f"problem {problem.content_hash()[:12]}, policy revision {problem.policy_revision}: {plan.status.value}")
+    typer.echo(
+        f"problem {problem.content_hash()[:12]}, policy revision {problem.policy_revision}: {plan.status.value}"
+    )
     certificate = plan.certificate
     if certificate is not None:
         typer.echo(
@@ -106,7 +108,9 @@ def _tell(problem: PlacementProblem, plan: PlanSolution, violations: list[Violat
         dearest = sorted(certificate.binding, key=lambda b: -(b.price_yuan_per_unit or 0.0))
         for b in dearest[:MOST_SHOWN]:
             slot = "" if b.slot < 0 else f",slot={b.slot}"
-            price = "" if b.price_yuan_per_unit is None else f", {b.price_yuan_per_unit:.4g} yuan per {b.unit}"
+            price = (
+                "" if b.price_yuan_per_unit is None else f", {b.price_yuan_per_unit:.4g} yuan per {b.unit}"
+            )
             typer.echo(f"  binds {b.rule}[{b.subject}{slot}]: {b.value:.6g} of {b.limit:.6g} {b.unit}{price}")
         if len(dearest) > MOST_SHOWN:
             typer.echo(f"  and {len(dearest) - MOST_SHOWN} more that bind (--json tells all)")

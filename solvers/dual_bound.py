@@ -76,7 +76,9 @@ def all_choices(problem: PlacementProblem, leaves: Sequence[Leaf]) -> bool:
     blocks = leaves[0].multipliers.block_of_slot
     share = Fraction(0)
     for leaf in leaves:
-        if not np.array_equal(leaf.multipliers.block_of_slot, blocks) or np.any(leaf.must_open & ~leaf.may_open):
+        if not np.array_equal(leaf.multipliers.block_of_slot, blocks) or np.any(
+            leaf.must_open & ~leaf.may_open
+        ):
             return False
         fixed = int((closable & (leaf.must_open | ~leaf.may_open)).sum())
         share += Fraction(1, 2**fixed)
@@ -291,7 +293,9 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
     level = np.maximum(_finite(m.level_yuan), 0.0)
     hard = level[LEVEL_HARD_CAPS]
     capped = ~np.isnan(s.pue_cap_annual)
-    ledger = np.clip(_finite(m.ledger), 0.0, np.where(s.annual_is_hard, hard, np.maximum(s.debt_yuan_per_kwh, 0.0)))
+    ledger = np.clip(
+        _finite(m.ledger), 0.0, np.where(s.annual_is_hard, hard, np.maximum(s.debt_yuan_per_kwh, 0.0))
+    )
     ledger = np.where(capped, ledger, 0.0)
     has_portfolio = terms.portfolio_pue_cap_annual is not None and bool(s.is_edge.any())
     debt = hard if terms.portfolio_is_hard else max(terms.portfolio_debt_yuan_per_kwh, 0.0)
@@ -299,13 +303,19 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
     peak = np.maximum(_finite(m.peak), 0.0)
     total = peak.sum(axis=1)
     room = np.maximum(s.demand_yuan_per_kw, 0.0)
-    peak = peak * np.divide(np.minimum(total, room), total, out=np.zeros(len(total)), where=total > 0)[:, None]
+    peak = (
+        peak * np.divide(np.minimum(total, room), total, out=np.zeros(len(total)), where=total > 0)[:, None]
+    )
     energy = s.price_yuan_per_kwh + s.carbon_g_per_kwh / 1000.0 * terms.carbon_yuan_per_kg
     both = ledger + portfolio * s.is_edge
     cap = np.where(capped, s.pue_cap_annual, 0.0)
     returned = ledger * cap + portfolio * s.is_edge * (terms.portfolio_pue_cap_annual or 0.0)
     dearest = float(p.classes.migration_yuan.max(initial=1.0))
-    budget = float(np.clip(m.move_budget, 0.0, OVER_BUDGET_FACTOR * dearest)) if np.isfinite(m.move_budget) else 0.0
+    budget = (
+        float(np.clip(m.move_budget, 0.0, OVER_BUDGET_FACTOR * dearest))
+        if np.isfinite(m.move_budget)
+        else 0.0
+    )
     if terms.move_budget_count is None:
         budget = 0.0
     c = p.pairs.class_index
@@ -329,7 +339,7 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
 
 
 def _finite(values: Floats) -> Floats:
-    return np.nan_to_num(np.asarray(values, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.asarray(np.nan_to_num(np.asarray(values, dtype=float), nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _facts_demand(p: PlacementProblem) -> Floats:
@@ -403,7 +413,9 @@ def kept_share(p: PlacementProblem, f: DerivedFacts) -> Floats:
 def _constants_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
     """Right-hand sides of the charged rules."""
     usable = p.network.link_capacity_mbps * p.network.planning_load_frac
-    floor_room = (1 - p.sites.reserved_floor_frac[p.groups.site])[:, None, None] * p.groups.node_count[:, None]
+    floor_room = (1 - p.sites.reserved_floor_frac[p.groups.site])[:, None, None] * p.groups.node_count[
+        :, None
+    ]
     kept = kept_share(p, f)
     spread = np.maximum(p.classes.spread_site_min[m.raw.spread_class], 1)
     total = -float((m.padding * p.terms.padding_node_count).sum())
@@ -423,7 +435,9 @@ def _constants_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
 # -- 1. services -------------------------------------------------------------------------------------------------
 
 
-def _routes_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, block_of_slot: Ints) -> float:
+def _routes_yuan(
+    p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, block_of_slot: Ints
+) -> float:
     """Σ over service classes of their cheapest route: a shortest path over (node group or nothing) × block."""
     wanted = np.flatnonzero((f.demand.max(axis=1, initial=0.0) > 0) & ~f.is_stage)
     if not len(wanted):
@@ -450,7 +464,9 @@ def _routes_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats,
     path = state[:, :, 0]
     for b in range(1, blocks):
         from_group = path[:, :-1].min(axis=1, initial=np.inf)
-        moved = np.repeat((from_group + np.maximum(move[wanted, b - 1], 0.0))[:, None], state.shape[1], axis=1)
+        moved = np.repeat(
+            (from_group + np.maximum(move[wanted, b - 1], 0.0))[:, None], state.shape[1], axis=1
+        )
         moved[:, -1] = from_group
         path = np.minimum(np.minimum(path, moved), path[:, -1:]) + state[:, :, b]
     return float(path.min(axis=1).sum())
@@ -463,7 +479,9 @@ def _charge_cuts_and_spread(
     row_of = np.full(p.pair_count, -1)
     row_of[held] = np.arange(len(held))
     weight = _block_weights(m.raw.block_of_slot, block_of_slot, same_blocks)
-    for k, b, yuan in zip(m.raw.cut_pair.tolist(), m.raw.cut_block.tolist(), m.cut_yuan.tolist(), strict=True):
+    for k, b, yuan in zip(
+        m.raw.cut_pair.tolist(), m.raw.cut_block.tolist(), m.cut_yuan.tolist(), strict=True
+    ):
         if row_of[k] >= 0:
             cost[row_of[k]] += yuan * weight[b]
     site = p.pair_site[held]
@@ -482,7 +500,7 @@ def _block_weights(stored: Ints, used: Ints, same: bool) -> Floats:
         return np.eye(stored_count)
     table = np.zeros((stored_count, used_count))
     np.add.at(table, (stored, used), 1.0)
-    return table / table.sum(axis=1, keepdims=True)
+    return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
 # -- 2. batch work -----------------------------------------------------------------------------------------------
@@ -497,7 +515,9 @@ def _batch_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) 
     held = np.flatnonzero(f.may_use & f.is_batch[c])
     cost = np.array(unit[held])
     cost[:, 0] -= m.stay_batch[held]
-    usable = (p.groups.node_count[p.pairs.group_index[held]] > 0) & (slots >= p.classes.release_slot[c[held], None])
+    usable = (p.groups.node_count[p.pairs.group_index[held]] > 0) & (
+        slots >= p.classes.release_slot[c[held], None]
+    )
     per_h = np.full((p.class_count, p.slot_count), np.inf)
     np.minimum.at(per_h, c[held], np.where(usable, cost / hours, np.inf))
     dated = p.classes.deadline_slot < p.slot_count
@@ -635,7 +655,9 @@ def _sites_yuan(p: PlacementProblem, m: _Signed, block_of_slot: Ints, leaf: Leaf
     same_blocks = np.array_equal(block_of_slot, m.raw.block_of_slot)
     weight = _block_weights(m.raw.block_of_slot, block_of_slot, same_blocks)
     gain = np.zeros_like(open_yuan)
-    for k, b, yuan in zip(m.raw.cut_pair.tolist(), m.raw.cut_block.tolist(), m.cut_yuan.tolist(), strict=True):
+    for k, b, yuan in zip(
+        m.raw.cut_pair.tolist(), m.raw.cut_block.tolist(), m.cut_yuan.tolist(), strict=True
+    ):
         gain[p.pair_site[k]] += yuan * weight[b]
     open_yuan = open_yuan - gain
     stays = ~p.sites.may_close
@@ -657,8 +679,8 @@ def _sites_yuan(p: PlacementProblem, m: _Signed, block_of_slot: Ints, leaf: Leaf
 def open_site_yuan(p: PlacementProblem, m: _Signed) -> Floats:
     """[S,T] least cost of an open site in a slot over its IT power and the nodes that are on.
 
-    Over P in [0, limit]: A·(F + (1 + a)P + qP²/R) − (λ + legal ledger)·P + E·max(0, F − (Π − 1 − a)P + qP²/R), piecewise
-    quadratic: its least value lies at an end, where the excess begins or ends, or where a piece is flat.
+    Over P in [0, limit]: A·(F + (1 + a)P + qP²/R) − (λ + legal ledger)·P + E·max(0, F − (Π − 1 − a)P + qP²/R).
+    Piecewise quadratic: its least value lies at an end, where the excess begins or ends, or where a piece is flat.
     """
     s = p.sites
     shape = (p.site_count, p.slot_count)
@@ -817,13 +839,15 @@ def _shapes(p: PlacementProblem, leaf: Leaf) -> Iterator[Violation]:
     }  # fmt: skip
     for name, shape in shapes.items():
         if getattr(m, name).shape != shape:
-            yield Violation("shape", f"multipliers.{name}", float(getattr(m, name).size), float(np.prod(shape)))
+            yield Violation(
+                "shape", f"multipliers.{name}", float(getattr(m, name).size), float(np.prod(shape))
+            )
     for name, index, end in (
         ("cut_pair", m.cut_pair, p.pair_count), ("cut_block", m.cut_block, p.slot_count),
         ("spread_class", m.spread_class, p.class_count), ("spread_site", m.spread_site, p.site_count),
         ("spread_block", m.spread_block, p.slot_count),
     ):  # fmt: skip
-        if index.size and not (0 <= int(index.min()) and int(index.max()) < end):
+        if index.size and (int(index.min()) < 0 or int(index.max()) >= end):
             yield Violation("reference", f"multipliers.{name}", float(index.max()), float(end - 1))
     blocks = m.block_of_slot
     steps = np.diff(blocks)
@@ -832,7 +856,9 @@ def _shapes(p: PlacementProblem, leaf: Leaf) -> Iterator[Violation]:
     elif m.cut_block.size and int(m.cut_block.max()) > int(blocks[-1]):
         yield Violation("reference", "multipliers.cut_block", float(m.cut_block.max()), float(blocks[-1]))
     elif m.spread_block.size and int(m.spread_block.max()) > int(blocks[-1]):
-        yield Violation("reference", "multipliers.spread_block", float(m.spread_block.max()), float(blocks[-1]))
+        yield Violation(
+            "reference", "multipliers.spread_block", float(m.spread_block.max()), float(blocks[-1])
+        )
 
 
 def _differ(a: float, b: float) -> bool:

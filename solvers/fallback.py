@@ -6,7 +6,7 @@ and counts every step. The greedy plan is arithmetic on arrays: it always ends, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -126,14 +126,16 @@ class _Room:
         """Usable pairs of a class: where it runs now first, then by price."""
         p = self.problem
         mine = np.flatnonzero((p.pairs.class_index == c) & self.passes)
-        return [int(k) for k in mine[np.lexsort((mine, self.pair_yuan[mine], p.pairs.running_count[mine] <= 0))]]
+        return [
+            int(k) for k in mine[np.lexsort((mine, self.pair_yuan[mine], p.pairs.running_count[mine] <= 0))]
+        ]
 
 
 def _most_dominant(p: PlacementProblem) -> FloatArray:
     """[G] dominant share that a group may fill before the nodes its yield asks for count as padding."""
     loose = 1.0 / p.groups.packing_yield.min(axis=1, initial=1.0) - p.terms.padding_factor
     most = np.full(p.group_count, np.inf)
-    return np.divide(p.terms.padding_node_count, loose, out=most, where=loose > 0)
+    return np.asarray(np.divide(p.terms.padding_node_count, loose, out=most, where=loose > 0))
 
 
 def _links_by_origin(p: PlacementProblem) -> dict[tuple[int, int], list[int]]:
@@ -168,7 +170,9 @@ def _place_batch(room: _Room, c: int) -> None:
     p, hours = room.problem, room.problem.slots.hours
     left_h = float(p.classes.work_replica_h[c])
     open_slots = np.arange(p.slot_count) >= p.classes.release_slot[c]
-    parallel = np.where(open_slots, min(float(p.classes.max_parallel_count[c]), left_h / float(hours.min())), 0.0)
+    parallel = np.where(
+        open_slots, min(float(p.classes.max_parallel_count[c]), left_h / float(hours.min())), 0.0
+    )
     for k in room.pairs_in_order(c):
         if left_h <= 0:
             return
@@ -268,7 +272,7 @@ def _stage_rates(
 def count_plan(
     problem: PlacementProblem, running: FloatArray, patterns: tuple[GraphPattern, ...] = ()
 ) -> PlanSolution:
-    """Everything that follows from where work runs: nodes, power, ledgers, cost. Sites without work close if they may."""
+    """What follows from where work runs: nodes, power, ledgers, cost. Sites without work close if they may."""
     p, s, hours = problem, problem.sites, problem.slots.hours
     f = derived_facts(p)
     c, g = p.pairs.class_index, p.pairs.group_index
@@ -302,7 +306,9 @@ def count_plan(
     in_time = np.where(np.arange(p.slot_count) < p.classes.deadline_slot[:, None], placed, 0.0) @ hours
     work = p.classes.work_replica_h
     unfinished = np.where(f.is_batch, np.maximum(work - done, 0.0), 0.0)
-    late = np.where(f.is_batch & (p.classes.deadline_slot < p.slot_count), np.maximum(work - in_time, 0.0), 0.0)
+    late = np.where(
+        f.is_batch & (p.classes.deadline_slot < p.slot_count), np.maximum(work - in_time, 0.0), 0.0
+    )
     per_share = np.where(f.is_batch[c], 1.0, f.demand[:, 0][c])
     moved = np.maximum(kept_share(p, f) * per_share - running[:, 0], 0.0)
     plan = PlanSolution(

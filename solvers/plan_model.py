@@ -388,9 +388,7 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
 
 
-def bound_at_levels(
-    final: Solved, model: PlanModel, master: Master, work: Work
-) -> tuple[float, Duals]:
+def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> tuple[float, Duals]:
     """Bound on the cost of plans whose levels are no worse than this one's: the relaxation with levels held by rows."""
     program, start = master.program(), final.result.basis
     price = np.zeros(master.penalty_yuan.shape)

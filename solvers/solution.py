@@ -166,7 +166,9 @@ class Leaf:
     def holds(self, site_on: BoolArray) -> bool:
         """Whether a choice, [S,T] by slot, lies in this part."""
         block = self.multipliers.block_of_slot
-        return bool(np.all(site_on | ~self.must_open[:, block]) and np.all(~site_on | self.may_open[:, block]))
+        return bool(
+            np.all(site_on | ~self.must_open[:, block]) and np.all(~site_on | self.may_open[:, block])
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +262,12 @@ class PlanSolution:
         archive.seal(self, "plan", lengths)
         for leaf in self.certificate.leaves if self.certificate is not None else ():
             m = leaf.multipliers
-            lengths |= {"L": len(m.link), "V": len(m.level_yuan), "O": len(m.cut_pair), "X": len(m.spread_class)}
+            lengths |= {
+                "L": len(m.link),
+                "V": len(m.level_yuan),
+                "O": len(m.cut_pair),
+                "X": len(m.spread_class),
+            }
             archive.seal(m, "multipliers", lengths)
             archive.seal(leaf, "leaf", lengths | {"B": int(m.block_of_slot[-1]) + 1})
 
@@ -317,7 +324,9 @@ class PlanSolution:
             parts["leaves"] = tuple(
                 Leaf(
                     **archive.join_table(Leaf, f"leaf{i}", facts, arrays),
-                    multipliers=Multipliers(**archive.join_table(Multipliers, f"multipliers{i}", facts, arrays)),
+                    multipliers=Multipliers(
+                        **archive.join_table(Multipliers, f"multipliers{i}", facts, arrays)
+                    ),
                 )
                 for i in range(facts["certificate.leaves"])
             )

@@ -198,7 +198,9 @@ def _sound_numbers(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Vi
     if plan.ledger_used_kwh.shape != (p.site_count,):
         yield Violation("shape", "ledger_used_kwh", float(plan.ledger_used_kwh.size), float(p.site_count))
     if not np.isfinite(plan.portfolio_debt_kwh) or not np.isfinite(plan.cost.total_yuan):
-        yield Violation("not_a_count", "portfolio_debt_kwh, cost", plan.portfolio_debt_kwh, plan.cost.total_yuan)
+        yield Violation(
+            "not_a_count", "portfolio_debt_kwh, cost", plan.portfolio_debt_kwh, plan.cost.total_yuan
+        )
     for n, pattern in enumerate(plan.graph_patterns):
         if not _pattern_refers(p, pattern):
             yield Violation("reference", f"graph_patterns[{n}]")

@@ -20,8 +20,16 @@ def a_problem() -> PlacementProblem:
     """A full site with a tight hourly cap, a ledger, a link, an edge that may close, a twin and dated batch work."""
     town = Town(hours=(1, 2, 1), leg_rtt_ms={"z/pon": {"near": 5.0, "far": 9.9}})
     town.links, town.routes = [("uplink", 16.0)], [(0, "near", "uplink")]
-    town.site("near", pue_cap_annual=1.3, ledger_beta_kwh=0.5, power_limit_kw=1.0, price_yuan_per_kwh=(0.3, 0.9, 0.5))
-    town.site("far", may_close=True, is_edge=True, ipue_cap_hourly=2.5, start_yuan=0.5, reserved_floor_frac=0.2)
+    town.site(
+        "near",
+        pue_cap_annual=1.3,
+        ledger_beta_kwh=0.5,
+        power_limit_kw=1.0,
+        price_yuan_per_kwh=(0.3, 0.9, 0.5),
+    )
+    town.site(
+        "far", may_close=True, is_edge=True, ipue_cap_hourly=2.5, start_yuan=0.5, reserved_floor_frac=0.2
+    )
     town.group("near/l20", "near", node_count=2).group("far/l20", "far", node_count=3)
     town.work("web", demand=(4, 6, 4), flows=[("z/pon", 10.0, 4.0)], rank=1)
     town.work("llm", demand=2, gpu={"l20": 1.0}, spread_sites=2)
@@ -50,7 +58,10 @@ def rules(plan: PlanSolution) -> set[str]:
 
 def leaf_with(**changes: Any) -> tuple[Leaf, ...]:
     first, *others = certificate().leaves
-    return (dataclasses.replace(first, multipliers=dataclasses.replace(first.multipliers, **changes)), *others)
+    return (
+        dataclasses.replace(first, multipliers=dataclasses.replace(first.multipliers, **changes)),
+        *others,
+    )
 
 
 def test_a_certificate_proves_its_plan_and_survives_the_file():
@@ -115,11 +126,9 @@ def test_a_leaf_that_drops_a_choice_of_open_sites_is_found():
 
 def test_multipliers_of_another_size_are_refused_and_not_a_traceback():
     small = leaf_with(power=np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="multipliers.power"):
+    with pytest.raises(ValueError, match=r"multipliers\.power"):
         forged(leaves=small)
-    elsewhere = leaf_with(
-        cut_pair=np.array([999]), cut_block=np.array([0]), cut_yuan=np.array([1.0])
-    )
+    elsewhere = leaf_with(cut_pair=np.array([999]), cut_block=np.array([0]), cut_yuan=np.array([1.0]))
     assert "reference" in rules(forged(leaves=elsewhere))
 
 
@@ -128,13 +137,15 @@ def test_no_multipliers_whatever_prove_more_than_the_plan_costs(seed):
     """Weak duality: noise, wrong signs, infinities and nonsense give a lower bound or none."""
     rng = np.random.default_rng(seed)
     leaf = certificate().leaves[0]
-    changes = {}
+    changes: dict[str, Any] = {}
     for field in dataclasses.fields(Multipliers):
         value = getattr(leaf.multipliers, field.name)
         if field.name == "block_of_slot" or not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             continue
         noise = rng.normal(0, 10.0 ** rng.integers(-3, 4), value.shape)
-        changes[field.name] = np.where(rng.random(value.shape) < 0.02, rng.choice([np.inf, np.nan]), value + noise)
+        changes[field.name] = np.where(
+            rng.random(value.shape) < 0.02, rng.choice([np.inf, np.nan]), value + noise
+        )
     noisy = dataclasses.replace(leaf.multipliers, **changes)
     free = Leaf(np.zeros_like(leaf.must_open), np.ones_like(leaf.may_open), noisy)
     assert certified_bound_yuan(PROBLEM, PLAN, (free,)) <= certificate().objective_yuan + 1e-6
@@ -162,7 +173,9 @@ def test_a_flow_at_its_limit_is_told():
     plan = solve_plan(town.work("web", demand=1, flows=[("z/pon", 10.0, 1.0)]).problem())
     assert plan.certificate is not None
     found = [b for b in plan.certificate.binding if b.rule == "flow_rtt"]
-    assert [(b.subject, b.value, b.limit, b.unit) for b in found] == [("class=web,leg=z/pon,site=s", 9.9, 10.0, "ms")]
+    assert [(b.subject, b.value, b.limit, b.unit) for b in found] == [
+        ("class=web,leg=z/pon,site=s", 9.9, 10.0, "ms")
+    ]
 
 
 def test_the_price_of_a_full_group_is_what_one_more_unit_saves():
@@ -181,4 +194,6 @@ def test_the_price_of_a_full_group_is_what_one_more_unit_saves():
     assert base.certificate is not None
     bound = next(b for b in base.certificate.binding if b.rule == "node_capacity")
     assert bound.unit == "milli-GPU"
-    assert bound.price_yuan_per_unit == pytest.approx((base.objective_yuan - more.objective_yuan) / 100, rel=1e-6)
+    assert bound.price_yuan_per_unit == pytest.approx(
+        (base.objective_yuan - more.objective_yuan) / 100, rel=1e-6
+    )
