@@ -26,6 +26,7 @@ import numpy as np
 
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
+from solvers.certify import Duals, Evidence, with_certificate
 from solvers.linear import LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
 from solvers.pipelines import (
@@ -150,6 +151,8 @@ def solve_plan(
         with work.phase("total"):
             parts = _plan(problem, options, work, warm_start)
             solution = make_solution(parts)
+            with work.phase("certificate"):
+                solution = with_certificate(parts.model, parts.evidence, solution)
     except PlanAborted as aborted:
         return no_plan(problem, SolveStatus.UNKNOWN, str(aborted))
     return replace(solution, work=dict(work.counts), seconds=dict(work.seconds))
@@ -184,9 +187,16 @@ def _plan(
     assert fixed_on is not None
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
-    if max(final.level_values) > LEVEL_TOLERANCE and final.objective_yuan - bound > LOOSE * abs(bound):
+    everything: list[Duals] = []
+    is_loose = final.objective_yuan - bound > LOOSE * abs(bound)
+    # with hard caps broken the weights are large, and so is what the certificate's true excess differs by
+    if max(final.level_values) > LEVEL_TOLERANCE and (
+        is_loose or final.level_values[LEVEL_HARD_CAPS] > LEVEL_TOLERANCE
+    ):
         with work.phase("bound"):
-            bound = max(bound, bound_at_levels(final, model, master, work))
+            at_levels, held_duals = bound_at_levels(final, model, master, work)
+            bound = max(bound, at_levels)
+            everything.append(held_duals)
     return PlanParts(
         model=model,
         master=master,
@@ -194,7 +204,22 @@ def _plan(
         fixed_on=fixed_on,
         bound_yuan=bound,
         objective_yuan=final.objective_yuan,
+        evidence=_evidence(relaxed, chosen, tuple(everything), master),
     )
+
+
+def _evidence(relaxed: Solved, chosen: OpenSites, everything: tuple[Duals, ...], master: Master) -> Evidence:
+    """Duals of the leaves of the search, and those of the relaxation and of the plan, which may bound a leaf better."""
+    weights = level_weights(master)
+
+    def duals(lower: FloatArray, upper: FloatArray, solved: Solved) -> Duals:
+        return Duals(solved.result.duals, weights, lower, upper)
+
+    count = len(master.model.columns_of("on"))
+    none, both = np.zeros(count), np.ones(count)
+    parts = tuple(duals(node.lower, node.upper, node.solved) for node in chosen.leaves)
+    anywhere = (duals(none, both, relaxed), duals(none, both, chosen.best))
+    return Evidence(parts or anywhere[:1], anywhere, everything)
 
 
 # -- 1. sets -----------------------------------------------------------------------------------------------------
@@ -365,29 +390,33 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
 
 
-def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> float:
-    """Bound on the cost of plans whose levels are no worse than this one's: the relaxation with levels held by rows.
+def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> tuple[float, Duals]:
+    """Bound on the cost of plans whose levels are no worse than this one's, with its duals: the relaxation with levels
+    held by rows.
 
     Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little.
     """
-    bound = -math.inf
+    bound, proof = -math.inf, None
     master = copy.copy(master)  # the plan's own columns stay as they are
     for _ in range(work.limits.bound_rounds):
-        relaxed, nothing_yuan = _relaxed_at_levels(final, model, master, work)
+        relaxed, nothing_yuan, duals = _relaxed_at_levels(final, model, master, work)
         missing = price_missing(relaxed, model, master, nothing_yuan)
-        bound = max(bound, relaxed.result.objective + missing.gain_yuan)
+        bound_now = relaxed.result.objective + missing.gain_yuan
+        if proof is None or bound_now > bound:
+            bound, proof = bound_now, duals
         if final.objective_yuan - bound <= LOOSE * abs(final.objective_yuan):
             break
         model, master, joined = _join(model, master, [missing], 0.0)
         if not joined:
             break
-    return bound
+    assert proof is not None
+    return bound, proof
 
 
 def _relaxed_at_levels(
     final: Solved, model: PlanModel, master: Master, work: Work
-) -> tuple[Solved, FloatArray]:
-    """(relaxation with a row per level that holds it, [C,B] what nothing in a block costs at its duals)."""
+) -> tuple[Solved, FloatArray, Duals]:
+    """(relaxation with a row per level that holds it, [C,B] what nothing in a block costs at its duals, the duals)."""
     program = master.program()
     price = np.zeros(master.penalty_yuan.shape)
     level_of_class = np.array(LEVEL_OF_RANK)[model.sets.problem.classes.priority_rank]
@@ -403,10 +432,14 @@ def _relaxed_at_levels(
     # these rows change with the columns, so they are not the same rows as before
     work.session.forget_temporary_rows()
     result = work.solve(program, master.column_key())
+    weights = level_weights(master)
     for level, row, scale in held:
         at_level = level_of_class == level
+        weights[level] = max(0.0, -result.duals[row] / scale)
         price[at_level] = -result.duals[row] / scale * master.penalty_yuan[at_level]
-    return replace(final, result=result), price
+    count = len(model.columns_of("on"))
+    duals = Duals(result.duals, weights, np.zeros(count), np.ones(count))
+    return replace(final, result=result), price, duals
 
 
 def level_weights(master: Master) -> FloatArray:
@@ -673,6 +706,8 @@ class OpenSites:
     best: Solved
     bound_yuan: float
     """Of the weighted objective."""
+    leaves: tuple[_Node, ...] = ()
+    """Parts of the choices that together are all of them; none: the search did not branch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -722,6 +757,7 @@ def _branch_and_bound(
     finished = (
         best.objective_yuan
     )  # least bound of what is settled; a plan found is never below its own bound
+    settled: list[_Node] = []
     while heap:
         node = heap[0][2]
         tolerance = OPEN_SITES_GAP_FRAC * abs(best.cost_yuan)
@@ -735,14 +771,18 @@ def _branch_and_bound(
             lower[branch] = upper[branch] = value
             child = _try_node(node, lower, upper, model, master, work)
             if _integral(child.solved, on_columns):
+                settled.append(child)
                 finished = min(finished, child.bound_yuan)
                 if child.solved.objective_yuan < best.objective_yuan:
                     best = replace(child.solved, fixed_on=np.rint(child.solved.result.x[on_columns]))
             elif child.bound_yuan < best.objective_yuan:
                 order += 1
                 heapq.heappush(heap, (child.bound_yuan, order, child))
+            else:
+                settled.append(child)
     left = min((bound for bound, _, _ in heap), default=best.objective_yuan)
-    return OpenSites(best, min(finished, left, best.objective_yuan))
+    leaves = (*settled, *(node for _, _, node in heap))
+    return OpenSites(best, min(finished, left, best.objective_yuan), leaves)
 
 
 def _search_spent(work: Work, trials: int, begun: float) -> bool:

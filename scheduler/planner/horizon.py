@@ -16,14 +16,18 @@ from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.scoring import GuidedScorer, Scorer
 from scheduler.planner.strategy import PlanOutcome, PlanTask
 from solvers.problem import PlacementProblem
+from solvers.solution import BindingConstraint as SolverBinding
 from solvers.solution import PlanSolution
-from suanli.model import Bound, LedgerBalance, Plan, SolveStatus
+from suanli.model import BindingConstraint, Bound, LedgerBalance, Plan, SolveStatus
 from suanli.model.units import SECONDS_PER_HOUR, W_PER_KW
 
 LEARN_EVERY_S = SECONDS_PER_HOUR
 QUOTA_DIGITS = 4
 KEPT_QUOTA = 1e-3
 EMPTY_SITE_KW = 1e-6
+SIGNIFICANT_DIGITS = 9
+CERTIFIED = "certified"
+"""Scope of the bound that `suanli verify` derives again from the certificate."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,12 @@ class HorizonStrategy:
             "slot_hours": [float(h) for h in problem.slots.hours],
             "ledger": [b.model_dump(mode="json") for b in _ledger(state, problem, solution)],
             "cost": {k: round(float(v), 4) for k, v in vars(solution.cost).items()},
+            "method": solution.method,
         }
-        return PlanOutcome(_plan(state, task, problem, solution), body, _guide(task.compiled, solution))
+        plan = _plan(state, task, problem, solution)
+        # a plan from a lower rung is a plan, and what cut off the rungs above it is told all the same
+        cut_off = "" if solution.method == "full" else solution.message or solution.method
+        return PlanOutcome(plan, body, _guide(task.compiled, solution), cut_off=cut_off)
 
     def scorer(self, state: ClusterState, guide: dict[str, Any], now_s: int) -> Scorer:
         """From the guide; before the first plan from tariff and learned plants alone."""
@@ -129,16 +137,7 @@ def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, soluti
         policy_revision=problem.policy_revision,
         base_revision=problem.base_revision,
         status=SolveStatus(solution.status.value),
-        bounds=tuple(
-            Bound(
-                model=b.model,
-                scope=b.scope,
-                objective_yuan=b.objective_yuan,
-                bound_yuan=b.bound_yuan,
-                gap_frac=b.gap_frac,
-            )
-            for b in solution.bounds
-        ),
+        bounds=_bounds(solution),
         sites_on={s: tuple(bool(x) for x in solution.site_on[i]) for i, s in enumerate(site_ids)},
         forecast_it_kw={
             s: tuple(round(float(x), 4) for x in solution.it_kw[i]) for i, s in enumerate(site_ids)
@@ -151,7 +150,64 @@ def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, soluti
             for c in np.flatnonzero(unplaced > 1e-3)
         },
         input_sha256=solution.problem_sha256,
+        binding_constraints=_binding(solution),
     )
+
+
+def _bounds(solution: PlanSolution) -> tuple[Bound, ...]:
+    """Those of the program, and the one that the certificate proves with arithmetic alone."""
+    bounds = [
+        Bound(
+            model=b.model,
+            scope=b.scope,
+            objective_yuan=b.objective_yuan,
+            bound_yuan=b.bound_yuan,
+            gap_frac=b.gap_frac,
+        )
+        for b in solution.bounds
+    ]
+    certificate = solution.certificate
+    if certificate is not None:
+        bounds.append(
+            Bound(
+                model=certificate.model,
+                scope=CERTIFIED,
+                objective_yuan=certificate.objective_yuan,
+                bound_yuan=certificate.bound_yuan,
+                gap_frac=certificate.gap_frac,
+            )
+        )
+    return tuple(bounds)
+
+
+def _binding(solution: PlanSolution) -> tuple[BindingConstraint, ...]:
+    """What binds, each rule and subject once, at its dearest slot; the dump beside the plan has every slot."""
+    if solution.certificate is None:
+        return ()
+    dearest: dict[tuple[str, str], SolverBinding] = {}
+    for b in solution.certificate.binding:
+        key = (b.rule, b.subject)
+        if key not in dearest or _worth(b) > _worth(dearest[key]):
+            dearest[key] = b
+    return tuple(
+        BindingConstraint(
+            constraint=f"{b.rule}[{b.subject}{'' if b.slot < 0 else f',slot={b.slot}'}]",
+            value=_significant(b.value),
+            limit=_significant(b.limit),
+            unit=b.unit,
+            shadow_price_yuan=None if b.price_yuan_per_unit is None else _significant(b.price_yuan_per_unit),
+        )
+        for b in dearest.values()
+    )
+
+
+def _worth(b: SolverBinding) -> float:
+    """Price of one per cent more of the limit, so that rules of different units compare."""
+    return (b.price_yuan_per_unit or 0.0) * abs(b.limit)
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def _ledger(state: ClusterState, problem: PlacementProblem, solution: PlanSolution) -> list[LedgerBalance]:

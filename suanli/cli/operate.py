@@ -501,6 +501,10 @@ def _print_round(found: Round) -> None:
         paragraph(f"  - {reason_text(reason)}")
 
 
+MOST_BINDING_SHOWN = 12
+"""The dearest binding constraints, for people."""
+
+
 def _print_plan_details(plan: Plan) -> None:
     if plan.bounds:
         heading("Bounds")
@@ -529,5 +533,11 @@ def _print_plan_details(plan: Plan) -> None:
         )
     if plan.binding_constraints:
         heading("What limits it")
-        for c in plan.binding_constraints:
-            paragraph(f"  - {c.constraint}: {c.value:g} of {c.limit:g} {c.unit}")
+        dearest = sorted(plan.binding_constraints, key=lambda c: -(c.shadow_price_yuan or 0.0) * abs(c.limit))
+        for c in dearest[:MOST_BINDING_SHOWN]:
+            price = "" if c.shadow_price_yuan is None else f", ¥{c.shadow_price_yuan:.4g} per {c.unit} more"
+            paragraph(f"  - {c.constraint}: {c.value:g} of {c.limit:g} {c.unit}{price}")
+        if len(dearest) > MOST_BINDING_SHOWN:
+            paragraph(f"  and {len(dearest) - MOST_BINDING_SHOWN} more (-o json tells all)")
+    if plan.input_sha256:
+        paragraph(f"Made from problem {plan.input_sha256[:16]} under policy revision {plan.policy_revision}.")
