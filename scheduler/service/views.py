@@ -116,7 +116,7 @@ def site_states(state: ClusterState, now_s: int) -> dict[str, SiteState]:
     return {
         site_id: SiteState(
             up=site_id not in state.site_down,
-            open=True if is_open is None else bool(is_open[i]),
+            open=is_open is None or bool(is_open[i]) or bool(replicas[i]),
             placed_replica_count=int(replicas[i]),
             placed_workload_count=int(workloads[i]),
             on_node_count=int(on_nodes[i]),

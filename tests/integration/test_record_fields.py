@@ -45,7 +45,7 @@ def test_a_waiting_record_says_its_place_its_reasons_and_its_start(service: Serv
     record = service.workloads.get(name_of("first"))
     assert record.state is WorkloadState.PENDING and record.queue_position == 1
     assert record.pending_reasons == {"cpu_short": 1, "rtt_exceeded": 1}
-    assert record.summary == "rtt exceeded at 1 of 2 sites"
+    assert record.summary == "cpu short at 1 site"
     assert record.expected_start is not None
     assert record.expected_start.likely_at_s == START_S + 10 + HOUR_S
     assert "ends as declared" in record.expected_start.assumption
