@@ -54,6 +54,8 @@ from suanli.model import (
     Explanation,
     FieldProblem,
     Fleet,
+    LedgerBalance,
+    Move,
     NotFound,
     Policy,
     Reason,
@@ -148,14 +150,14 @@ class Cycle:
         if outcome is not None:
             guide = outcome.guide
             events += _plan_events(outcome, now_s)
-            body = orjson.dumps(outcome.plan.model_dump(mode="json"))
-            documents.append(Document(COLLECTION_PLANS, outcome.plan.plan_id, body))
         scorer = self.strategy.scorer(state, guide, now_s)
         # 3. heads of the queue, placed exactly on a snapshot
         result, snapshot = place_all(state, views, patterns, scorer, now_s)
         # 4. moves worth their cost, once per plan
         leaving = {d.row for d in result.displaced} | {p.row for p in result.preempted}
         moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving) if outcome is not None else []
+        if outcome is not None:
+            documents.append(_plan_document(state, outcome, moves))
         # 5. check, with nothing shared
         gone = [p.row for p in result.preempted]
         violations = audit_placements(state, [*result.placed, *(m.placed for m in moves)], gone)
@@ -600,6 +602,17 @@ def _plan_events(outcome: PlanOutcome, now_s: int) -> list[EventDraft]:
     return events
 
 
+def _plan_document(state: ClusterState, outcome: PlanOutcome, moves: Sequence[PlannedMove]) -> Document:
+    """The plan as the API shows it: with its ledgers, and the moves that its first round makes."""
+    plan = outcome.plan.model_copy(
+        update={
+            "ledgers": tuple(LedgerBalance.model_validate(b) for b in outcome.body.get("ledger", ())),
+            "moves": tuple(Move.model_validate(m.body(state)) for m in moves),
+        }
+    )
+    return Document(COLLECTION_PLANS, plan.plan_id, orjson.dumps(plan.model_dump(mode="json")))
+
+
 def _round_event(
     state: ClusterState,
     result: RoundResult,
@@ -618,6 +631,7 @@ def _round_event(
         "preempted": len(result.preempted),
         "pending": sum(waiting.values()),
         "pending_by_reason": waiting,
+        "moves": [m.body(state) for m in moves],
         "sample_reasons": [r.model_dump(mode="json") for r in samples],
     }
     return EventDraft(now_s, EventKind.ROUND_COMMITTED, round_id, body)

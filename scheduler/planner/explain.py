@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.domain.topology import RESOURCES
-from scheduler.planner.feasibility import SpecView, Views, reasons_of_group
+from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.queue import heads, in_order, released, whole_is_released
+from scheduler.planner.relax import OCCUPIED
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot, stage_sites
@@ -46,6 +47,20 @@ AMOUNTS = {
     ReasonCode.GPU_FRAGMENTED: ("gpu_milli", RESOURCES.index("gpu_milli"), MILLI, "GPUs"),
 }
 """Reason → column of free amounts, resource, amount per unit, unit."""
+NO_END = "; no declared end of what runs makes room for it"
+LASTING = frozenset(
+    {
+        ReasonCode.SITE_NOT_NAMED,
+        ReasonCode.LABEL_MISSING,
+        ReasonCode.RTT_EXCEEDED,
+        ReasonCode.RTT_UNKNOWN,
+        ReasonCode.PATH_BUDGET_EXCEEDED,
+        ReasonCode.GPU_MODEL_ABSENT,
+        ReasonCode.GPU_MEMORY_TOO_SMALL,
+        ReasonCode.NODE_TOO_SMALL,
+    }
+)
+"""Reasons of the workload and the fleet alone: time does not lift them."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +145,8 @@ class Explainer:
             state=now.value,
             at_s=self._now_s,
             summary=self._why_not(rows, site_id, node, candidates)
-            or _pending_summary(len(waiting), reasons, conflict, position),
+            or _pending_summary(len(waiting), reasons, conflict, position)
+            + (NO_END if conflict and OCCUPIED in conflict and start is None else ""),
             reasons=reasons,
             conflict=conflict,
             candidates=candidates,
@@ -161,14 +177,15 @@ class Explainer:
             )
         counts = {code: len(s) for code, s in sorted(sites.items())}
         start = self._expected_start(index, waiting) if with_start else None
-        return WaitingStatus(self._queue_position(index), counts, self._brief(counts), start)
+        placed = len(rows) - len(waiting)
+        who = f"{len(waiting)} of {len(rows)} replicas wait: " if placed else ""
+        return WaitingStatus(self._queue_position(index), counts, who + self._brief(counts), start)
 
     def _brief(self, counts: dict[str, int]) -> str:
-        """The reason that rules out the most sites, in a few words."""
-        if not counts:
-            return ""
-        code = max(counts, key=lambda c: (counts[c], c))
-        return f"{code.replace('_', ' ')} at {counts[code]} of {self._views.topology.site_count} sites"
+        """What is short at the most sites, in a few words; a rule that no site meets only where nothing is short."""
+        passing = {c: n for c, n in counts.items() if ReasonCode(c) not in LASTING}
+        code = max(passing or counts, key=lambda c: (counts[c], c), default="")
+        return f"{code.replace('_', ' ')} at {_count(counts[code], 'site')}" if code else ""
 
     def _template(self, index: int) -> Workload:
         return self._state.shapes.templates[int(self._state.workloads["shape"][index])]
@@ -337,15 +354,17 @@ class Explainer:
         )
 
     def _numbers(self, code: ReasonCode, here: SpecView, site: int, at: NDArray[np.int64]) -> dict[str, Any]:
-        """Limit (the most that one usable node has free, for amounts), what is asked for, and whose rule it is."""
+        """Limit (for amounts the most that a node which is short has free), what is asked for, and whose rule it is."""
         topology, after, policy = self._views.topology, self._round.snapshot, self._state.policy
         nodes = after.nodes
         usable = at[nodes.up[at] & ~nodes.cordoned[at]]
         if code in AMOUNTS and len(usable):
             name, resource, per, unit = AMOUNTS[code]
             free = np.maximum(getattr(nodes, name)[usable], 0)
-            most = int((free.sum(axis=1) if free.ndim > 1 else free).max())
-            asked = int(here.need[topology.node_group[usable], resource].min())
+            free = free.sum(axis=1) if free.ndim > 1 else free
+            needed = here.need[topology.node_group[usable], resource]
+            short = free < needed if (free < needed).any() else np.ones(len(free), bool)
+            most, asked = int(free[short].max()), int(needed[short].min())
             return {"limit": round(most / per, 3), "actual": round(asked / per, 3), "unit": unit}
         if code is ReasonCode.POWER_LIMIT:
             limit_w = float(topology.power_limit_w[site])
@@ -445,9 +464,8 @@ class Explainer:
         mine = rows[state.replicas["spec"][rows] == spec]
         on = state.replicas["node"][mine]
         chosen = {int(topology.node_site[n]) for n in on[on >= 0]}
-        cost = self._scorer.group_cost(view, self._now)
-        site_cost = np.full(topology.site_count, np.inf)
-        np.minimum.at(site_cost, topology.group_site[view.group_ok], cost[view.group_ok])
+        site_cost, wake_cost = self._site_costs(view)
+        has_legs, by_plan = bool(zone_legs(view.spec)), bool(self._scorer.quota(spec, self._now))
         best = min((float(site_cost[s]) for s in chosen if np.isfinite(site_cost[s])), default=None)
         out = []
         for site in range(topology.site_count):
@@ -467,13 +485,17 @@ class Explainer:
                     stage_id=view.spec.stage.stage_id,
                     chosen=site in chosen,
                     feasible=feasible,
-                    rtt_p99_ms=_finite(view.rtt_p99_ms[site]),
+                    rtt_p99_ms=_finite(view.rtt_p99_ms[site]) if has_legs else None,
                     power_w=round(float(view.watts[here].min()), 1) if feasible else None,
                     ipue_marginal=round(float(self._marginal_ipue[site]), 4),
                     cost_yuan_per_hour=round(own, 6) if own is not None and is_open else None,
-                    cost_terms_yuan_per_hour={"energy": round(own, 6)} if own is not None and is_open else {},
+                    cost_terms_yuan_per_hour=_terms(own, float(wake_cost[site]))
+                    if own is not None and is_open
+                    else {},
                     reasons=reasons,
-                    lost_because=_lost(site in chosen, reasons, own, best, short, self._room_at(view, here)),
+                    lost_because=_lost(
+                        site in chosen, reasons, own, best, short, self._room_at(view, here, short), by_plan
+                    ),
                 )
             )
         return sorted(
@@ -484,9 +506,27 @@ class Explainer:
     def _marginal_ipue(self) -> NDArray[np.float64]:
         return marginal_ipue(self._state, self._now_s)
 
-    def _room_at(self, view: SpecView, groups: NDArray[np.bool_]) -> bool:
-        at = self._now.nodes_of(groups)
-        return bool(self._now.fit(view, at).any())
+    def _site_costs(self, view: SpecView) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(S,) yuan per hour of one more replica on the cheapest node that holds it, and how much of that is waking it.
+
+        Where no node has room now, on the cheapest of those that could hold it.
+        """
+        topology, now = self._views.topology, self._now
+        at = now.nodes_of(view.group_ok)
+        energy = self._scorer.group_cost(view, now)[topology.node_group[at]]
+        wake = self._scorer.node_cost(view, now)[at]
+        site = topology.node_site[at]
+        full = now.fit(view, at) <= 0
+        first = np.unique(site[order := np.lexsort((at, energy + wake, full, site))], return_index=True)[1]
+        best = order[first]
+        total, waking = np.full(topology.site_count, np.inf), np.zeros(topology.site_count)
+        total[site[best]], waking[site[best]] = (energy + wake)[best], wake[best]
+        return total, waking
+
+    def _room_at(self, view: SpecView, groups: NDArray[np.bool_], short: Counter[ReasonCode]) -> bool:
+        """Whether one more replica finds a node with room, power and links there."""
+        fits = int((self._now.fit(view, self._now.nodes_of(groups)) > 0).sum())
+        return fits > short[ReasonCode.POWER_LIMIT] and not short[ReasonCode.LINK_FULL]
 
 
 MAX_SAMPLES = 5
@@ -515,6 +555,10 @@ def sample_reasons(
     return tuple(found)
 
 
+def _terms(total: float, wake: float) -> dict[str, float]:
+    return {"energy": round(total - wake, 6), **({"wake": round(wake, 6)} if wake else {})}
+
+
 def _finite(value: float) -> float | None:
     return round(float(value), 3) if np.isfinite(value) else None
 
@@ -529,6 +573,7 @@ def _lost(
     best: float | None,
     short: Counter[ReasonCode],
     has_room: bool,
+    by_plan: bool,
 ) -> str:
     """Why a site is not the one; "" for the one that is."""
     if chosen:
@@ -547,6 +592,9 @@ def _lost(
         return f"dearer by {cost - best:.4f} yuan/h"
     if best is None:
         return "open; nothing is placed yet"
+    if cost is not None and cost < best - SAME_COST_YUAN:
+        why = "but the plan wants its replicas elsewhere" if by_plan else "but not when the work was placed"
+        return f"cheaper by {best - cost:.4f} yuan/h now, {why}"
     return "no better than the chosen site"
 
 

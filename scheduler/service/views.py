@@ -84,6 +84,16 @@ def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecor
         placed_replica_count=status.placed_replica_count,
         running_replica_count=status.running_replica_count,
         site_ids=status.site_ids,
+        summary=elastic_note(workload),
+    )
+
+
+def elastic_note(workload: Workload) -> str:
+    """What becomes of `replicas_max`; "" where no stage names more than it runs."""
+    return "; ".join(
+        f"{s.stage_id} runs {s.replicas} replicas, up to {s.replicas_max} is noted and not used"
+        for s in workload.stages
+        if s.is_elastic
     )
 
 
@@ -116,7 +126,7 @@ def site_states(state: ClusterState, now_s: int) -> dict[str, SiteState]:
     return {
         site_id: SiteState(
             up=site_id not in state.site_down,
-            open=True if is_open is None else bool(is_open[i]),
+            open=is_open is None or bool(is_open[i]) or bool(replicas[i]),
             placed_replica_count=int(replicas[i]),
             placed_workload_count=int(workloads[i]),
             on_node_count=int(on_nodes[i]),

@@ -21,6 +21,7 @@ from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
 from scheduler.service.views import (
     WorkloadStatus,
+    elastic_note,
     find_node,
     need_topology,
     placement_of,
@@ -48,6 +49,7 @@ from suanli.model import (
 
 if TYPE_CHECKING:
     from scheduler.cycle import Cycle, DryRun
+    from scheduler.planner.explain import WaitingStatus
     from scheduler.planner.strategy import PlanTask
 
 T = TypeVar("T")
@@ -170,7 +172,7 @@ class Workloads:
         found = self._core.ask(
             lambda state, now_s: self._cycle.waiting(state, now_s, names, with_start=with_start)
         ).result()
-        return [r if r.name not in found else r.model_copy(update=vars(found[r.name])) for r in records]
+        return [r if r.name not in found else _waiting_record(r, found[r.name]) for r in records]
 
     def load(self, name: str) -> Workload:
         """The workload as it was submitted; NotFound."""
@@ -446,7 +448,13 @@ def _check_batch(workloads: Sequence[Workload]) -> None:
 
 
 def _as_pending(workload: Workload) -> WorkloadRecord:
-    return WorkloadRecord.of(workload, WorkloadState.PENDING)
+    return WorkloadRecord.of(workload, WorkloadState.PENDING, summary=elastic_note(workload))
+
+
+def _waiting_record(record: WorkloadRecord, status: WaitingStatus) -> WorkloadRecord:
+    """The record with what is said of its waiting; a note that was there stays behind it."""
+    summary = "; ".join(text for text in (status.summary, record.summary) if text)
+    return record.model_copy(update={**vars(status), "summary": summary})
 
 
 def _order(order_by: str) -> tuple[str, bool]:
@@ -507,13 +515,18 @@ def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> Workload
         state = WorkloadState.PENDING if missing else WorkloadState.PLANNED
         summary = f"{missing} replicas would wait" if missing else "would be placed now"
         added = run.added.get(workload.name)
+        explanation = run.explanations.get(workload.name) or Explanation(
+            workload=workload.name, state=state.value, at_s=now_s, summary=summary
+        )
+        note = elastic_note(workload)
+        if note:
+            explanation = explanation.model_copy(update={"summary": f"{explanation.summary}; {note}"})
         planned.append(
             PlannedWorkload(
                 workload=workload.name,
                 state=state,
                 placements=tuple(_planned_placement(body) for body in mine),
-                explanation=run.explanations.get(workload.name)
-                or Explanation(workload=workload.name, state=state.value, at_s=now_s, summary=summary),
+                explanation=explanation,
                 it_power_w=added.it_power_w if added else 0.0,
                 facility_power_w=added.facility_power_w if added else 0.0,
                 cost_yuan_per_hour=added.yuan_per_hour if added else 0.0,

@@ -143,6 +143,13 @@ PLACEMENT_COLUMNS = (
     Column("SINCE", lambda p: when(p.start_at_s), 6),
 )
 
+
+def _first_reason(found: Round) -> str:
+    return max(found.pending_by_reason, key=lambda c: found.pending_by_reason[c], default="").replace(
+        "_", " "
+    )
+
+
 ROUND_COLUMNS = (
     Column("ROUND", lambda r: r.round_id),
     Column("AT", lambda r: when(r.at_s), 1),
@@ -151,7 +158,7 @@ ROUND_COLUMNS = (
     number("MOVED", lambda r: str(r.moved), 2),
     number("PREEMPTED", lambda r: str(r.preempted), 4),
     number("PENDING", lambda r: str(r.pending)),
-    Column("FIRST REASON", lambda r: max(r.pending_by_reason, key=r.pending_by_reason.get, default=""), 5),
+    Column("FIRST REASON", _first_reason, 5),
 )
 
 PLAN_COLUMNS = (

@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from pydantic import ValidationError
 
+from scheduler.cycle import Cycle
+from scheduler.domain.records import COLLECTION_PLANS
+from scheduler.planner.horizon import HorizonStrategy
 from scheduler.planner.marginal import marginal_ipue
 from scheduler.service import Service
-from suanli.model import EventKind, ReasonCode, SimulationRun, TelemetryReport, WorkloadState
+from scheduler.workers.pools import InlineSolverPool
+from suanli.model import (
+    EventKind,
+    Plan,
+    Policy,
+    PueCap,
+    ReasonCode,
+    SimulationRun,
+    SitePolicy,
+    TelemetryReport,
+    WorkloadState,
+)
 from suanli.model.telemetry import ReplicaPhase, ReplicaReport
 from tests.builders import START_S, PlainScorer, a_fleet, a_site, a_workload, given, name_of
 from tests.service_worlds import a_service, running, wait_until
@@ -45,7 +60,7 @@ def test_a_waiting_record_says_its_place_its_reasons_and_its_start(service: Serv
     record = service.workloads.get(name_of("first"))
     assert record.state is WorkloadState.PENDING and record.queue_position == 1
     assert record.pending_reasons == {"cpu_short": 1, "rtt_exceeded": 1}
-    assert record.summary == "rtt exceeded at 1 of 2 sites"
+    assert record.summary == "cpu short at 1 site"
     assert record.expected_start is not None
     assert record.expected_start.likely_at_s == START_S + 10 + HOUR_S
     assert "ends as declared" in record.expected_start.assumption
@@ -166,3 +181,36 @@ def test_the_price_of_a_placement_is_energy_and_not_the_wall_around_a_closed_sit
     city.submits(a_workload("w")).when_planned().expect("w", on="e01")
     (start,) = city.events(EventKind.REPLICA_START_ORDERED)
     assert start.body["price_yuan_per_hour"] == pytest.approx(0.25)
+
+
+# ---------------------------------------------------------------------- what is noted and not done
+
+
+def test_a_stage_that_could_grow_says_that_it_does_not():
+    elastic = a_workload("w").replicas(2)._last(replicas_max=8).build()
+    note = "main runs 2 replicas, up to 8 is noted and not used"
+    with running(a_service(), a_fleet(a_site("e01").cpus()).build()) as service:
+        assert service.workloads.create(elastic, validate_only=True).result(10).summary == note
+        (planned,) = service.workloads.plan([elastic]).result(10).workloads
+        assert len(planned.placements) == 2 and planned.explanation.summary.endswith(note)
+        assert service.workloads.create(elastic).result(10).summary == note
+        wait_until(lambda: service.workloads.get(elastic.name).placed_replica_count == 2)
+        assert service.workloads.get(elastic.name).summary == note
+
+
+def test_more_domains_than_replicas_are_refused_however_many_there_could_be():
+    with pytest.raises(ValidationError, match="3 exceeds the 2 replicas"):
+        a_workload("w").replicas(2).spread("node", 3)._last(replicas_max=8).build()
+
+
+def test_a_plan_shows_its_ledgers_and_moves_as_they_were_committed():
+    city = given(a_fleet(a_site("e01").cpus(), a_site("e02").cpus()))
+    city.cycle = Cycle(HorizonStrategy(), InlineSolverPool())
+    policy = Policy(sites=(SitePolicy(target="class:edge", caps=PueCap(pue_cap_annual=1.5)),))
+    city.apply(city.cycle.revise_policy(city.state, START_S, policy))
+    city.submits(a_workload("w"))
+    batch = city.cycle.advance(city.state, START_S)
+    (document,) = [d for d in batch.documents if d.collection == COLLECTION_PLANS]
+    plan = Plan.model_validate_json(document.body or b"")
+    assert {b.site_id: b.pue_cap_annual for b in plan.ledgers} == {"e01": 1.5, "e02": 1.5}
+    assert plan.policy_revision == 1
