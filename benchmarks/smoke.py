@@ -9,6 +9,18 @@ from pathlib import Path
 
 COMMANDS = {
     "plan": ["-m", "benchmarks.plan", "--classes", "40", "--scale", "0.1"],
+    "pipelines": [
+        "-m",
+        "benchmarks.pipelines",
+        "--small",
+        "3",
+        "--sites",
+        "6",
+        "--graphs",
+        "4",
+        "--twins",
+        "24",
+    ],
     "service": ["-m", "benchmarks.service", "--quick"],
 }
 
