@@ -4,9 +4,10 @@
 
 Small: towns of three sites and up to four twins, one stage of which two graphs share; every choice of sites for every
 twin is tried, and its cost counted like any plan's. Large: a seeded city with end-to-end budgets in which room is
-short. The bound is that of the plan's certificate (twins may be split; shared by all placements compared). The
-greedies: `patterns` takes the cheapest whole pattern with room twin by twin and knows no prices of room; `stages` puts
-one stage after the other on the cheapest site from which the rest can still keep every budget, as far as room goes. An answer that the independent verifier refuses is an error, not a result.
+short. The bound is that of the plan's certificate (twins may be split). The greedies: `patterns` takes the cheapest
+whole pattern with room twin by twin and knows no prices of room; `stages` puts one stage after the other on the
+cheapest site with room from which the rest can still keep every budget. An answer that the independent verifier
+refuses is an error, not a result.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from solvers.verify import verify_plan
 
 STAGES = ("ingest", "sync", "simulate", "render")
 NO_CAP = np.nan
+_NONE = np.zeros(0, dtype=int)
 PENALTY_YUAN = 500.0
 KM_MS = 0.05
 HOP_MS = 0.6
@@ -100,7 +102,7 @@ def twin_city(sites: int, graphs: int, twins: int, seed: int, fill: float = 0.9)
     price = np.clip(1.1 - 0.2 * size + rng.uniform(-0.05, 0.05, sites), 0.2, None)
     return PlacementProblem(
         problem_id=f"twins-{seed}",
-        slots=Slots(np.zeros(1), np.ones(1)),
+        slots=Slots(np.zeros(1, dtype=int), np.ones(1)),
         sites=_sites(sites, price, node_count),
         groups=Groups(
             group_id=tuple(f"s{s}/{'gpu' if gpu else 'cpu'}" for s, gpu in zip(group_site, is_gpu, strict=True)),
@@ -112,7 +114,7 @@ def twin_city(sites: int, graphs: int, twins: int, seed: int, fill: float = 0.9)
             idle_w=np.where(is_gpu, 500.0, 150.0),
             wake_yuan=np.zeros(2 * sites),
             initial_on_count=np.zeros(2 * sites),
-            island_node_count=np.zeros(2 * sites),
+            island_node_count=np.zeros(2 * sites, dtype=int),
             packing_yield=np.full((2 * sites, len(RESOURCES)), 0.95),
         ),
         classes=_classes(graphs),
@@ -121,11 +123,11 @@ def twin_city(sites: int, graphs: int, twins: int, seed: int, fill: float = 0.9)
             processing_p99_ms=np.full(len(k_class), 4.0), running_count=np.zeros(len(k_class)),
             other_yuan_per_replica_h=np.zeros(len(k_class)),
         ),
-        flows=Flows(*(np.zeros(0),) * 4),
-        paths=Paths(*(np.zeros(0),) * 4),
+        flows=Flows(_NONE, _NONE, np.zeros(0), np.zeros(0)),
+        paths=Paths(_NONE, _NONE, _NONE, np.zeros(0)),
         network=Network(
             leg_id=tuple(f"z{j}/pon" for j in range(graphs)), link_id=(), leg_rtt_p99_ms=legs, site_rtt_p99_ms=rtt,
-            link_capacity_mbps=np.zeros(0), route_origin=np.zeros(0), route_site=np.zeros(0), route_link=np.zeros(0),
+            link_capacity_mbps=np.zeros(0), route_origin=_NONE, route_site=_NONE, route_link=_NONE,
             transfer_yuan_per_gb=np.where(distance > 0, 0.002, 0.0),
         ),
         graphs=found,
@@ -149,16 +151,16 @@ def _sites(sites: int, price: np.ndarray[Any, Any], node_count: np.ndarray[Any, 
 
 def _classes(graphs: int) -> Classes:
     count = graphs * len(STAGES)
-    zeros, no = np.zeros(count), np.zeros(count, dtype=bool)
+    zeros, none, no = np.zeros(count), np.zeros(count, dtype=int), np.zeros(count, dtype=bool)
     return Classes(
         class_id=tuple(f"twin-{j}-{stage}" for j in range(graphs) for stage in STAGES), require_any=((),) * count,
         allowed_site_ids=((),) * count,
         gpu_milli_by_model=tuple({"l20": 1} if i >= 2 else {} for _ in range(graphs) for i in range(4)),
-        gpu_memory_mib=zeros, priority_rank=np.full(count, RANK_PUBLIC_SERVICE), demand_count=np.zeros((count, 1)),
-        unserved_yuan_per_replica_h=np.full(count, PENALTY_YUAN), work_replica_h=zeros, release_slot=zeros,
-        deadline_slot=np.ones(count), max_parallel_count=zeros, lateness_yuan_per_replica_h=zeros,
-        gang_size=np.ones(count), single_site=no, single_group=no, single_island=no, spread_site_min=zeros,
-        spread_node_min=zeros, migration_yuan=zeros,
+        gpu_memory_mib=none, priority_rank=np.full(count, RANK_PUBLIC_SERVICE), demand_count=np.zeros((count, 1)),
+        unserved_yuan_per_replica_h=np.full(count, PENALTY_YUAN), work_replica_h=zeros, release_slot=none,
+        deadline_slot=np.ones(count, dtype=int), max_parallel_count=zeros, lateness_yuan_per_replica_h=zeros,
+        gang_size=np.ones(count, dtype=int), single_site=no, single_group=no, single_island=no, spread_site_min=none,
+        spread_node_min=none, migration_yuan=zeros,
     )  # fmt: skip
 
 
@@ -166,7 +168,7 @@ def _classes(graphs: int) -> Classes:
 
 
 def stage_greedy(problem: PlacementProblem) -> PlanSolution:
-    """Twin by twin, stage by stage: the cheapest pair with room from which some valid pattern can still be completed."""
+    """Twin by twin, stage by stage: the cheapest pair with room from which a valid pattern can be completed."""
     room = Room(problem)
     placed: dict[tuple[int, tuple[int, ...]], int] = {}
     one = np.ones(problem.slot_count)
@@ -409,14 +411,20 @@ def main() -> int:
     else:
         print(machine_line())
         print(
-            f"small: {small['towns']} towns; whole twins optimal in {small['optimal']}, mean {small['gap_mean']:.3%} and "
-            f"at most {small['gap_max']:.3%} above brute force; shared stage on the best site in {small['shared_right']}"
+            f"small: {small['towns']} towns; whole twins optimal in {small['optimal']}, mean {small['gap_mean']:.3%} "
+            f"and at most {small['gap_max']:.3%} above brute force; shared stage on the best site in "
+            f"{small['shared_right']}"
         )
         print(
             f"large: {large['sites']} sites, {large['graphs']} graphs, {large['twins']} twins, {large['pairs']} pairs"
         )
         rows = [
-            [name, f"{large[f'{name}_served']:.0f}", f"{large[f'{name}_yuan_per_twin']:.3f}", f"{large[f'{name}_total_yuan']:.0f}"]
+            [
+                name,
+                f"{large[f'{name}_served']:.0f}",
+                f"{large[f'{name}_yuan_per_twin']:.3f}",
+                f"{large[f'{name}_total_yuan']:.0f}",
+            ]
             for name in ("patterns", "greedy_patterns", "greedy_stages")
         ]  # fmt: skip
         print_table(("placed by", "twins served", "yuan per twin-hour", "with penalties"), rows)
