@@ -9,6 +9,7 @@ from pathlib import Path
 
 COMMANDS = {
     "plan": ["-m", "benchmarks.plan", "--classes", "40", "--scale", "0.1"],
+    "model_error": ["-m", "benchmarks.model_error", "--classes", "40"],
     "pipelines": [
         "-m",
         "benchmarks.pipelines",
