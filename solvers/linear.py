@@ -28,7 +28,7 @@ from ortools.math_opt import (
 from ortools.math_opt.core.python import solver as mathopt
 from pybind11_abseil.status import StatusNotOk
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 
 INFINITY = float("inf")
 Values = npt.ArrayLike
@@ -307,7 +307,7 @@ def solve(program: Program, limits: LpLimits, start: Basis | None = None, *, way
     parameters.glop.num_omp_threads = 1
     try:
         result = mathopt.solve(
-            _model_proto(program),
+            model_proto(program),
             parameters_pb2.SOLVER_TYPE_GLOP,
             parameters_pb2.SolverInitializerProto(),
             parameters,
@@ -324,13 +324,14 @@ def solve(program: Program, limits: LpLimits, start: Basis | None = None, *, way
     return _result(result, program)
 
 
-def _model_proto(program: Program) -> model_pb2.ModelProto:
+def model_proto(program: Program, integers: BoolArray | None = None) -> model_pb2.ModelProto:
+    """The program as MathOpt reads it; `integers` marks the columns that must be whole (None: none)."""
     proto = model_pb2.ModelProto()
     rows, columns = program.matrix.shape
     proto.variables.ids.extend(range(columns))
     proto.variables.lower_bounds.extend(program.lower.tolist())
     proto.variables.upper_bounds.extend(program.upper.tolist())
-    proto.variables.integers.extend([False] * columns)
+    proto.variables.integers.extend([False] * columns if integers is None else integers.tolist())
     used = np.flatnonzero(program.cost)
     proto.objective.offset = program.offset
     proto.objective.linear_coefficients.ids.extend(used.tolist())
