@@ -1,4 +1,4 @@
-"""What `benchmarks.gap` and `benchmarks.sscflp` share: from an instance to a placement problem, a checked answer, a file.
+"""What `benchmarks.gap` and `benchmarks.sscflp` share: from an instance to a placement problem and a checked answer.
 
 A bin becomes a site with one group of one node, its capacity the node's milli-CPU; a job becomes a class of one replica
 in one slot of one hour, its cost money per replica-hour; a fixed cost is the overhead of an open site in kW at 1 yuan
@@ -89,7 +89,9 @@ def read_numbers(path: Path) -> FloatArray:
 
 def sizes(path: Path, numbers: FloatArray, expected: Callable[[int, int], int]) -> tuple[int, int]:
     """Bins and jobs from the first two numbers; InstanceError when the count of the others does not fit them."""
-    whole = len(numbers) >= 2 and bool((numbers[:2] >= 1).all() and (numbers[:2] == np.rint(numbers[:2])).all())
+    whole = len(numbers) >= 2 and bool(
+        (numbers[:2] >= 1).all() and (numbers[:2] == np.rint(numbers[:2])).all()
+    )
     if not whole:
         raise InstanceError(f"{path}: begins with two sizes, bins and jobs")
     bins, jobs = int(numbers[0]), int(numbers[1])
@@ -250,7 +252,9 @@ def run(
         return refuse(f"{error.filename}: {error.strerror}")
     problem = placement_problem(instance)
     left = (
-        None if args.seconds is None else max(args.seconds - (time.perf_counter() - started), SHORTEST_SOLVE_S)
+        None
+        if args.seconds is None
+        else max(args.seconds - (time.perf_counter() - started), SHORTEST_SOLVE_S)
     )
     answer = solve_single_source(problem, WorkLimits(wall_s=left), args.seed)
     wrong = check(instance, problem, answer)
@@ -258,14 +262,20 @@ def run(
     bins, jobs = instance.cost.shape
     print(machine_line())
     limit = "work limits" if args.seconds is None else f"{args.seconds:g} s"
-    print(f"{instance.name}: {bins} bins × {jobs} jobs, {limit}; {answer.plan.status.value} in {seconds:.2f} s")
+    print(
+        f"{instance.name}: {bins} bins × {jobs} jobs, {limit}; {answer.plan.status.value} in {seconds:.2f} s"
+    )
     if wrong:
         print(f"{len(wrong)} rules broken, first: {wrong[0]}")
     bound = answer.plan.bound("fleet")
     objective = None if answer.bin_of is None else instance.objective(answer.bin_of)
     known = best_known(args.file)
     if objective is not None and bound is not None:
-        own = "no bound" if bound.gap_frac is None else f"bound {bound.bound_yuan:.2f}, gap {bound.gap_frac:.4%}"
+        own = (
+            "no bound"
+            if bound.gap_frac is None
+            else f"bound {bound.bound_yuan:.2f}, gap {bound.gap_frac:.4%}"
+        )
         print(f"objective {objective:.2f}, {own}; checked: {len(wrong)} rules broken")
         if known is not None:
             print(f"best known {known:.2f}: {objective / known - 1:+.4%}")

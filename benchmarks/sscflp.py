@@ -35,7 +35,9 @@ def read_sscflp(path: Path) -> Instance:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    return run(argv, "sscflp", "Solve a single-source facility location problem with a proven bound.", read_sscflp)
+    return run(
+        argv, "sscflp", "Solve a single-source facility location problem with a proven bound.", read_sscflp
+    )
 
 
 if __name__ == "__main__":

@@ -44,12 +44,12 @@ class AssignmentProblem:
     @property
     def bin_count(self) -> int:
         """m."""
-        return self.cost.shape[0]
+        return int(self.cost.shape[0])
 
     @property
     def job_count(self) -> int:
         """n."""
-        return self.cost.shape[1]
+        return int(self.cost.shape[1])
 
     @property
     def has_whole_costs(self) -> bool:
@@ -72,9 +72,7 @@ class AssignmentProblem:
     def objective(self, bin_of: IntArray) -> float:
         """Cost of an assignment, fixed costs of the bins it uses and offset included."""
         jobs = np.arange(self.job_count)
-        return float(
-            self.cost[bin_of, jobs].sum() + self.fixed[np.unique(bin_of)].sum() + self.offset
-        )
+        return float(self.cost[bin_of, jobs].sum() + self.fixed[np.unique(bin_of)].sum() + self.offset)
 
     def within(self, bins: IntArray) -> AssignmentProblem:
         """The same jobs with these bins only, all of them open already (their fixed costs in the offset)."""

@@ -83,11 +83,10 @@ def improve(
             done = [a for a in answers if a is not None]
             for answer in done:
                 bin_of[answer.jobs] = answer.bin_of
-            blocks, optimal, rounds = (
-                blocks + len(done), optimal + sum(a.is_optimal for a in done), rounds + 1
-            )  # fmt: skip
+            solved = sum(a.is_optimal for a in done)
+            blocks, optimal, rounds = blocks + len(done), optimal + solved, rounds + 1
             if done:
-                solved_frac = sum(a.is_optimal for a in done) / len(done)
+                solved_frac = solved / len(done)
                 size = max(FEWEST_JOBS, size * GROWTH if solved_frac > 0.7 else size / GROWTH)
                 size = min(size, float(problem.job_count))
     return Improved(bin_of, problem.objective(bin_of), blocks, optimal, rounds)
@@ -139,8 +138,8 @@ def _solve_block(
             opened = model.new_bool_var("")
             model.add_hint(opened, bool((at == i).any()))
             model.add(load <= capacity * opened)
-            for k in of_bin:
-                model.add_implication(x[k], opened)
+            for column_at in of_bin:
+                model.add_implication(x[column_at], opened)
             terms.append(opened)
             weights.append(int(np.rint(fixed[i] * per_yuan)))
         else:

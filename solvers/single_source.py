@@ -4,8 +4,8 @@
 
 1. `assignment_of`: the problem as arrays, or the reasons why this model does not fit it.
 2. Small problems with fixed costs: the whole integer program, which HiGHS proves optimal.
-3. Larger ones: Lagrangian ascent gives the bound and a promising set of open sites; `search_open_sites` exchanges sites,
-   judging each set by the linear relaxation of the assignment.
+3. Larger ones: Lagrangian ascent gives the bound and a promising set of open sites; `search_open_sites` exchanges
+   sites, judging each set by the linear relaxation of the assignment.
 4. Open sites given (or free of charge): linear relaxation, Lagrangian bound, exchange annealing beside HiGHS on the
    columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,7 +83,7 @@ class SingleSourcePlan:
 
 def solve_single_source(
     problem: PlacementProblem,
-    limits: WorkLimits = WorkLimits(),  # noqa: B008 - frozen
+    limits: WorkLimits = WorkLimits(),
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> SingleSourcePlan:
@@ -215,7 +215,11 @@ def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, shar
     """Generalised assignment on bins that cost nothing to open, until `share` of the time is spent."""
     p, wall = best.problem, budget.wall_s is not None
     begin = 0.0 if budget.wall_s is None else budget.spent_s / budget.wall_s
-    at = lambda part: begin + (share - begin) * part  # noqa: E731 - shares of what is left
+
+    def at(part: float) -> float:
+        """This part of what is left of the time, as a share of all of it."""
+        return begin + (share - begin) * part
+
     relaxation = linear_relaxation(p, LpLimits())
     if relaxation is None:
         result, bin_of = _solve_whole(p, p.allowed, limits, budget.seconds_to(at(0.9)))
@@ -227,7 +231,7 @@ def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, shar
     best.raise_bound(relaxation.bound)
     target = relaxation.bound + ASCENT_TARGET_FRAC * abs(relaxation.bound)
     steps = 10**9 if wall else limits.ascent_steps
-    first = _anneal_until(best, relaxation, limits, seed, budget, at(0.1))
+    _anneal_until(best, relaxation, limits, seed, budget, at(0.1))
     if best.bin_of is not None:
         target = best.objective
     dual, _ = ascend(p, relaxation.job_price, target, steps, budget.until(at(0.2)))
@@ -238,10 +242,8 @@ def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, shar
     columns, complete = _promising(p, relaxation, best.objective)
     with ThreadPoolExecutor(1) as pool:
         program = pool.submit(_solve_whole, p, columns, limits, budget.seconds_to(at(0.55)))
-        runs = 1
-        while (wall and budget.until(at(0.55))() and not program.done()) or (
-            not wall and runs < limits.anneal_runs
-        ):
+        runs, in_time = 1, budget.until(at(0.55))
+        while (in_time() and not program.done()) if wall else (runs < limits.anneal_runs):
             _anneal_until(best, relaxation, limits, seed + runs, budget, at(0.55))
             runs += 1
         result, bin_of = program.result()
@@ -249,7 +251,6 @@ def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, shar
     _take_program(best, result, bin_of, complete)
     if best.is_proven or best.bin_of is None:
         return best.answer()
-    del first
     better = improve(
         p,
         best.bin_of,
@@ -361,7 +362,10 @@ def search_open_sites(
             sites, value = other, judge.value(other)
     best.raise_bound(dual.bound)
     generator = np.random.default_rng(seed)
-    go_on = lambda: budget.until(share)() if wall else judge.trials < limits.site_trials  # noqa: E731
+
+    def go_on() -> bool:
+        return budget.until(share)() if wall else judge.trials < limits.site_trials
+
     start = sites
     while go_on():
         descended, found = _descend(start, judge, dual.opening, p, go_on)
