@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.common import EXIT_FAILED, machine_line, print_json, refuse
+from benchmarks.common import EXIT_FAILED, machine_line, print_json, print_table, refuse
 from solvers.archive import FloatArray, IntArray
 from solvers.problem import (
     CPU_MILLI,
@@ -235,73 +236,138 @@ def best_known(path: Path) -> float | None:
 def run(
     argv: Sequence[str] | None, benchmark: str, description: str, read: Callable[[Path], Instance]
 ) -> int:
-    """The command; exit 0: an answer, checked and written, 1: none or a wrong one, 2: bad input."""
+    """The command; exit 0: answers, checked and written, 1: none or a wrong one, 2: bad input."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark}", description=description)
-    parser.add_argument("file", type=Path, metavar="FILE", help="instance, may be .gz")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", type=Path, nargs="?", metavar="FILE", help="instance, may be .gz")
+    what.add_argument(
+        "--family", type=Path, help="folder: all its .txt and .txt.gz files, one after the other"
+    )
     parser.add_argument("--seconds", type=_positive, help="wall clock from reading to the checked answer")
     parser.add_argument("--out", type=Path, help="answer to write: the 0-based bin of every job, one a line")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args(argv)
-    started = time.perf_counter()
+    if args.family is not None and args.out is not None:
+        return refuse("--out takes the answer to one FILE, not to a family")
+    files = [args.file] if args.family is None else _instances_in(args.family)
+    if not files:
+        return refuse(f"{args.family}: no instances (*.txt, *.txt.gz)")
+    print(machine_line())
     try:
-        instance = read(args.file)
+        results = [_measure(path, read, args.seconds, args.seed, args.out) for path in files]
     except InstanceError as error:
         return refuse(str(error))
     except OSError as error:
         return refuse(f"{error.filename}: {error.strerror}")
+    if args.family is not None:
+        result = _summary(results)
+        _print_family(results, result)
+    else:
+        result = results[0]
+    if args.json:
+        print_json({"benchmark": benchmark, **result})
+    return EXIT_FAILED if any(r["violations"] or r["objective"] is None for r in results) else 0
+
+
+def _instances_in(folder: Path) -> list[Path]:
+    """The folder's files of numbers, by name."""
+    return sorted([*folder.glob("*.txt"), *folder.glob("*.txt.gz")])
+
+
+def _measure(
+    path: Path, read: Callable[[Path], Instance], wall_s: float | None, seed: int, out: Path | None
+) -> dict[str, Any]:
+    """Read, solve, check, write and tell one instance."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    instance = read(path)
     problem = placement_problem(instance)
-    left = (
-        None
-        if args.seconds is None
-        else max(args.seconds - (time.perf_counter() - started), SHORTEST_SOLVE_S)
-    )
-    answer = solve_single_source(problem, WorkLimits(wall_s=left), args.seed)
+    spent = time.perf_counter() - started
+    left = None if wall_s is None else max(wall_s - spent, SHORTEST_SOLVE_S)
+    answer = solve_single_source(problem, WorkLimits(wall_s=left), seed)
     wrong = check(instance, problem, answer)
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     bins, jobs = instance.cost.shape
-    print(machine_line())
-    limit = "work limits" if args.seconds is None else f"{args.seconds:g} s"
-    print(
-        f"{instance.name}: {bins} bins × {jobs} jobs, {limit}; {answer.plan.status.value} in {seconds:.2f} s"
-    )
+    limit = "work limits" if wall_s is None else f"{wall_s:g} s"
+    status = answer.plan.status.value
+    print(f"{instance.name}: {bins} bins × {jobs} jobs, {limit}; {status} in {seconds:.2f} s")
     if wrong:
         print(f"{len(wrong)} rules broken, first: {wrong[0]}")
     bound = answer.plan.bound("fleet")
-    objective = None if answer.bin_of is None else instance.objective(answer.bin_of)
-    known = best_known(args.file)
-    if objective is not None and bound is not None:
-        own = (
-            "no bound"
-            if bound.gap_frac is None
-            else f"bound {bound.bound_yuan:.2f}, gap {bound.gap_frac:.4%}"
-        )
-        print(f"objective {objective:.2f}, {own}; checked: {len(wrong)} rules broken")
+    known = best_known(path)
+    objective = None
+    if answer.bin_of is not None and not wrong:
+        objective = instance.objective(answer.bin_of)
+        stated = "none" if bound is None or bound.bound_yuan is None else f"{bound.bound_yuan:.2f}"
+        gap = "" if bound is None or bound.gap_frac is None else f", gap {bound.gap_frac:.4%}"
+        print(f"objective {objective:.2f}, bound {stated}{gap}; checked: no rule broken")
         if known is not None:
             print(f"best known {known:.2f}: {objective / known - 1:+.4%}")
-        if args.out is not None and not wrong:
-            args.out.write_text("".join(f"{i}\n" for i in answer.bin_of.tolist()), encoding="ascii")  # type: ignore[union-attr]
-    if args.json:
-        print_json(
-            {
-                "benchmark": benchmark,
-                "instance": instance.name,
-                "bins": bins,
-                "jobs": jobs,
-                "status": answer.plan.status.value,
-                "seconds": round(seconds, 4),
-                "objective": objective,
-                "bound": None if bound is None else bound.bound_yuan,
-                "gap": None if bound is None else bound.gap_frac,
-                "best_known": known,
-                "gap_to_best_known": None
-                if known is None or objective is None
-                else round(objective / known - 1, 8),
-                "violations": len(wrong),
-                "work": dict(answer.plan.work),
-            }
-        )
-    return EXIT_FAILED if wrong or objective is None else 0
+        if out is not None:
+            out.write_text("".join(f"{i}\n" for i in answer.bin_of.tolist()), encoding="ascii")
+    to_best = None if known is None or objective is None else round(objective / known - 1, 8)
+    return {
+        "instance": instance.name,
+        "bins": bins,
+        "jobs": jobs,
+        "status": status,
+        "seconds": round(seconds, 4),
+        "cpu_seconds": round(cpu_seconds, 4),
+        "objective": objective,
+        "bound": None if bound is None else bound.bound_yuan,
+        "gap": None if bound is None else bound.gap_frac,
+        "best_known": known,
+        "gap_to_best_known": to_best,
+        "violations": len(wrong),
+        "work": dict(answer.plan.work),
+    }
+
+
+def _summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One object for a family; means and worst over the instances that have the figure (None: none has)."""
+
+    def over(key: str, fold: Callable[[Sequence[float]], float]) -> float | None:
+        values = [r[key] for r in results if r[key] is not None]
+        return float(fold(values)) if values else None
+
+    return {
+        "instances": [{k: v for k, v in r.items() if k != "work"} for r in results],
+        "count": len(results),
+        "answered": sum(r["objective"] is not None for r in results),
+        "optimal": sum(r["status"] == "optimal" for r in results),
+        "violations": sum(r["violations"] for r in results),
+        "seconds": over("seconds", sum),
+        "seconds_worst": over("seconds", max),
+        "gap": over("gap", max),
+        "gap_mean": over("gap", np.mean),
+        "gap_to_best_known_mean": over("gap_to_best_known", np.mean),
+        "gap_to_best_known_worst": over("gap_to_best_known", max),
+    }
+
+
+def _print_family(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """The table of a family."""
+
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3%}"
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    print_table(
+        ("instance", "size", "objective", "bound", "gap", "best known", "over it", "wall s", "CPU s"),
+        [
+            (
+                r["instance"], f"{r['bins']}×{r['jobs']}", number(r["objective"]), number(r["bound"]), share(r["gap"]),
+                number(r["best_known"]), share(r["gap_to_best_known"]), number(r["seconds"]), number(r["cpu_seconds"]),
+            )
+            for r in results
+        ],
+    )  # fmt: skip
+    print(
+        f"{summary['answered']} of {summary['count']} answered, {summary['optimal']} proven optimal; over best known: "
+        f"mean {share(summary['gap_to_best_known_mean'])}, worst {share(summary['gap_to_best_known_worst'])}"
+    )
 
 
 def _positive(text: str) -> float:

@@ -51,6 +51,8 @@ KICKED = 2
 """Sites exchanged at random when the search over open sites is stuck."""
 QUICK_STEPS = 40
 """Subgradient steps that judge a set of open sites before its linear program is solved."""
+UNLIMITED = 10**9
+"""Steps of a search that ends by the clock."""
 SAME = 1e-9
 """Relative difference of two objectives that counts as none."""
 
@@ -119,6 +121,11 @@ class Budget:
     def seconds_to(self, share: float) -> float | None:
         """Seconds left until this share of the time is spent; None: no wall limit."""
         return None if self.wall_s is None else max(share * self.wall_s - self.spent_s, 0.0)
+
+    def parts_until(self, share: float) -> Callable[[float], float]:
+        """Function of a part (0..1) of the time from now to `share`: the share of all time at its end."""
+        begin = 0.0 if self.wall_s is None else self.spent_s / self.wall_s
+        return lambda part: begin + (share - begin) * part
 
     def progress_to(self, share: float) -> Callable[[int], float] | None:
         """How much of the time from now to this share is over; None: no wall limit."""
@@ -213,56 +220,57 @@ def solve_assignment(problem: AssignmentProblem, limits: WorkLimits, seed: int, 
 
 def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, share: float) -> Assigned:
     """Generalised assignment on bins that cost nothing to open, until `share` of the time is spent."""
-    p, wall = best.problem, budget.wall_s is not None
-    begin = 0.0 if budget.wall_s is None else budget.spent_s / budget.wall_s
-
-    def at(part: float) -> float:
-        """This part of what is left of the time, as a share of all of it."""
-        return begin + (share - begin) * part
-
+    p, at = best.problem, budget.parts_until(share)
     relaxation = linear_relaxation(p, LpLimits())
     if relaxation is None:
         result, bin_of = _solve_whole(p, p.allowed, limits, budget.seconds_to(at(0.9)))
         best.offer(bin_of)
         best.raise_bound(result.bound)
-        return best.answer(
-            SolveStatus.INFEASIBLE if result.status is SolveStatus.INFEASIBLE else SolveStatus.UNKNOWN
-        )
+        nowhere = result.status is SolveStatus.INFEASIBLE
+        return best.answer(SolveStatus.INFEASIBLE if nowhere else SolveStatus.UNKNOWN)
     best.raise_bound(relaxation.bound)
-    target = relaxation.bound + ASCENT_TARGET_FRAC * abs(relaxation.bound)
-    steps = 10**9 if wall else limits.ascent_steps
     _anneal_until(best, relaxation, limits, seed, budget, at(0.1))
-    if best.bin_of is not None:
-        target = best.objective
-    dual, _ = ascend(p, relaxation.job_price, target, steps, budget.until(at(0.2)))
-    best.raise_bound(dual.bound)
-    if best.is_proven:
-        return best.answer()
+    _ascend_until(best, relaxation, limits, budget, at(0.2))
+    if not best.is_proven:
+        _anneal_beside_program(best, relaxation, limits, seed, budget, at(0.55))
+    if best.bin_of is not None and not best.is_proven:
+        rounds = UNLIMITED if budget.wall_s is not None else limits.improve_rounds
+        reduced, go_on = relaxation.reduced_cost(p), budget.until(at(0.96))
+        better = improve(p, best.bin_of, reduced, ImproveLimits(rounds), seed, go_on)
+        best.count("blocks", better.blocks)
+        best.offer(better.bin_of)
+        best.raise_bound(best.bound)
+    return best.answer()
 
-    columns, complete = _promising(p, relaxation, best.objective)
+
+def _ascend_until(
+    best: _Best, relaxation: Relaxation, limits: WorkLimits, budget: Budget, share: float
+) -> None:
+    """The Lagrangian bound, from the prices of the linear relaxation towards the incumbent."""
+    target = best.objective
+    if best.bin_of is None:
+        target = relaxation.bound + ASCENT_TARGET_FRAC * abs(relaxation.bound)
+    steps = UNLIMITED if budget.wall_s is not None else limits.ascent_steps
+    dual, _ = ascend(best.problem, relaxation.job_price, target, steps, budget.until(share))
+    best.raise_bound(dual.bound)
+
+
+def _anneal_beside_program(
+    best: _Best, relaxation: Relaxation, limits: WorkLimits, seed: int, budget: Budget, share: float
+) -> None:
+    """HiGHS on the promising columns in one thread, annealing from other seeds in this one."""
+    columns, complete = _promising(best.problem, relaxation, best.objective)
+    in_time, runs = budget.until(share), 1
     with ThreadPoolExecutor(1) as pool:
-        program = pool.submit(_solve_whole, p, columns, limits, budget.seconds_to(at(0.55)))
-        runs, in_time = 1, budget.until(at(0.55))
-        while (in_time() and not program.done()) if wall else (runs < limits.anneal_runs):
-            _anneal_until(best, relaxation, limits, seed + runs, budget, at(0.55))
+        program = pool.submit(_solve_whole, best.problem, columns, limits, budget.seconds_to(share))
+        while (
+            (in_time() and not program.done()) if budget.wall_s is not None else (runs < limits.anneal_runs)
+        ):
+            _anneal_until(best, relaxation, limits, seed + runs, budget, share)
             runs += 1
         result, bin_of = program.result()
     best.count("anneal_runs", runs)
     _take_program(best, result, bin_of, complete)
-    if best.is_proven or best.bin_of is None:
-        return best.answer()
-    better = improve(
-        p,
-        best.bin_of,
-        relaxation.reduced_cost(p),
-        ImproveLimits(10**9 if wall else limits.improve_rounds),
-        seed,
-        budget.until(at(0.96)),
-    )
-    best.count("blocks", better.blocks)
-    best.offer(better.bin_of)
-    best.raise_bound(best.bound)
-    return best.answer()
 
 
 def _anneal_until(
@@ -420,18 +428,23 @@ class _Judge:
     def value(self, sites: IntArray, below: float = np.inf) -> float:
         """Fixed costs and relaxed assignment of these sites; inf: they cannot hold all jobs, or not `below` that."""
         key = sites.tobytes()
+        self.trials += 1  # known ones too, so that a search among few sets ends
         if key not in self._known:
-            self.trials += 1
-            p = self._problem
-            least = np.where(p.allowed[sites], p.load[sites], np.iinfo(np.int64).max).min(axis=0)
-            holds = p.allowed[sites].any(axis=0).all() and least.sum() <= p.capacity[sites].sum()
-            if not holds:
+            if not self._holds(sites):
                 self._known[key] = np.inf
             elif np.isfinite(below) and self._bound(sites, below) >= below:
                 return np.inf
             else:
                 self._known[key] = self._relaxed(sites)
         return self._known[key]
+
+    def _holds(self, sites: IntArray) -> bool:
+        """Every job is allowed somewhere, and the least loads fit in all capacities together."""
+        p = self._problem
+        if not p.allowed[sites].any(axis=0).all():
+            return False
+        least = np.where(p.allowed[sites], p.load[sites], np.iinfo(np.int64).max).min(axis=0)
+        return bool(least.sum() <= p.capacity[sites].sum())
 
     def _relaxed(self, sites: IntArray) -> float:
         self.programs += 1
