@@ -326,14 +326,14 @@ def solve(program: Program, limits: LpLimits, *, way: str = "primal") -> LpResul
     return read_result(result, program, np.arange(columns), np.arange(rows), columns, rows)
 
 
-def model_proto(program: Program) -> model_pb2.ModelProto:
-    """The program as MathOpt reads it; ids are positions."""
+def model_proto(program: Program, integers: BoolArray | None = None) -> model_pb2.ModelProto:
+    """The program as MathOpt reads it; ids are positions. `integers` marks columns that must be whole (None: none)."""
     proto = model_pb2.ModelProto()
     rows, columns = program.matrix.shape
     proto.variables.ids.extend(range(columns))
     proto.variables.lower_bounds.extend(program.lower.tolist())
     proto.variables.upper_bounds.extend(program.upper.tolist())
-    proto.variables.integers.extend([False] * columns)
+    proto.variables.integers.extend([False] * columns if integers is None else integers.tolist())
     used = np.flatnonzero(program.cost)
     proto.objective.offset = program.offset
     proto.objective.linear_coefficients.ids.extend(used.tolist())
