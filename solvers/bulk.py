@@ -1,0 +1,99 @@
+"""One period of a large fleet, planned down to the node, with a bound that holds for the nodes.
+
+`solve_bulk` reads as the process:
+
+1. relaxation   the bulk model (`bulk_model`) as a linear program, sites rounded (`bulk_relax`); its duals prove the bound
+2. quotas       whole replicas and whole gangs per class and group (`bulk_fill`)
+3. nodes        quotas onto nodes, all groups at once (`node_fill`), largest first, evenly filled
+4. rest         what did not fit goes where prices say it costs least, within every limit
+5. count        plan and placements, every figure counted again from the replicas on their nodes (`bulk_report`)
+
+Deterministic for a problem: one thread, limits on simplex iterations. Capacity of nodes and devices, candidates, gangs,
+islands, spread, links, floors and power limits hold exactly for what is returned; work that finds no room is counted as
+unserved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from solvers.archive import FloatArray
+from solvers.bulk_fill import Filling, whole_quotas
+from solvers.bulk_model import bulk_sets
+from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax
+from solvers.bulk_report import make_solution, node_placements
+from solvers.node_fill import FleetState
+from solvers.problem import PlacementProblem
+from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
+
+
+@dataclass
+class Clock:
+    """Wall clock by phase, for reports only."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+
+
+@dataclass(eq=False)
+class BulkPlan:
+    """A plan on nodes with its proof. Without a plan (`solution.status`) the other two are None."""
+
+    solution: PlanSolution
+    filling: Filling | None = None
+
+    @property
+    def relaxation(self) -> Relaxation:
+        """Prices and bound. ValueError without a plan."""
+        return self._filled().relaxation
+
+    @property
+    def placements(self) -> NodePlacements:
+        """Every replica on its node and devices. ValueError without a plan."""
+        filling = self._filled()
+        return node_placements(filling.sets, filling.fleet, filling.all_booked())
+
+    def _filled(self) -> Filling:
+        if self.filling is None:
+            raise ValueError(f"there is no plan: {self.solution.message}")
+        return self.filling
+
+
+def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
+    """Plan one slot onto nodes. `NotBulk` if the problem has several slots, batch work or graphs; else an answer always."""
+    limits, clock = limits or BulkLimits(), Clock()
+    with clock.phase("total"):
+        try:
+            with clock.phase("relaxation"):
+                relaxation = relax(bulk_sets(problem), limits)
+        except Unsolved as unsolved:
+            return BulkPlan(no_plan(problem, SolveStatus.UNKNOWN, str(unsolved)))
+        with clock.phase("nodes"):
+            filling = Filling(relaxation, FleetState.empty(problem))
+            filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x))
+        with clock.phase("rest"):
+            filling.place_rest()
+        with clock.phase("count"):
+            solution = counted(filling)
+    return BulkPlan(replace(solution, seconds=clock.seconds), filling)
+
+
+def counted(filling: Filling) -> PlanSolution:
+    """The plan that a filling amounts to, against the bound of its relaxation."""
+    running: FloatArray = np.bincount(
+        filling.all_booked().pair, minlength=len(filling.sets.pair)
+    ).astype(float)
+    return make_solution(filling.relaxation, filling.nodes_on, running, filling.relaxation.bound_yuan)

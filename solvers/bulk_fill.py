@@ -1,0 +1,296 @@
+"""From a relaxation to replicas on nodes: quotas in whole replicas, all groups filled at once, the rest by prices.
+
+`Filling` keeps what every later decision needs exactly: free devices and resources of nodes, power of sites, room on
+links, floors and spread. Nothing is booked that would break one of them.
+
+Gangs lie in one group (one island where the class says so), which is stricter than `single_site` asks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from solvers.archive import BoolArray, FloatArray, IntArray
+from solvers.bulk_model import BulkSets
+from solvers.bulk_relax import Relaxation
+from solvers.node_fill import Booked, FleetState, by_island, first_fit, spread, whole_gangs
+from solvers.problem import GPU_MILLI, MILLI_PER_GPU, W_PER_KW
+
+WHOLE = 1e-6
+"""Counts this close to a whole number are one; rooms this far below zero are rounding."""
+POOR_FILL = 0.6
+"""Nodes filled less than this are looked at for emptying."""
+
+
+def whole_quotas(sets: BulkSets, x: FloatArray) -> IntArray:
+    """[V] whole replicas, whole gangs: rounded down, then up by largest remainder until each class's sum is served."""
+    gang = sets.problem.classes.gang_size[sets.pair_class]
+    classes = len(sets.demand)
+    base = np.floor(x / gang + WHOLE)
+    served = np.bincount(sets.pair_class, weights=x, minlength=classes)
+    gang_of = sets.problem.classes.gang_size
+    goal = np.floor(np.minimum(served, sets.demand) / gang_of + WHOLE)
+    left = goal - np.bincount(sets.pair_class, weights=base, minlength=classes)
+    remainder = np.where(x > WHOLE, x / gang - base, -1.0)
+    order = np.lexsort((-remainder, sets.pair_class))
+    of_class = sets.pair_class[order]
+    place = np.arange(len(order)) - np.searchsorted(of_class, of_class)
+    up = np.zeros(len(x))
+    up[order] = (place < left[of_class]) & (remainder[order] > 0)
+    return np.asarray((base + up) * gang, dtype=np.int64)
+
+
+class Filling:
+    """Replicas being placed on a fleet; `rest[c]` is what is still to be placed."""
+
+    def __init__(self, relaxation: Relaxation, fleet: FleetState) -> None:
+        self.sets = sets = relaxation.sets
+        self.relaxation = relaxation
+        self.fleet = fleet
+        p = sets.problem
+        self.need: IntArray = p.pairs.need[sets.pair]
+        self.gang: IntArray = p.classes.gang_size
+        self.in_island: BoolArray = p.classes.single_island
+        self.rest = np.floor(sets.demand + WHOLE).astype(np.int64)
+        self.side, self.side_room = relaxation.side, relaxation.side_upper.copy()
+        self.site_on = relaxation.site_on
+        self.limit_kw = np.where(self.site_on, sets.power_limit_kw, 0.0)
+        self.work_kw = np.zeros(p.site_count)
+        self.occupied: BoolArray = np.zeros(fleet.node_count, dtype=bool)
+        self.nodes_on = np.zeros(p.group_count, dtype=np.int64)
+        self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
+        self.class_start = np.searchsorted(sets.pair_class, np.arange(p.class_count + 1))
+        least = p.classes.spread_node_min
+        self.node_most = np.where(
+            least > 1, np.maximum(np.floor(sets.demand / np.maximum(least, 1)), 1), np.inf
+        )
+        self._parts: list[Booked] = []
+        self._next_gang = np.zeros(p.class_count, dtype=np.int64)
+
+    # -- accounts --------------------------------------------------------------------------------------------------
+
+    @property
+    def power_kw(self) -> FloatArray:
+        """[S] IT power of occupied nodes and their work."""
+        p = self.sets.problem
+        idle = np.bincount(p.groups.site, weights=p.groups.idle_w * self.nodes_on, minlength=p.site_count)
+        return np.asarray(idle / W_PER_KW + self.work_kw)
+
+    def all_booked(self) -> Booked:
+        """Everything placed, as one table."""
+        self._parts = [Booked.joined(self._parts)]
+        return self._parts[0]
+
+    def book(self, nodes: IntArray, pair: IntArray, take: IntArray) -> None:
+        """Commit take[n] replicas of candidate pair[n] on nodes[n] and keep the accounts."""
+        booked = self.fleet.commit(nodes, self.need[pair], take, pair)
+        booked = self._with_gangs(booked)
+        self._parts.append(booked)
+        kept = take > 0
+        self._account(pair[kept], take[kept])
+        fresh = nodes[kept][~self.occupied[nodes[kept]]]
+        self.occupied[fresh] = True
+        np.add.at(self.nodes_on, self.fleet.group[fresh], 1)
+
+    def _account(self, pair: IntArray, count: IntArray) -> None:
+        """Count replicas (negative: taken away) of pairs in demand, power and side rows."""
+        per_pair = np.bincount(pair, weights=count, minlength=len(self.sets.pair))
+        used = np.flatnonzero(per_pair)
+        amount = per_pair[used]
+        np.add.at(self.rest, self.sets.pair_class[used], -np.rint(amount).astype(np.int64))
+        np.add.at(self.work_kw, self.sets.pair_site[used], self.sets.dynamic_kw[used] * amount)
+        self.side_room -= np.asarray(self.side[used].T @ amount)
+
+    def _with_gangs(self, booked: Booked) -> Booked:
+        """Number the gangs: rows of a gang's pair come in whole gangs, node after node."""
+        of_class = self.sets.pair_class[booked.pair]
+        in_gang = np.flatnonzero(self.gang[of_class] > 1)
+        if not len(in_gang):
+            return booked
+        order = in_gang[np.lexsort((booked.pair[in_gang], of_class[in_gang]))]
+        c = of_class[order]
+        place = np.arange(len(order)) - np.searchsorted(c, c)
+        gang = booked.gang.copy()
+        gang[order] = self._next_gang[c] + place // self.gang[c]
+        np.maximum.at(self._next_gang, c, gang[order] + 1)
+        return Booked(booked.pair, booked.node, booked.device_mask, gang)
+
+    def remove(self, rows: BoolArray) -> None:
+        """Take booked rows off their nodes; they wait in `rest` again."""
+        booked = self.all_booked()
+        gone = booked[rows]
+        self._parts = [booked[~rows]]
+        self.fleet.give_back(gone, self.need[gone.pair])
+        self._account(gone.pair, np.full(len(gone), -1))
+        touched = np.unique(gone.node)
+        held = np.zeros(self.fleet.node_count, dtype=bool)
+        held[self._parts[0].node] = True
+        empty = touched[~held[touched]]
+        self.occupied[empty] = False
+        np.add.at(self.nodes_on, self.fleet.group[empty], -1)
+
+    # -- quotas ----------------------------------------------------------------------------------------------------
+
+    def place_quotas(self, quota: IntArray) -> None:
+        """Quotas onto nodes: in every group the largest shape first, the j-th of all groups in one step."""
+        quota = self._within_side_rows(quota)
+        used = np.flatnonzero(quota)
+        group = self.sets.pair_group[used]
+        order = np.lexsort((*self._size_keys(used), group))
+        used, group = used[order], group[order]
+        rank = np.arange(len(used)) - np.searchsorted(group, group)
+        most = self._planned_nodes(used, quota[used])
+        for step in range(int(rank.max(initial=-1)) + 1):
+            now = used[rank == step]
+            self._place_step(now, quota[now], most)
+        self._shed_power()
+
+    def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
+        """Sort keys, last first: gangs in islands, other gangs, whole devices, shares, then by largest part of a node."""
+        c = self.sets.pair_class[v]
+        gpu = self.need[v, GPU_MILLI]
+        kind = np.where(self.gang[c] > 1, np.where(self.in_island[c], 0, 1), np.where(gpu > 0, 2, 3))
+        return -self.sets.dominant[v], -gpu, kind
+
+    def _planned_nodes(self, v: IntArray, count: IntArray) -> IntArray:
+        """[G] nodes that the quotas fill: the fullest resource or device row, rounded up."""
+        s, groups = self.sets, self.sets.problem.group_count
+        table = np.concatenate([s.share[v], s.device_share[v]], axis=1) * count[:, None]
+        needed = np.zeros((groups, table.shape[1]))
+        np.add.at(needed, s.pair_group[v], table)
+        return np.minimum(np.ceil(needed.max(axis=1) - WHOLE).astype(np.int64), self.fleet.count)
+
+    def _place_step(self, v: IntArray, wanted: IntArray, most: IntArray) -> None:
+        """One class in each of several groups: within the planned nodes first, then on the group's others."""
+        s, fleet = self.sets, self.fleet
+        c = s.pair_class[v]
+        row, node = fleet.nodes_of(s.pair_group[v], most[s.pair_group[v]])
+        need = self.need[v][row]
+        fit = np.minimum(fleet.fit(node, need), self.node_most[c][row]).astype(np.int64)
+        take = spread(row, fit, wanted, fleet.load(node, need), s.dominant[v])
+        gangs = self.gang[c] > 1
+        if gangs.any():
+            whole = whole_gangs(row, first_fit(row, fit, wanted), self.gang[c])
+            inside = by_island(row, fleet.island[node], fit, wanted, self.gang[c])
+            take = np.where(gangs[row], np.where(self.in_island[c][row], inside, whole), take)
+        self.book(node, v[row], take)
+
+    def _within_side_rows(self, quota: IntArray) -> IntArray:
+        """Quotas cut until floors, spread and links hold; what is cut waits in `rest`."""
+        quota = quota.copy()
+        by_row = self.side.tocsc()
+        over = np.flatnonzero(self.side.T @ quota > self.side_room + WHOLE)
+        for r in over:
+            members = by_row.indices[by_row.indptr[r] : by_row.indptr[r + 1]]
+            coefficient = by_row.data[by_row.indptr[r] : by_row.indptr[r + 1]]
+            for i in np.argsort(-coefficient * quota[members], kind="stable"):
+                excess = float(coefficient @ quota[members] - self.side_room[r])
+                if excess <= WHOLE:
+                    break
+                v = members[i]
+                gang = int(self.gang[self.sets.pair_class[v]])
+                cut = -(-int(np.ceil(excess / coefficient[i] - WHOLE)) // gang) * gang
+                quota[v] -= min(cut, int(quota[v]))
+        return quota
+
+    def _shed_power(self) -> None:
+        """Sites above their power limit give up their emptiest nodes."""
+        over_kw = self.power_kw - self.limit_kw
+        sites = np.flatnonzero(over_kw > WHOLE)
+        if not len(sites):
+            return
+        p, booked = self.sets.problem, self.all_booked()
+        node_kw = np.bincount(booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count)
+        tied = np.zeros(self.fleet.node_count, dtype=bool)
+        tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
+        node_kw += p.groups.idle_w[self.fleet.group] / W_PER_KW
+        gone = np.zeros(self.fleet.node_count, dtype=bool)
+        for s in sites:
+            mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s) & ~tied)
+            mine = mine[np.argsort(node_kw[mine], kind="stable")]
+            enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw[s])) + 1
+            gone[mine[:enough]] = True
+        self.remove(gone[booked.node])
+
+    # -- the rest --------------------------------------------------------------------------------------------------
+
+    def place_rest(self, *, only_open: bool = False) -> None:
+        """What waits, largest first, where one more replica costs least: on occupied nodes, or on one more node."""
+        waiting = np.flatnonzero(self.rest >= self.gang)
+        if not len(waiting):
+            return
+        first = self.class_start[waiting]
+        waiting = waiting[first < self.class_start[waiting + 1]]
+        key = self._size_keys(self.class_start[waiting])
+        for c in waiting[np.lexsort(key)]:
+            self.place_class(int(c), only_open=only_open)
+
+    def place_class(self, c: int, *, only_open: bool = False) -> None:
+        """All that waits of one class, as far as there is room."""
+        s, fleet, p = self.sets, self.fleet, self.sets.problem
+        v = np.arange(self.class_start[c], self.class_start[c + 1])
+        v = v[self.site_on[s.pair_site[v]]]
+        if not len(v):
+            return
+        row, node = fleet.nodes_of(s.pair_group[v])
+        fit = np.minimum(fleet.fit(node, self.need[v][row]), self.rest[c])
+        if np.isfinite(self.node_most[c]):
+            fit = np.clip(self.node_most[c] - self._on_node(c)[node], 0, fit).astype(np.int64)
+        on = self.occupied[node]
+        idle_yuan = p.groups.idle_w[s.pair_group[v]] / W_PER_KW * self.kw_yuan[s.pair_site[v]]
+        fresh_fit = np.zeros(len(v))
+        np.maximum.at(fresh_fit, row[~on], fit[~on])
+        open_room = np.bincount(row[on], weights=fit[on], minlength=len(v))
+        fresh_yuan = self.unit_yuan[v] + idle_yuan / np.maximum(np.minimum(fresh_fit, self.rest[c]), 1.0)
+        options = [(float(self.unit_yuan[v[i]]), int(i), True) for i in np.flatnonzero(open_room > 0)]
+        if not only_open:
+            options += [(float(fresh_yuan[i]), int(i), False) for i in np.flatnonzero(fresh_fit > 0)]
+        starts = np.searchsorted(row, np.arange(len(v) + 1))
+        for _, i, on_open in sorted(options):
+            if self.rest[c] < self.gang[c]:
+                break
+            here = slice(starts[i], starts[i + 1])
+            usable = on[here] if on_open else ~on[here]
+            if self.gang[c] > 1 and not only_open:
+                usable = np.ones_like(usable)  # a gang may need occupied and fresh nodes of its group together
+                fit[here] = fleet.fit(node[here], np.broadcast_to(self.need[v[i]], (starts[i + 1] - starts[i], 4)))
+            self._place_at(c, int(v[i]), node[here][usable], fit[here][usable])
+
+    def _place_at(self, c: int, v: int, nodes: IntArray, fit: IntArray) -> None:
+        """As many of a class as fit on these nodes of one group, and as power and side rows allow; fullest nodes first."""
+        s, p = self.sets, self.sets.problem
+        gang = int(self.gang[c])
+        most = min(int(self.rest[c]), self._side_allows(v)) // gang * gang
+        if most <= 0 or not len(nodes):
+            return
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        one = np.zeros(len(nodes), dtype=np.int64)
+        if gang > 1:
+            inside = by_island(one, self.fleet.island[nodes], fit, np.array([most]), np.array([gang]))
+            whole = whole_gangs(one, first_fit(one, fit, np.array([most])), np.array([gang]))
+            take = inside if self.in_island[c] else whole
+        else:
+            order = np.lexsort((nodes, -self.fleet.load(nodes, np.ones_like(need))))
+            nodes, fit = nodes[order], fit[order]
+            take = first_fit(one, fit, np.array([most]))
+        idle_kw = p.groups.idle_w[s.pair_group[v]] / W_PER_KW
+        added_kw = np.cumsum(take * s.dynamic_kw[v] + np.where((take > 0) & ~self.occupied[nodes], idle_kw, 0.0))
+        room_kw = self.limit_kw[s.pair_site[v]] - self.power_kw[s.pair_site[v]]
+        take = np.where(added_kw <= room_kw + 1e-9, take, 0)
+        if gang > 1 and int(take.sum()) % gang:
+            return
+        self.book(nodes, np.full(len(nodes), v), take)
+
+    def _side_allows(self, v: int) -> int:
+        """Replicas of a pair for which floors, spread and links have room."""
+        at = slice(self.side.indptr[v], self.side.indptr[v + 1])
+        if at.start == at.stop:
+            return 10**9
+        rooms = (self.side_room[self.side.indices[at]] + WHOLE) / self.side.data[at]
+        return max(0, int(np.floor(rooms.min())))
+
+    def _on_node(self, c: int) -> IntArray:
+        """[N] replicas of a class on each node."""
+        booked = self.all_booked()
+        mine = booked.node[self.sets.pair_class[booked.pair] == c]
+        return np.bincount(mine, minlength=self.fleet.node_count)

@@ -1,0 +1,139 @@
+"""The relaxation of a bulk plan: solved, sites rounded, and a bound computed from its duals alone.
+
+The bound is Lagrangian: with any prices on every row but the demand of classes, a class costs at least its cheapest
+replica times its demand, and every other column sits at its better bound. So the bound needs no trust in the simplex,
+stays valid for duals of a tightened program (`Margins`), and follows demand and node counts without a new solve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from solvers import linear
+from solvers.archive import BoolArray, FloatArray
+from solvers.bulk_model import BulkModel, BulkSets, Margins, build
+from solvers.linear import Basis, LpLimits, LpStatus, Program
+
+OPEN_FROM = 0.3
+"""A site that the relaxation opens by this much is opened: closing one that is needed costs more than an idle room."""
+INTEGRAL = 1e-6
+SIDE_ROWS = ("floor", "spread", "links")
+MARGINS = Margins(site=0.004, link=0.002)
+"""Rounding moves less than one replica per class and group, and nodes are whole: 0.4 % of a site's power keeps whole
+nodes within its limits on fleets of 10 000 nodes."""
+
+
+class Unsolved(Exception):
+    """A linear program did not end with an optimum."""
+
+
+@dataclass(frozen=True)
+class BulkLimits:
+    """Work limits; `wall_s` only aborts."""
+
+    lp_iterations: int = 400_000
+    wall_s: float = 600.0
+
+
+@dataclass(eq=False)
+class Relaxation:
+    """The program of a problem with its answer: prices for the fill, and a bound."""
+
+    model: BulkModel
+    exact: Program
+    """At margin 0: what bounds speak of."""
+    duals: FloatArray
+    basis: Basis | None
+    x: FloatArray
+    """[V] replicas, sites open or closed as `site_on` says."""
+    site_on: BoolArray
+    bound_yuan: float
+    side: sp.csr_array
+    """[V, rows] coefficients of floors, spread and links."""
+    side_upper: FloatArray
+    iterations: int = 0
+
+    @property
+    def sets(self) -> BulkSets:
+        """Derived facts."""
+        return self.model.sets
+
+    @property
+    def kw_yuan(self) -> FloatArray:
+        """[S] marginal cost of one kW of IT power over the slot: energy, losses, caps and limits."""
+        return np.maximum(-self.model.duals("it_power", self.duals), 0.0)
+
+    @property
+    def unit_yuan(self) -> FloatArray:
+        """[V] cost of one more replica at the duals; capacity of nodes and demand left out."""
+        start = self.model.columns["x"].slice
+        rows = np.ones(len(self.duals))
+        for name in ("demand", "capacity"):
+            rows[self.model.rows[name].slice] = 0.0
+        return np.asarray(self.exact.cost[start] - (self.exact.matrix.T @ (self.duals * rows))[start])
+
+
+def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS, start: Basis | None = None) -> Relaxation:
+    """Solve the relaxation, round the sites, solve again where rounding changed something. `Unsolved` on a limit."""
+    exact = build(sets).lp.program()
+    model = build(sets, margins)
+    program = model.lp.program()
+    result = _solve(program, limits, start)
+    bound = lower_bound(model, exact, result.duals)
+    on = model.values("on", result.x)
+    site_on = on >= OPEN_FROM
+    duals, basis, x, iterations = result.duals, result.basis, result.x, result.iterations
+    if np.any(np.abs(on - site_on) > INTEGRAL):
+        again = _solve(with_sites(model, program, site_on), limits, basis)
+        duals, basis, x = again.duals, again.basis, again.x
+        iterations += again.iterations
+    side, upper = _side_rows(model, exact)
+    return Relaxation(
+        model, exact, duals, basis, model.values("x", x), site_on, bound, side, upper, iterations
+    )
+
+
+def _solve(program: Program, limits: BulkLimits, start: Basis | None) -> linear.LpResult:
+    result = linear.solve_patiently(program, LpLimits(limits.lp_iterations, limits.wall_s), start)
+    if result.status is not LpStatus.OPTIMAL:
+        raise Unsolved(f"linear program ended {result.status.value} {result.message}".rstrip())
+    return result
+
+
+def with_sites(model: BulkModel, program: Program, site_on: BoolArray) -> Program:
+    """The program with sites fixed open or closed."""
+    lower, upper = program.lower.copy(), program.upper.copy()
+    on = model.columns["on"].slice
+    lower[on] = upper[on] = site_on.astype(float)
+    return replace(program, lower=lower, upper=upper)
+
+
+def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:
+    """The Lagrangian bound of any duals on `program` (rows as the model's), yuan.
+
+    Duals of demand are chosen here, the best for the others: π[c] = least reduced cost of a replica of c, or of leaving
+    it out. Duals of a wrong sign are set to 0. Every other column has finite bounds.
+    """
+    s = model.sets
+    y = np.where(np.isfinite(program.row_lower), duals, np.minimum(duals, 0.0))
+    y = np.where(np.isfinite(program.row_upper), y, np.maximum(y, 0.0))
+    y[model.rows["demand"].slice] = 0.0
+    reduced = program.cost - program.matrix.T @ y
+    cheapest = reduced[model.columns["unserved"].slice].copy()
+    np.minimum.at(cheapest, s.pair_class, reduced[model.columns["x"].slice])
+    side = np.where(y > 0, program.row_lower, program.row_upper)
+    rows = np.where(y == 0, 0.0, y * np.where(y == 0, 0.0, side))
+    rest = np.ones(len(reduced), dtype=bool)
+    rest[model.columns["x"].slice] = rest[model.columns["unserved"].slice] = False
+    r = reduced[rest]
+    at_bound = np.where(r > 0, r * program.lower[rest], r * program.upper[rest])
+    return float(cheapest @ s.demand + rows.sum() + at_bound.sum() + program.offset)
+
+
+def _side_rows(model: BulkModel, exact: Program) -> tuple[sp.csr_array, FloatArray]:
+    rows = np.concatenate([model.rows[n].index for n in SIDE_ROWS if n in model.rows] or [np.zeros(0, dtype=np.int64)])
+    part = exact.matrix[rows][:, model.columns["x"].slice]
+    return sp.csr_array(part.T.tocsr()), exact.row_upper[rows]
