@@ -56,10 +56,8 @@ SITES_PER_METRO = 50
 CLOUD_FRAC = 0.15
 CLOUD_WEIGHT = 12.0
 """Nodes of a data centre against those of an edge room: 30 % of all nodes then stand in edge rooms."""
-GPU_LOAD_FRAC = 0.88
+GPU_LOAD_FRAC = 0.78
 """Of the GPUs that the classes together ask for, by a fair division of every group."""
-CPU_LOAD_FRAC = 1.6
-"""Of the CPU-only nodes: the work beyond them fits beside the GPU work."""
 ZONES_PER_METRO = 6
 PROFILES = ("pon_10g", "pon", "5g_private")
 CLOUD_TYPES = ("h800x8", "h20x8", "a100x8", "a910bx8", "l40sx8", "l20x8", "v100x8", "cpu_old")
@@ -72,7 +70,9 @@ GPU_BUDGET = {"gang": 0.35, "whole": 0.45, "share": 0.20}
 """Of the GPU capacity that a group has in use."""
 SHARE_MILLI = (100, 150, 200, 250, 300, 330, 400, 500, 600, 700, 810)
 SHARE_ODDS = (0.14, 0.10, 0.12, 0.16, 0.06, 0.08, 0.06, 0.16, 0.04, 0.04, 0.04)
-CPU_CORES = (0.5, 1, 2, 4, 6, 8, 16)
+CPU_CORES = (2, 4, 8, 16, 32)
+CPU_ODDS = (0.05, 0.12, 0.23, 0.32, 0.28)
+SMALL_CORES = 8
 GIB_PER_CORE = (1, 2, 4, 4, 8)
 SERVICE_UTILISATION = (0.4, 0.75)
 
@@ -125,12 +125,7 @@ def fleet_problem(
     trust = ["cloud" if c else str(rng.choice(EDGE_TRUST)) for c in where.is_cloud]
     kinds = _kinds(where, classes, types, rng)
     legs, leg_rtt = _legs(where)
-    cpu_scale = 1.0
-    for _ in range(4):  # the size of CPU-only work decides how many replicas fill the fleet
-        pairs, demand = _pairs_and_demand(kinds, groups, types, where, leg_rtt, trust, cpu_scale)
-        is_cpu = np.array([k.kind == "cpu" for k in kinds])
-        wanted = max(replicas - demand[~is_cpu].sum(), 0.1 * replicas)
-        cpu_scale *= demand[is_cpu].sum() / wanted
+    pairs, demand = _pairs_and_demand(kinds, groups, types, where, leg_rtt)
     demand = _rounded(demand, kinds, replicas)
     flows, paths = _flows(kinds, legs, leg_rtt, where)
     site_table = _sites(where, groups, types, plants, trust, rng)
@@ -311,7 +306,7 @@ def _kind(name: str, scope: str, metro: int, metros: int, rng: np.random.Generat
         models = ("l20", *rng.choice(("l40s", "t4", "a100", "v100"), 2, replace=False).tolist())
         cores, ram = max(0.5, round(share * float(rng.choice((4, 8, 10))) / 500) / 2), share * 0.024
     else:
-        cores = float(rng.choice(CPU_CORES))
+        cores = float(rng.choice(CPU_CORES, p=CPU_ODDS))
         ram = cores * float(rng.choice(GIB_PER_CORE))
     rank = int(rng.choice((RANK_HARD_SAFETY, RANK_PUBLIC_SERVICE, RANK_INTERACTIVE, RANK_BATCH), p=(0.05, 0.25, 0.4, 0.3)))
     return Kind(
@@ -351,10 +346,9 @@ def _rtt_limit_ms(kind: Kind, leg_rtt: Floats, where: _Map) -> float:
 
 
 def _pairs_and_demand(
-    kinds: list[Kind], groups: Groups, types: list[NodeType], where: _Map, leg_rtt: Floats, trust: list[str],
-    cpu_scale: float,
-) -> tuple[Pairs, Floats]:  # fmt: skip
-    """Needs of every class on the groups of its reach, and the demand that shares out `GPU_LOAD_FRAC` and `CPU_LOAD_FRAC` of each group."""
+    kinds: list[Kind], groups: Groups, types: list[NodeType], where: _Map, leg_rtt: Floats
+) -> tuple[Pairs, Floats]:
+    """Needs of every class on the groups of its reach, and the demand that shares out `GPU_LOAD_FRAC` of each group."""
     models = np.array(groups.gpu_model)
     capacity = groups.capacity
     nodes = groups.node_count[:, 0].astype(float)
@@ -371,14 +365,13 @@ def _pairs_and_demand(
         if k.share_milli:
             gpu = np.rint(k.share_milli * equivalent / 10).astype(int) * 10
             gpu = np.where(gpu > 1000, -(-gpu // 1000) * 1000, np.maximum(gpu, 50))
-        cores = k.cores * (cpu_scale if k.kind == "cpu" else 1.0)
-        ram = k.ram_gib * (cpu_scale if k.kind == "cpu" else 1.0)
         if k.kind == "cpu":
-            in_reach = in_reach & (capacity[:, CPU_MILLI] > 0)
+            # GPU nodes are kept for GPU work and small companions, as operators taint them
+            in_reach = in_reach & ((models == "") | (k.cores <= SMALL_CORES))
         g = np.flatnonzero(in_reach)
         need = np.zeros((len(g), len(RESOURCES)), dtype=np.int64)
-        need[:, CPU_MILLI] = max(100, round(cores * 10) * 100)
-        need[:, MEMORY_MIB] = max(64, round(ram * 16) * 64)
+        need[:, CPU_MILLI] = max(100, round(k.cores * 10) * 100)
+        need[:, MEMORY_MIB] = max(64, round(k.ram_gib * 16) * 64)
         need[:, GPU_MILLI] = gpu[g] if k.models else 0
         need[:, 3] = 1
         part_c.append(np.full(len(g), c))
@@ -403,7 +396,7 @@ def _pairs_and_demand(
     budget = np.array([*GPU_BUDGET.values(), 0.0])
     present = np.where(total > 0, budget, 0.0)
     present /= np.maximum(present.sum(axis=1, keepdims=True), 1e-12)
-    used = np.where(kind_of < 3, GPU_LOAD_FRAC * present[pg, kind_of], CPU_LOAD_FRAC) * share * nodes[pg]
+    used = np.where(kind_of < 3, GPU_LOAD_FRAC * present[pg, kind_of], 1.0) * share * nodes[pg]
     per_node = np.where(need > 0, capacity[pg] / np.maximum(need, 1), np.inf).min(axis=1)
     demand = np.zeros(len(kinds))
     np.add.at(demand, pc, np.where(ok, used * per_node, 0.0))

@@ -153,9 +153,9 @@ class Filling:
         return -self.sets.dominant[v], -gpu, kind
 
     def _planned_nodes(self, v: IntArray, count: IntArray) -> IntArray:
-        """[G] nodes that the quotas fill: the fullest resource or device row, rounded up."""
+        """[G] nodes that the quotas fill: the fullest resource or sharp row, rounded up."""
         s, groups = self.sets, self.sets.problem.group_count
-        table = np.concatenate([s.share[v], s.device_share[v]], axis=1) * count[:, None]
+        table = np.concatenate([s.share[v], s.sharp[v]], axis=1) * count[:, None]
         needed = np.zeros((groups, table.shape[1]))
         np.add.at(needed, s.pair_group[v], table)
         return np.minimum(np.ceil(needed.max(axis=1) - WHOLE).astype(np.int64), self.fleet.count)
@@ -167,7 +167,7 @@ class Filling:
         row, node = fleet.nodes_of(s.pair_group[v], most[s.pair_group[v]])
         need = self.need[v][row]
         fit = np.minimum(fleet.fit(node, need), self.node_most[c][row]).astype(np.int64)
-        take = spread(row, fit, wanted, fleet.load(node, need), s.dominant[v])
+        take = spread(row, fit, wanted, *fleet.load(node, need))
         gangs = self.gang[c] > 1
         if gangs.any():
             whole = whole_gangs(row, first_fit(row, fit, wanted), self.gang[c])
@@ -270,7 +270,7 @@ class Filling:
             whole = whole_gangs(one, first_fit(one, fit, np.array([most])), np.array([gang]))
             take = inside if self.in_island[c] else whole
         else:
-            order = np.lexsort((nodes, -self.fleet.load(nodes, np.ones_like(need))))
+            order = np.lexsort((nodes, -self.fleet.load(nodes, need)[0]))
             nodes, fit = nodes[order], fit[order]
             take = first_fit(one, fit, np.array([most]))
         idle_kw = p.groups.idle_w[s.pair_group[v]] / W_PER_KW

@@ -10,13 +10,16 @@ Symbols (sets as in `solvers.problem`; one slot of h hours)
 Every row is a valid inequality of the exact problem on nodes (whole replicas, whole nodes, devices, true square term),
 so the optimum of the program is a lower bound for any placement onto nodes:
 
-- capacity takes sums, nodes hold no more than sums; `device rows` sharpen it for shares of devices (below)
+- capacity takes sums, nodes hold no more than sums; sharp rows (below) know more about whole nodes and devices
 - the square term has tangents from below: (q/R)·P² ≥ (q/R)·(2·P₀·P − P₀²·on); the horizon plan has chords from above
 - the hourly cap is an interval of P, exact
 
-Device rows: for λ ∈ (0, ½] of a device, the function that rounds shares above 1 − λ up to a whole device, keeps those
-in between and forgets those below λ is dual feasible (Fekete and Schepers 2001): what fits on one device sums to at most
-one. So two shares of 0.6 need two devices in the program too.
+Sharp rows: Σ f(need)·x ≤ y with f dual feasible, that is, what fits on one node sums to at most one by f (Fekete and
+Schepers 2001). Three families, each a row only where a relaxation breaks it:
+
+- devices, λ ∈ (0, ½]: shares above 1 − λ of a device count as a whole one, those below λ as nothing
+- steps, k = 1 … 3, of CPU and memory: ⌊(k + 1)·share⌋/k. Three replicas of 0.35 need two nodes in the program too
+- exclusive: among work that needs a GPU, a replica that takes all devices of a node takes all its CPU and memory
 
 `Margins` tighten rows for the plan only; bounds are always taken at margin 0 (`bulk_relax.lower_bound`).
 """
@@ -32,7 +35,9 @@ from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
 from solvers.linear import Block, LinearModel
 from solvers.problem import (
+    CPU_MILLI,
     GPU_MILLI,
+    MEMORY_MIB,
     MILLI_PER_GPU,
     RANK_INTERACTIVE,
     RESOURCES,
@@ -43,6 +48,16 @@ from solvers.problem import (
 TANGENT_COUNT = 6
 DEVICE_STEPS = (190, 300, 400, 500)
 """λ of the device rows in milli: the thresholds at which common shares (0.81, 0.7, 0.6, 0.5 …) round up."""
+STEPS = (1, 2, 3)
+EXCLUSIVE = (CPU_MILLI, MEMORY_MIB)
+SHARP_RESOURCE = (
+    *(GPU_MILLI for _ in DEVICE_STEPS),
+    *(r for r in (CPU_MILLI, MEMORY_MIB) for _ in STEPS),
+    *EXCLUSIVE,
+)
+"""What each sharp row rations, for prices."""
+BROKEN_NODES = 0.05
+"""A sharp row joins when the relaxation would need this many nodes more by it."""
 LEVEL_YUAN = (1e5, 1e3, 150.0, 25.0)
 """Added to the penalty of an unserved replica-hour by rank: service comes before cost, and ranks among themselves."""
 HARD_SAFETY_CAP_YUAN = 1e4
@@ -57,12 +72,14 @@ class NotBulk(ValueError):
 class Margins:
     """How much of a limit the program leaves to rounding and packing, as shares of the limit; bounds know nothing of it.
 
-    `nodes` is what nodes may come out above the program's count; `site` tightens site power and minimum loads.
+    `site` tightens power limits and minimum loads of sites, `link` links and floors.
     """
 
-    capacity: float = 0.0
     site: float = 0.0
     link: float = 0.0
+
+
+NO_MARGINS = Margins()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +94,8 @@ class BulkSets:
     pair_site: IntArray
     share: FloatArray
     """[V, R] need / (capacity · packing yield): nodes one replica takes."""
-    device_share: FloatArray
-    """[V, λ] the same by device rows; 0 where the row says no more than the GPU sum."""
+    sharp: FloatArray
+    """[V, sharp rows] nodes one replica takes by each dual feasible function."""
     dominant: FloatArray
     """[V] largest need / capacity."""
     dynamic_kw: FloatArray
@@ -137,7 +154,7 @@ def bulk_sets(problem: PlacementProblem) -> BulkSets:
         pair_group=group,
         pair_site=p.groups.site[group],
         share=share,
-        device_share=_device_shares(p, need, group),
+        sharp=_sharp_shares(p, need, group),
         dominant=dominant,
         dynamic_kw=dynamic_kw,
         useful_kw=dominant * p.groups.idle_w[group] / W_PER_KW + dynamic_kw,
@@ -156,19 +173,27 @@ def bulk_sets(problem: PlacementProblem) -> BulkSets:
     )
 
 
-def _device_shares(p: PlacementProblem, need: IntArray, group: IntArray) -> FloatArray:
-    """[V, λ] nodes one replica takes by the device function of each λ; whole devices count themselves."""
-    gpu = need[:, GPU_MILLI]
-    devices = p.groups.capacity[group, GPU_MILLI] / MILLI_PER_GPU
+def _sharp_shares(p: PlacementProblem, need: IntArray, group: IntArray) -> FloatArray:
+    """[V, sharp rows] in the order of `SHARP_RESOURCE`; on capacities without yields, for functions need the true node."""
+    capacity = p.groups.capacity[group]
+    gpu, devices = need[:, GPU_MILLI], capacity[:, GPU_MILLI] / MILLI_PER_GPU
     fractional = (gpu > 0) & (gpu < MILLI_PER_GPU)
-    out = np.zeros((len(gpu), len(DEVICE_STEPS)))
-    for i, step in enumerate(DEVICE_STEPS):
+    out = []
+    for step in DEVICE_STEPS:
         rounded = np.where(gpu > MILLI_PER_GPU - step, MILLI_PER_GPU, np.where(gpu < step, 0, gpu))
-        if step == MILLI_PER_GPU // 2:
-            rounded = np.where(gpu > step, MILLI_PER_GPU, np.where(gpu == step, step, 0))
         counted = np.where(fractional, rounded, gpu) / MILLI_PER_GPU
-        out[:, i] = np.divide(counted, devices, out=np.zeros(len(gpu)), where=devices > 0)
-    return out
+        out.append(np.divide(counted, devices, out=np.zeros(len(gpu)), where=devices > 0))
+    for r in (CPU_MILLI, MEMORY_MIB):
+        for k in STEPS:
+            scaled = (k + 1) * need[:, r]
+            exact = scaled % np.maximum(capacity[:, r], 1) == 0
+            share = np.divide(need[:, r], capacity[:, r], out=np.zeros(len(gpu)), where=capacity[:, r] > 0)
+            out.append(np.where(exact, share, (scaled // np.maximum(capacity[:, r], 1)) / k))
+    takes_all = (gpu > 0) & (gpu == capacity[:, GPU_MILLI])
+    for r in EXCLUSIVE:
+        share = np.divide(need[:, r], capacity[:, r], out=np.zeros(len(gpu)), where=capacity[:, r] > 0)
+        out.append(np.where(takes_all, 1.0, np.where(gpu > 0, share, 0.0)))
+    return np.stack(out, axis=1)
 
 
 def _link_entries(p: PlacementProblem, pair: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
@@ -234,12 +259,15 @@ class BulkModel:
         return block.index
 
 
-def build(sets: BulkSets, margins: Margins = Margins()) -> BulkModel:
-    """All rules, in the order of the documentation."""
+NO_CUTS = np.zeros(0, dtype=np.int64)
+
+
+def build(sets: BulkSets, margins: Margins = NO_MARGINS, cuts: IntArray = NO_CUTS) -> BulkModel:
+    """All rules, in the order of the documentation; `cuts` are the sharp rows (`broken_sharp_rows`) and come last."""
     m = BulkModel(sets)
     define_columns(m)
     define_demand(m)
-    define_capacity(m, margins)
+    define_capacity(m)
     define_power(m, margins)
     define_square_term(m)
     define_open_sites(m)
@@ -250,6 +278,7 @@ def build(sets: BulkSets, margins: Margins = Margins()) -> BulkModel:
     define_demand_charge(m)
     define_spread(m)
     define_links(m, margins)
+    define_sharp_rows(m, cuts)
     return m
 
 
@@ -294,38 +323,55 @@ def define_demand(m: BulkModel) -> None:
     m.lp.add_entries(rows, m.columns_of("unserved"), 1.0)
 
 
-def define_capacity(m: BulkModel, margins: Margins) -> None:
-    """Σ_k share[k,r]·x[k] ≤ y[g] for every resource, and for every device function, that can bind in the group."""
+def define_capacity(m: BulkModel) -> None:
+    """Σ_k share[k,r]·x[k] ≤ y[g] for every resource that can bind in the group."""
     s = m.sets
-    groups = m.sets.problem.group_count
-    table = np.concatenate([s.share, s.device_share], axis=1)
-    kept = _scarce(table, s.pair_group, groups, RESOURCES.index("gpu_milli"))
+    kept = _scarce(s.share, s.pair_group, m.sets.problem.group_count)
     g, r = np.nonzero(kept)
-    rows = m._rows("capacity", g * table.shape[1] + r, upper=0.0)
+    rows = m._rows("capacity", g * len(RESOURCES) + r, upper=0.0)
     row_of = np.full(kept.shape, -1)
     row_of[g, r] = rows
     at = row_of[s.pair_group]
-    v, q = np.nonzero((at >= 0) & (table > 0))
-    m.lp.add_entries(at[v, q], m.columns_of("x")[v], table[v, q] * (1 + margins.capacity))
+    v, q = np.nonzero((at >= 0) & (s.share > 0))
+    m.lp.add_entries(at[v, q], m.columns_of("x")[v], s.share[v, q])
     m.lp.add_entries(rows, m.columns_of("nodes")[g], -1.0)
 
 
-def _scarce(table: FloatArray, group: IntArray, groups: int, gpu: int) -> BoolArray:
-    """[G, R + λ] resources not dominated by another for every pair of the group."""
+def _scarce(table: FloatArray, group: IntArray, groups: int) -> BoolArray:
+    """[G, R] resources not dominated by another for every pair of the group."""
     count = table.shape[1]
     kept = np.zeros((groups, count), dtype=bool)
-    np.maximum.at(kept, group, table > 0)
+    np.logical_or.at(kept, group, table > 0)
     for r in range(count):
         for o in range(count):
-            if o == r:
-                continue
-            above = np.zeros(groups, dtype=bool)
-            below = np.zeros(groups, dtype=bool)
-            np.logical_or.at(above, group, table[:, r] > table[:, o] + 1e-12)
-            np.logical_or.at(below, group, table[:, r] < table[:, o] - 1e-12)
-            kept[:, r] &= above | ~(below | (o < r)) | ~kept[:, o]
-    del gpu
+            if o != r:
+                above = np.bincount(group, weights=table[:, r] > table[:, o], minlength=groups) > 0
+                below = np.bincount(group, weights=table[:, r] < table[:, o], minlength=groups) > 0
+                dominated = ~above & (below | (o < r)) & kept[:, o]
+                kept[:, r] &= ~dominated
     return kept
+
+
+def broken_sharp_rows(sets: BulkSets, x: FloatArray, nodes: FloatArray) -> IntArray:
+    """Keys (group · rows + row) of sharp rows that x and the nodes of a relaxation break."""
+    used = np.flatnonzero(x > 0)
+    needed = np.zeros((len(sets.nodes), sets.sharp.shape[1]))
+    np.add.at(needed, sets.pair_group[used], sets.sharp[used] * x[used, None])
+    return np.flatnonzero((needed > nodes[:, None] + BROKEN_NODES).ravel())
+
+
+def define_sharp_rows(m: BulkModel, cuts: IntArray) -> None:
+    """Σ_k sharp[k,f]·x[k] ≤ y[g] for the chosen (group, function)."""
+    s = m.sets
+    count = s.sharp.shape[1]
+    g, f = cuts // count, cuts % count
+    rows = m._rows("sharp", cuts, upper=0.0)
+    row_of = np.full((m.sets.problem.group_count, count), -1)
+    row_of[g, f] = rows
+    at = row_of[s.pair_group]
+    v, q = np.nonzero((at >= 0) & (s.sharp > 0))
+    m.lp.add_entries(at[v, q], m.columns_of("x")[v], s.sharp[v, q])
+    m.lp.add_entries(rows, m.columns_of("nodes")[g], -1.0)
 
 
 def define_power(m: BulkModel, margins: Margins) -> None:

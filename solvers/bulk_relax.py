@@ -14,12 +14,13 @@ import scipy.sparse as sp
 
 from solvers import linear
 from solvers.archive import BoolArray, FloatArray
-from solvers.bulk_model import BulkModel, BulkSets, Margins, build
+from solvers.bulk_model import NO_CUTS, BulkModel, BulkSets, Margins, broken_sharp_rows, build
 from solvers.linear import Basis, LpLimits, LpStatus, Program
 
 OPEN_FROM = 0.3
 """A site that the relaxation opens by this much is opened: closing one that is needed costs more than an idle room."""
 INTEGRAL = 1e-6
+CUT_ROUNDS = 2
 SIDE_ROWS = ("floor", "spread", "links")
 MARGINS = Margins(site=0.004, link=0.002)
 """Rounding moves less than one replica per class and group, and nodes are whole: 0.4 % of a site's power keeps whole
@@ -71,33 +72,46 @@ class Relaxation:
         """[V] cost of one more replica at the duals; capacity of nodes and demand left out."""
         start = self.model.columns["x"].slice
         rows = np.ones(len(self.duals))
-        for name in ("demand", "capacity"):
+        for name in ("demand", "capacity", "sharp"):
             rows[self.model.rows[name].slice] = 0.0
         return np.asarray(self.exact.cost[start] - (self.exact.matrix.T @ (self.duals * rows))[start])
 
 
-def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS, start: Basis | None = None) -> Relaxation:
-    """Solve the relaxation, round the sites, solve again where rounding changed something. `Unsolved` on a limit."""
-    exact = build(sets).lp.program()
+def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Relaxation:
+    """Solve the relaxation, sharpen it where it breaks sharp rows, round the sites and fix them. `Unsolved` on a limit."""
     model = build(sets, margins)
-    program = model.lp.program()
-    result = _solve(program, limits, start)
+    result = _solve(model.lp.program(), limits, None)
+    iterations = result.iterations
+    cuts = NO_CUTS
+    for _ in range(CUT_ROUNDS):
+        more = broken_sharp_rows(sets, model.values("x", result.x), model.values("nodes", result.x))
+        more = np.setdiff1d(more, cuts)
+        if not len(more):
+            break
+        cuts = np.concatenate([cuts, more])
+        model = build(sets, margins, cuts)
+        result = _solve(model.lp.program(), limits, result.basis)
+        iterations += result.iterations
+    exact = build(sets, cuts=cuts).lp.program()
     bound = lower_bound(model, exact, result.duals)
     on = model.values("on", result.x)
     site_on = on >= OPEN_FROM
-    duals, basis, x, iterations = result.duals, result.basis, result.x, result.iterations
     if np.any(np.abs(on - site_on) > INTEGRAL):
-        again = _solve(with_sites(model, program, site_on), limits, basis)
-        duals, basis, x = again.duals, again.basis, again.x
-        iterations += again.iterations
+        result = _solve(with_sites(model, model.lp.program(), site_on), limits, result.basis)
+        iterations += result.iterations
     side, upper = _side_rows(model, exact)
     return Relaxation(
-        model, exact, duals, basis, model.values("x", x), site_on, bound, side, upper, iterations
+        model, exact, result.duals, result.basis, model.values("x", result.x), site_on, bound, side, upper, iterations
     )
 
 
 def _solve(program: Program, limits: BulkLimits, start: Basis | None) -> linear.LpResult:
-    result = linear.solve_patiently(program, LpLimits(limits.lp_iterations, limits.wall_s), start)
+    budget = LpLimits(limits.lp_iterations, limits.wall_s)
+    if start is not None:  # rows were added or bounds moved: the old basis is still dual feasible
+        result = linear.solve(program, budget, start, way="dual")
+        if result.status is LpStatus.OPTIMAL:
+            return result
+    result = linear.solve_patiently(program, budget)
     if result.status is not LpStatus.OPTIMAL:
         raise Unsolved(f"linear program ended {result.status.value} {result.message}".rstrip())
     return result

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.bulk_model import BulkSets, padded_groups
+from solvers.bulk_model import SHARP_RESOURCE, BulkSets, padded_groups
 from solvers.bulk_relax import Relaxation
 from solvers.node_fill import Booked, FleetState
 from solvers.problem import RESOURCES, W_PER_KW, PlacementProblem
 from solvers.solution import Bound, Cost, NodePlacements, PlanSolution, SolveStatus
 
-MODEL = "bulk relaxation: classes x groups, sums and device rows per group, tangents of the square loss"
+MODEL = "bulk relaxation: classes x groups, sums and sharp rows per group, tangents of the square loss"
 OPTIMAL_GAP_FRAC = 1e-4
 NEGLIGIBLE = 1e-9
 
@@ -176,14 +176,14 @@ def _cost(
 
 
 def _prices(relaxation: Relaxation) -> FloatArray:
-    """[G, R] yuan per unit of a resource and hour: the duals of capacity, device rows counted as GPU."""
+    """[G, R] yuan per unit of a resource and hour: duals of capacity, and of sharp rows for what they ration."""
     sets, m = relaxation.sets, relaxation.model
     p = sets.problem
-    width = len(RESOURCES) + sets.device_share.shape[1]
-    key, dual = m.keys["capacity"], np.maximum(-m.duals("capacity", relaxation.duals), 0.0)
-    g, r = key // width, key % width
-    r = np.where(r < len(RESOURCES), r, RESOURCES.index("gpu_milli"))
     out = np.zeros((p.group_count, len(RESOURCES)))
-    per_node = p.groups.capacity[g, r] * p.groups.packing_yield[g, r]
-    np.add.at(out, (g, r), np.divide(dual, per_node * sets.hours, out=np.zeros(len(g)), where=per_node > 0))
+    for name, resource in (("capacity", range(len(RESOURCES))), ("sharp", SHARP_RESOURCE)):
+        width = len(resource)
+        dual = np.maximum(-m.duals(name, relaxation.duals), 0.0)
+        g, r = m.keys[name] // width, np.array(resource)[m.keys[name] % width]
+        per_node = p.groups.capacity[g, r] * p.groups.packing_yield[g, r] * sets.hours
+        np.add.at(out, (g, r), np.divide(dual, per_node, out=np.zeros(len(g)), where=per_node > 0))
     return out

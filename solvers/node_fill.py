@@ -142,11 +142,17 @@ class FleetState:
             out[shared] = np.minimum(out[shared], each.sum(axis=1))
         return out
 
-    def load(self, nodes: IntArray, need: IntArray) -> FloatArray:
-        """[n] fullest resource (0..1) of each node among those the need asks for."""
-        capacity = self.capacity[self.group[nodes]]
-        used = 1.0 - self.free[nodes] / np.maximum(capacity, 1)
-        return np.asarray(np.where(need > 0, used, 0.0).max(axis=1, initial=0.0))
+    def load(self, nodes: IntArray, need: IntArray) -> tuple[FloatArray, FloatArray]:
+        """([n] how full each node is in what the need asks for, [n] how much one replica adds to that), 0..1.
+
+        Used shares weighted by the need's own shares, the dot product of vector bin packing (Panigrahy et al. 2011): a
+        CPU-heavy replica looks for CPU, whatever memory is left.
+        """
+        capacity = np.maximum(self.capacity[self.group[nodes]], 1)
+        share = need / capacity
+        total = np.maximum(share.sum(axis=1), 1e-12)
+        used = 1.0 - self.free[nodes] / capacity
+        return (share * used).sum(axis=1) / total, (share * share).sum(axis=1) / total
 
     # -- commit --------------------------------------------------------------------------------------------------
 
@@ -222,7 +228,7 @@ def first_fit(row: IntArray, fit: IntArray, wanted: IntArray) -> IntArray:
 def spread(
     row: IntArray, fit: IntArray, wanted: IntArray, load: FloatArray, step: FloatArray
 ) -> IntArray:
-    """[n] takes that leave the nodes of each row evenly loaded: emptiest first, one replica adds step[row] to a load.
+    """[n] takes that leave the nodes of each row evenly loaded: emptiest first, one replica adds step[n] to a load.
 
     Finds the level λ per row with Σ min(fit, ⌊(λ − load)/step⌋) = wanted by halving; what rounding leaves goes to the
     first nodes at the level.
@@ -230,10 +236,11 @@ def spread(
     rows = len(wanted)
     fit = np.minimum(fit, wanted[row])
     step = np.maximum(step, 1e-9)
-    low, high = np.zeros(rows), np.full(rows, 2.0) + step
+    low = np.full(rows, float(load.min(initial=0.0)) - 1e-6)
+    high = np.full(rows, 2.0 + float(step.max(initial=0.0)))
 
     def takes(level: FloatArray) -> IntArray:
-        raw = np.floor((level[row] - load) / step[row] + 1e-9)
+        raw = np.floor((level[row] - load) / step + 1e-9)
         return np.clip(raw, 0, fit).astype(np.int64)
 
     for _ in range(LEVEL_STEPS):
