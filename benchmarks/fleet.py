@@ -56,7 +56,7 @@ SITES_PER_METRO = 50
 CLOUD_FRAC = 0.15
 CLOUD_WEIGHT = 12.0
 """Nodes of a data centre against those of an edge room: 30 % of all nodes then stand in edge rooms."""
-GPU_LOAD_FRAC = 0.78
+GPU_LOAD_FRAC = 0.72
 """Of the GPUs that the classes together ask for, by a fair division of every group."""
 ZONES_PER_METRO = 6
 PROFILES = ("pon_10g", "pon", "5g_private")
@@ -70,10 +70,10 @@ GPU_BUDGET = {"gang": 0.35, "whole": 0.45, "share": 0.20}
 """Of the GPU capacity that a group has in use."""
 SHARE_MILLI = (100, 150, 200, 250, 300, 330, 400, 500, 600, 700, 810)
 SHARE_ODDS = (0.14, 0.10, 0.12, 0.16, 0.06, 0.08, 0.06, 0.16, 0.04, 0.04, 0.04)
-CPU_CORES = (2, 4, 8, 16, 32)
-CPU_ODDS = (0.05, 0.12, 0.23, 0.32, 0.28)
+CPU_CORES = (1, 2, 4, 8, 16)
+CPU_ODDS = (0.08, 0.17, 0.30, 0.30, 0.15)
 SMALL_CORES = 8
-GIB_PER_CORE = (1, 2, 4, 4, 8)
+GIB_PER_CORE = (2, 4, 4, 4, 8)
 SERVICE_UTILISATION = (0.4, 0.75)
 
 

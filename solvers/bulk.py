@@ -5,8 +5,9 @@
 1. relaxation   the bulk model (`bulk_model`) as a linear program, sites rounded (`bulk_relax`); its duals prove the bound
 2. quotas       whole replicas and whole gangs per class and group (`bulk_fill`)
 3. nodes        quotas onto nodes, all groups at once (`node_fill`), largest first, evenly filled
-4. rest         what did not fit goes where prices say it costs least, within every limit
-5. count        plan and placements, every figure counted again from the replicas on their nodes (`bulk_report`)
+4. yields       nodes of full groups that filling could not use are taken off, and 1–3 repeated from the last basis
+5. rest         what did not fit goes where prices say it costs least, within every limit
+6. count        plan and placements, every figure counted again from the replicas on their nodes (`bulk_report`)
 
 Deterministic for a problem: one thread, limits on simplex iterations. Capacity of nodes and devices, candidates, gangs,
 islands, spread, links, floors and power limits hold exactly for what is returned; work that finds no room is counted as
@@ -22,14 +23,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from solvers.archive import FloatArray
 from solvers.bulk_fill import Filling, whole_quotas
 from solvers.bulk_model import bulk_sets
-from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax
+from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax, tightened
 from solvers.bulk_report import make_solution, node_placements
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
 from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
+
+YIELD_ROUNDS = 2
+"""Times the relaxation is solved again with the nodes that filling could not use taken off."""
 
 
 @dataclass
@@ -79,21 +82,35 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
         try:
             with clock.phase("relaxation"):
                 relaxation = relax(bulk_sets(problem), limits)
+            with clock.phase("nodes"):
+                filling = filled(relaxation)
+            lost = np.zeros(problem.group_count)
+            for _ in range(YIELD_ROUNDS):
+                short = filling.short_nodes(whole_quotas(relaxation.sets, relaxation.x))
+                if not short.any():
+                    break
+                lost += short
+                with clock.phase("yields"):
+                    relaxation = tightened(relaxation, lost, limits)
+                with clock.phase("nodes"):
+                    filling = filled(relaxation)
         except Unsolved as unsolved:
             return BulkPlan(no_plan(problem, SolveStatus.UNKNOWN, str(unsolved)))
-        with clock.phase("nodes"):
-            filling = Filling(relaxation, FleetState.empty(problem))
-            filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x))
         with clock.phase("rest"):
             filling.place_rest()
+            filling.keep_padding()
         with clock.phase("count"):
             solution = counted(filling)
     return BulkPlan(replace(solution, seconds=clock.seconds), filling)
 
 
+def filled(relaxation: Relaxation) -> Filling:
+    """The quotas of a relaxation on empty nodes."""
+    filling = Filling(relaxation, FleetState.empty(relaxation.sets.problem))
+    filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x))
+    return filling
+
+
 def counted(filling: Filling) -> PlanSolution:
     """The plan that a filling amounts to, against the bound of its relaxation."""
-    running: FloatArray = np.bincount(
-        filling.all_booked().pair, minlength=len(filling.sets.pair)
-    ).astype(float)
-    return make_solution(filling.relaxation, filling.nodes_on, running, filling.relaxation.bound_yuan)
+    return make_solution(filling.relaxation, filling.nodes_on, filling.placed, filling.relaxation.bound_yuan)

@@ -18,6 +18,7 @@ from solvers.problem import GPU_MILLI, MILLI_PER_GPU, W_PER_KW
 
 WHOLE = 1e-6
 """Counts this close to a whole number are one; rooms this far below zero are rounding."""
+PADDING_ROUNDS = 3
 POOR_FILL = 0.6
 """Nodes filled less than this are looked at for emptying."""
 
@@ -56,6 +57,7 @@ class Filling:
         self.site_on = relaxation.site_on
         self.limit_kw = np.where(self.site_on, sets.power_limit_kw, 0.0)
         self.work_kw = np.zeros(p.site_count)
+        self.placed = np.zeros(len(sets.pair))
         self.occupied: BoolArray = np.zeros(fleet.node_count, dtype=bool)
         self.nodes_on = np.zeros(p.group_count, dtype=np.int64)
         self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
@@ -97,6 +99,7 @@ class Filling:
         per_pair = np.bincount(pair, weights=count, minlength=len(self.sets.pair))
         used = np.flatnonzero(per_pair)
         amount = per_pair[used]
+        self.placed[used] += amount
         np.add.at(self.rest, self.sets.pair_class[used], -np.rint(amount).astype(np.int64))
         np.add.at(self.work_kw, self.sets.pair_site[used], self.sets.dynamic_kw[used] * amount)
         self.side_room -= np.asarray(self.side[used].T @ amount)
@@ -144,6 +147,17 @@ class Filling:
             now = used[rank == step]
             self._place_step(now, quota[now], most)
         self._shed_power()
+
+    def short_nodes(self, quota: IntArray) -> FloatArray:
+        """[G] nodes that the quotas lacked where the group had no more: what does not fit, in its largest resource.
+
+        Gangs are left out: they fail by their size, not by the group's filling.
+        """
+        missing = np.where(self.gang[self.sets.pair_class] > 1, 0, np.maximum(quota - self.placed, 0))
+        groups = self.sets.problem.group_count
+        short = np.zeros((groups, self.sets.share.shape[1]))
+        np.add.at(short, self.sets.pair_group, self.sets.share * missing[:, None])
+        return np.asarray(np.where(self.nodes_on >= self.fleet.count, short.max(axis=1), 0.0))
 
     def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
         """Sort keys, last first: gangs in islands, other gangs, whole devices, shares, then by largest part of a node."""
@@ -211,6 +225,37 @@ class Filling:
             enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw[s])) + 1
             gone[mine[:enough]] = True
         self.remove(gone[booked.node])
+
+    def _padding_room(self) -> IntArray:
+        """[G] nodes that may be on by the padding rule, from what is placed now."""
+        terms = self.sets.problem.terms
+        filled = np.bincount(
+            self.sets.pair_group, weights=self.sets.dominant * self.placed, minlength=len(self.nodes_on)
+        )
+        return np.asarray(
+            np.floor(terms.padding_factor * filled + terms.padding_node_count + WHOLE), dtype=np.int64
+        )
+
+    def keep_padding(self) -> None:
+        """Groups with more nodes on than the padding rule allows give up their emptiest; the work moves to open nodes."""
+        for _ in range(PADDING_ROUNDS):
+            over = self.nodes_on - self._padding_room()
+            groups = np.flatnonzero(over > 0)
+            if not len(groups):
+                return
+            nodes = np.flatnonzero(self.occupied & (over[self.fleet.group] > 0))
+            group = self.fleet.group[nodes]
+            everything = np.ones((len(nodes), self.need.shape[1]), dtype=np.int64) * self.fleet.capacity[group]
+            order = np.lexsort((self.fleet.load(nodes, everything)[0], group))
+            place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+            gone = np.zeros(self.fleet.node_count, dtype=bool)
+            gone[nodes[order][place < over[group[order]]]] = True
+            booked = self.all_booked()
+            whole = self.gang[self.sets.pair_class[booked.pair]] > 1
+            gone[booked.node[whole]] = False
+            self.remove(gone[booked.node])
+            self.place_rest(only_open=True)
+        self.place_rest()
 
     # -- the rest --------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from solvers.linear import Basis, LpLimits, LpStatus, Program
 
 OPEN_FROM = 0.3
 """A site that the relaxation opens by this much is opened: closing one that is needed costs more than an idle room."""
-INTEGRAL = 1e-6
 CUT_ROUNDS = 2
 SIDE_ROWS = ("floor", "spread", "links")
 MARGINS = Margins(site=0.004, link=0.002)
@@ -78,31 +77,52 @@ class Relaxation:
 
 
 def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Relaxation:
-    """Solve the relaxation, sharpen it where it breaks sharp rows, round the sites and fix them. `Unsolved` on a limit."""
-    model = build(sets, margins)
-    result = _solve(model.lp.program(), limits, None)
-    iterations = result.iterations
+    """Solve and sharpen the relaxation for its bound; then round the sites and solve with margins for the plan.
+
+    `Unsolved` where a limit ends a solve.
+    """
     cuts = NO_CUTS
+    model = build(sets)
+    exact = model.lp.program()
+    result = _solve(exact, limits, None)
+    iterations = result.iterations
     for _ in range(CUT_ROUNDS):
         more = broken_sharp_rows(sets, model.values("x", result.x), model.values("nodes", result.x))
         more = np.setdiff1d(more, cuts)
         if not len(more):
             break
         cuts = np.concatenate([cuts, more])
-        model = build(sets, margins, cuts)
-        result = _solve(model.lp.program(), limits, result.basis)
+        model = build(sets, cuts=cuts)
+        exact = model.lp.program()
+        result = _solve(exact, limits, result.basis)
         iterations += result.iterations
-    exact = build(sets, cuts=cuts).lp.program()
     bound = lower_bound(model, exact, result.duals)
-    on = model.values("on", result.x)
-    site_on = on >= OPEN_FROM
-    if np.any(np.abs(on - site_on) > INTEGRAL):
-        result = _solve(with_sites(model, model.lp.program(), site_on), limits, result.basis)
-        iterations += result.iterations
+    site_on = model.values("on", result.x) >= OPEN_FROM
+    model = build(sets, margins, cuts)
+    result = _solve(with_sites(model, model.lp.program(), site_on), limits, result.basis)
+    iterations += result.iterations
     side, upper = _side_rows(model, exact)
     return Relaxation(
         model, exact, result.duals, result.basis, model.values("x", result.x), site_on, bound, side, upper, iterations
     )
+
+
+def tightened(relaxation: Relaxation, short_nodes: FloatArray, limits: BulkLimits) -> Relaxation:
+    """Solve again with the sites as they are and short_nodes[G] fewer nodes per group: what packing could not fill.
+
+    The bound is the better of the old one and that of the new prices, both on the exact program.
+    """
+    model = relaxation.model
+    program = with_sites(model, model.lp.program(), relaxation.site_on)
+    upper = program.upper.copy()
+    nodes = model.columns["nodes"].slice
+    upper[nodes] = np.maximum(upper[nodes] - short_nodes, 0.0)
+    result = _solve(replace(program, upper=upper), limits, relaxation.basis)
+    bound = max(relaxation.bound_yuan, lower_bound(model, relaxation.exact, result.duals))
+    return replace(
+        relaxation, duals=result.duals, basis=result.basis, x=model.values("x", result.x), bound_yuan=bound,
+        iterations=relaxation.iterations + result.iterations,
+    )  # fmt: skip
 
 
 def _solve(program: Program, limits: BulkLimits, start: Basis | None) -> linear.LpResult:

@@ -99,13 +99,17 @@ def nodes_on(sets: BulkSets, occupied: IntArray, running: FloatArray, site_on: B
         return nodes
     dominant = np.bincount(sets.pair_group, weights=sets.dominant * running, minlength=p.group_count)
     allowed = np.minimum(np.floor(p.terms.padding_factor * dominant + p.terms.padding_node_count), sets.nodes)
-    short_kw = low - site_powers(sets, nodes, running, site_on).it_kw
+    it_kw = site_powers(sets, nodes, running, site_on).it_kw
+    short_kw = low - it_kw
+    room_kw = sets.power_limit_kw - it_kw
     idle_kw = p.groups.idle_w / W_PER_KW
     for g in np.flatnonzero(padded_groups(p) & (short_kw[p.groups.site] > 0) & (allowed > nodes) & (idle_kw > 0)):
         s = int(p.groups.site[g])
-        more = min(allowed[g] - nodes[g], np.ceil(max(short_kw[s], 0.0) / idle_kw[g] - 1e-9))
+        wanted = np.ceil(max(short_kw[s], 0.0) / idle_kw[g] - 1e-9)
+        more = max(0.0, min(allowed[g] - nodes[g], wanted, np.floor(room_kw[s] / idle_kw[g])))
         nodes[g] += more
         short_kw[s] -= more * idle_kw[g]
+        room_kw[s] -= more * idle_kw[g]
     return nodes
 
 
