@@ -87,11 +87,12 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
             lost = np.zeros(problem.group_count)
             for _ in range(YIELD_ROUNDS):
                 short = filling.short_nodes(whole_quotas(relaxation.sets, relaxation.x))
-                if not short.any():
+                gangs = filling.gang_pairs
+                if not short.any() and np.array_equal(filling.placed[gangs], relaxation.x[gangs]):
                     break
                 lost += short
                 with clock.phase("yields"):
-                    relaxation = tightened(relaxation, lost, limits)
+                    relaxation = tightened(relaxation, lost, gangs, filling.placed[gangs], limits)
                 with clock.phase("nodes"):
                     filling = filled(relaxation)
         except Unsolved as unsolved:
@@ -105,9 +106,10 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
 
 
 def filled(relaxation: Relaxation) -> Filling:
-    """The quotas of a relaxation on empty nodes."""
+    """The quotas of a relaxation on empty nodes, and every gang that finds room."""
     filling = Filling(relaxation, FleetState.empty(relaxation.sets.problem))
     filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x))
+    filling.place_rest(only_gangs=True)
     return filling
 
 

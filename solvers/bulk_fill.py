@@ -78,6 +78,11 @@ class Filling:
         idle = np.bincount(p.groups.site, weights=p.groups.idle_w * self.nodes_on, minlength=p.site_count)
         return np.asarray(idle / W_PER_KW + self.work_kw)
 
+    @property
+    def gang_pairs(self) -> IntArray:
+        """Candidates of classes in gangs."""
+        return np.flatnonzero(self.gang[self.sets.pair_class] > 1)
+
     def all_booked(self) -> Booked:
         """Everything placed, as one table."""
         self._parts = [Booked.joined(self._parts)]
@@ -259,9 +264,9 @@ class Filling:
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
-    def place_rest(self, *, only_open: bool = False) -> None:
+    def place_rest(self, *, only_open: bool = False, only_gangs: bool = False) -> None:
         """What waits, largest first, where one more replica costs least: on occupied nodes, or on one more node."""
-        waiting = np.flatnonzero(self.rest >= self.gang)
+        waiting = np.flatnonzero((self.rest > 0) & (self.rest >= self.gang) & ((self.gang > 1) | (not only_gangs)))
         if not len(waiting):
             return
         first = self.class_start[waiting]

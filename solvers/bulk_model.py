@@ -26,6 +26,7 @@ Schepers 2001). Three families, each a row only where a relaxation breaks it:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +57,7 @@ SHARP_RESOURCE = (
     *EXCLUSIVE,
 )
 """What each sharp row rations, for prices."""
+BROKEN_SHARE = 1e-3
 BROKEN_NODES = 0.05
 """A sharp row joins when the relaxation would need this many nodes more by it."""
 LEVEL_YUAN = (1e5, 1e3, 150.0, 25.0)
@@ -259,11 +261,23 @@ class BulkModel:
         return block.index
 
 
-NO_CUTS = np.zeros(0, dtype=np.int64)
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """Rows that one relaxation broke."""
+
+    sharp: IntArray
+    """Keys group · rows + row of sharp rows."""
+    open_pairs: IntArray
+    """[..] candidates for which x ≤ D·on is a row."""
+
+    @property
+    def count(self) -> int:
+        """Rows in all."""
+        return len(self.sharp) + len(self.open_pairs)
 
 
-def build(sets: BulkSets, margins: Margins = NO_MARGINS, cuts: IntArray = NO_CUTS) -> BulkModel:
-    """All rules, in the order of the documentation; `cuts` are the sharp rows (`broken_sharp_rows`) and come last."""
+def build(sets: BulkSets, margins: Margins = NO_MARGINS, cuts: Sequence[Cuts] = ()) -> BulkModel:
+    """All rules, in the order of the documentation; `cuts` come last, round by round, so that rows only grow."""
     m = BulkModel(sets)
     define_columns(m)
     define_demand(m)
@@ -278,7 +292,9 @@ def build(sets: BulkSets, margins: Margins = NO_MARGINS, cuts: IntArray = NO_CUT
     define_demand_charge(m)
     define_spread(m)
     define_links(m, margins)
-    define_sharp_rows(m, cuts)
+    for number, cut in enumerate(cuts):
+        define_sharp_rows(m, f"sharp_{number}", cut.sharp)
+        define_open_pairs(m, f"open_pairs_{number}", cut.open_pairs)
     return m
 
 
@@ -352,26 +368,36 @@ def _scarce(table: FloatArray, group: IntArray, groups: int) -> BoolArray:
     return kept
 
 
-def broken_sharp_rows(sets: BulkSets, x: FloatArray, nodes: FloatArray) -> IntArray:
-    """Keys (group · rows + row) of sharp rows that x and the nodes of a relaxation break."""
+def broken_cuts(sets: BulkSets, x: FloatArray, nodes: FloatArray, on: FloatArray) -> Cuts:
+    """Sharp rows and x ≤ D·on that a relaxation breaks."""
     used = np.flatnonzero(x > 0)
     needed = np.zeros((len(sets.nodes), sets.sharp.shape[1]))
     np.add.at(needed, sets.pair_group[used], sets.sharp[used] * x[used, None])
-    return np.flatnonzero((needed > nodes[:, None] + BROKEN_NODES).ravel())
+    sharp = np.flatnonzero((needed > nodes[:, None] + BROKEN_NODES).ravel())
+    demand = sets.demand[sets.pair_class]
+    return Cuts(sharp, np.flatnonzero(x > demand * (on[sets.pair_site] + BROKEN_SHARE)))
 
 
-def define_sharp_rows(m: BulkModel, cuts: IntArray) -> None:
+def define_sharp_rows(m: BulkModel, name: str, keys: IntArray) -> None:
     """Σ_k sharp[k,f]·x[k] ≤ y[g] for the chosen (group, function)."""
     s = m.sets
     count = s.sharp.shape[1]
-    g, f = cuts // count, cuts % count
-    rows = m._rows("sharp", cuts, upper=0.0)
+    g, f = keys // count, keys % count
+    rows = m._rows(name, keys, upper=0.0)
     row_of = np.full((m.sets.problem.group_count, count), -1)
     row_of[g, f] = rows
     at = row_of[s.pair_group]
     v, q = np.nonzero((at >= 0) & (s.sharp > 0))
     m.lp.add_entries(at[v, q], m.columns_of("x")[v], s.sharp[v, q])
     m.lp.add_entries(rows, m.columns_of("nodes")[g], -1.0)
+
+
+def define_open_pairs(m: BulkModel, name: str, pairs: IntArray) -> None:
+    """x[k] ≤ D[c]·on[s]: a site open by a tenth serves no more than a tenth of a class."""
+    s = m.sets
+    rows = m._rows(name, pairs, upper=0.0)
+    m.lp.add_entries(rows, m.columns_of("x")[pairs], 1.0)
+    m.lp.add_entries(rows, m.columns_of("on")[s.pair_site[pairs]], -s.demand[s.pair_class[pairs]])
 
 
 def define_power(m: BulkModel, margins: Margins) -> None:

@@ -14,11 +14,11 @@ import scipy.sparse as sp
 
 from solvers import linear
 from solvers.archive import BoolArray, FloatArray
-from solvers.bulk_model import NO_CUTS, BulkModel, BulkSets, Margins, broken_sharp_rows, build
+from solvers.bulk_model import BulkModel, BulkSets, Cuts, Margins, broken_cuts, build
 from solvers.linear import Basis, LpLimits, LpStatus, Program
 
-OPEN_FROM = 0.3
-"""A site that the relaxation opens by this much is opened: closing one that is needed costs more than an idle room."""
+INTEGRAL = 1e-6
+SITE_TRIALS = 8
 CUT_ROUNDS = 2
 SIDE_ROWS = ("floor", "spread", "links")
 MARGINS = Margins(site=0.004, link=0.002)
@@ -71,52 +71,78 @@ class Relaxation:
         """[V] cost of one more replica at the duals; capacity of nodes and demand left out."""
         start = self.model.columns["x"].slice
         rows = np.ones(len(self.duals))
-        for name in ("demand", "capacity", "sharp"):
-            rows[self.model.rows[name].slice] = 0.0
+        for name, block in self.model.rows.items():
+            if name in ("demand", "capacity") or name.startswith("sharp"):
+                rows[block.slice] = 0.0
         return np.asarray(self.exact.cost[start] - (self.exact.matrix.T @ (self.duals * rows))[start])
 
 
 def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Relaxation:
-    """Solve and sharpen the relaxation for its bound; then round the sites and solve with margins for the plan.
+    """Solve and sharpen the relaxation for its bound; then choose the open sites and solve with margins for the plan.
 
     `Unsolved` where a limit ends a solve.
     """
-    cuts = NO_CUTS
+    cuts: list[Cuts] = []
     model = build(sets)
     exact = model.lp.program()
     result = _solve(exact, limits, None)
     iterations = result.iterations
     for _ in range(CUT_ROUNDS):
-        more = broken_sharp_rows(sets, model.values("x", result.x), model.values("nodes", result.x))
-        more = np.setdiff1d(more, cuts)
-        if not len(more):
+        more = broken_cuts(sets, *(model.values(n, result.x) for n in ("x", "nodes", "on")))
+        if not more.count:
             break
-        cuts = np.concatenate([cuts, more])
+        cuts.append(more)
         model = build(sets, cuts=cuts)
         exact = model.lp.program()
         result = _solve(exact, limits, result.basis)
         iterations += result.iterations
     bound = lower_bound(model, exact, result.duals)
-    site_on = model.values("on", result.x) >= OPEN_FROM
+    on = model.values("on", result.x)
     model = build(sets, margins, cuts)
-    result = _solve(with_sites(model, model.lp.program(), site_on), limits, result.basis)
-    iterations += result.iterations
+    site_on, result, more_iterations = choose_sites(model, on, result, limits)
     side, upper = _side_rows(model, exact)
     return Relaxation(
-        model, exact, result.duals, result.basis, model.values("x", result.x), site_on, bound, side, upper, iterations
-    )
+        model, exact, result.duals, result.basis, model.values("x", result.x), site_on, bound, side, upper,
+        iterations + more_iterations,
+    )  # fmt: skip
 
 
-def tightened(relaxation: Relaxation, short_nodes: FloatArray, limits: BulkLimits) -> Relaxation:
-    """Solve again with the sites as they are and short_nodes[G] fewer nodes per group: what packing could not fill.
+def choose_sites(
+    model: BulkModel, on: FloatArray, start: linear.LpResult, limits: BulkLimits
+) -> tuple[BoolArray, linear.LpResult, int]:
+    """(site_on, answer with them, iterations): open what the relaxation opens at all, then close, least open first, each
+    site without which the program costs less. Sites the relaxation leaves closed stay closed.
+    """
+    program = model.lp.program()
+    site_on = on > INTEGRAL
+    best = _solve(with_sites(model, program, site_on), limits, start.basis)
+    iterations = best.iterations
+    doubtful = np.flatnonzero(site_on & (on < 1 - INTEGRAL))
+    for s in doubtful[np.argsort(on[doubtful], kind="stable")][:SITE_TRIALS]:
+        trial = site_on.copy()
+        trial[s] = False
+        answer = _solve(with_sites(model, program, trial), limits, best.basis)
+        iterations += answer.iterations
+        if answer.objective < best.objective:
+            site_on, best = trial, answer
+    return site_on, best, iterations
 
-    The bound is the better of the old one and that of the new prices, both on the exact program.
+
+def tightened(
+    relaxation: Relaxation, short_nodes: FloatArray, settled: IntArray, count: FloatArray, limits: BulkLimits
+) -> Relaxation:
+    """Solve again with the sites as they are, short_nodes[G] fewer nodes per group and at most count replicas on
+    settled pairs.
+
+    What packing could not fill is taken off, and gangs stay where they found room. The bound is the better of the old
+    one and that of the new prices, both on the exact program.
     """
     model = relaxation.model
     program = with_sites(model, model.lp.program(), relaxation.site_on)
     upper = program.upper.copy()
-    nodes = model.columns["nodes"].slice
+    nodes, x = model.columns["nodes"].slice, model.columns_of("x")[settled]
     upper[nodes] = np.maximum(upper[nodes] - short_nodes, 0.0)
+    upper[x] = count
     result = _solve(replace(program, upper=upper), limits, relaxation.basis)
     bound = max(relaxation.bound_yuan, lower_bound(model, relaxation.exact, result.duals))
     return replace(

@@ -184,7 +184,8 @@ def _prices(relaxation: Relaxation) -> FloatArray:
     sets, m = relaxation.sets, relaxation.model
     p = sets.problem
     out = np.zeros((p.group_count, len(RESOURCES)))
-    for name, resource in (("capacity", range(len(RESOURCES))), ("sharp", SHARP_RESOURCE)):
+    sharp = [(name, SHARP_RESOURCE) for name in m.rows if name.startswith("sharp")]
+    for name, resource in (("capacity", range(len(RESOURCES))), *sharp):
         width = len(resource)
         dual = np.maximum(-m.duals(name, relaxation.duals), 0.0)
         g, r = m.keys[name] // width, np.array(resource)[m.keys[name] % width]
