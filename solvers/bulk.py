@@ -100,6 +100,8 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
         with clock.phase("rest"):
             filling.place_rest()
             filling.keep_padding()
+            filling.make_room()
+            filling.keep_padding()
         with clock.phase("count"):
             solution = counted(filling)
     return BulkPlan(replace(solution, seconds=clock.seconds), filling)

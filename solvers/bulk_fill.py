@@ -8,6 +8,8 @@ Gangs lie in one group (one island where the class says so), which is stricter t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray, IntArray
@@ -18,6 +20,8 @@ from solvers.problem import GPU_MILLI, MILLI_PER_GPU, W_PER_KW
 
 WHOLE = 1e-6
 """Counts this close to a whole number are one; rooms this far below zero are rounding."""
+ROOM_TRIALS = 6
+"""Places tried per class that found no room."""
 PADDING_ROUNDS = 3
 POOR_FILL = 0.6
 """Nodes filled less than this are looked at for emptying."""
@@ -305,6 +309,81 @@ class Filling:
                 usable = np.ones_like(usable)  # a gang may need occupied and fresh nodes of its group together
                 fit[here] = fleet.fit(node[here], np.broadcast_to(self.need[v[i]], (starts[i + 1] - starts[i], 4)))
             self._place_at(c, int(v[i]), node[here][usable], fit[here][usable])
+
+    def make_room(self) -> None:
+        """For work that found no room: take flexible work away where it could run, place it, then the other again.
+
+        Kept only where less stays unserved, by penalty.
+        """
+        for c in np.flatnonzero((self.rest > 0) & (self.gang == 1)):
+            v = np.arange(self.class_start[c], self.class_start[c + 1])
+            v = v[self.site_on[self.sets.pair_site[v]]]
+            for pair in v[np.argsort(self.unit_yuan[v], kind="stable")][:ROOM_TRIALS]:
+                if self.rest[c] == 0:
+                    break
+                self._try_room(int(c), int(pair))
+
+    def _try_room(self, c: int, v: int) -> None:
+        before, penalty = self._snapshot(), self._penalty()
+        gone = self._blockers_on_side_rows(c, v) | self._blockers_on_nodes(c, v)
+        if not gone.any():
+            return
+        self.remove(gone)
+        _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        self._place_at(c, v, nodes, np.minimum(self.fleet.fit(nodes, need), self.rest[c]))
+        self.place_rest()
+        if self._penalty() >= penalty:
+            self._restore(before)
+
+    def _penalty(self) -> float:
+        return float(self.rest @ self.sets.unserved_yuan)
+
+    def _blockers_on_side_rows(self, c: int, v: int) -> BoolArray:
+        """Booked rows of other classes that fill the floors, spread or links that a pair lacks room on."""
+        booked = self.all_booked()
+        gone = np.zeros(len(booked), dtype=bool)
+        for at in range(self.side.indptr[v], self.side.indptr[v + 1]):
+            r, coefficient = self.side.indices[at], self.side.data[at]
+            lacking = coefficient * self.rest[c] - self.side_room[r]
+            if lacking <= WHOLE:
+                continue
+            weight = np.asarray(self.side[:, [r]].todense()).ravel()
+            own = self.sets.pair_class == c
+            weight[own] = 0.0
+            rows = np.flatnonzero((weight[booked.pair] > 0) & (self.gang[self.sets.pair_class[booked.pair]] == 1) & ~gone)
+            freed = np.cumsum(weight[booked.pair[rows]])
+            gone[rows[: int(np.searchsorted(freed, lacking - WHOLE)) + 1]] = True
+        return gone
+
+    def _blockers_on_nodes(self, c: int, v: int) -> BoolArray:
+        """Booked rows on as many of the group's emptiest nodes as the class would need to itself."""
+        booked = self.all_booked()
+        _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        lacking = int(self.rest[c]) - int(np.minimum(self.fleet.fit(nodes, need), self.rest[c]).sum())
+        gone = np.zeros(len(booked), dtype=bool)
+        if lacking <= 0:
+            return gone
+        tied = booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]
+        nodes = np.setdiff1d(nodes, tied)
+        each = max(1, int(1.0 / max(self.sets.dominant[v], 1e-9)))
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        chosen = nodes[np.argsort(self.fleet.load(nodes, need)[0], kind="stable")][: -(-lacking // each)]
+        return np.isin(booked.node, chosen)
+
+    def _snapshot(self) -> tuple[object, ...]:
+        return (
+            self.fleet.copy(), self.all_booked(), self.rest.copy(), self.side_room.copy(), self.work_kw.copy(),
+            self.placed.copy(), self.occupied.copy(), self.nodes_on.copy(), self._next_gang.copy(),
+        )  # fmt: skip
+
+    def _restore(self, kept: Any) -> None:
+        (
+            self.fleet, booked, self.rest, self.side_room, self.work_kw, self.placed, self.occupied, self.nodes_on,
+            self._next_gang,
+        ) = kept  # fmt: skip
+        self._parts = [booked]
 
     def _place_at(self, c: int, v: int, nodes: IntArray, fit: IntArray) -> None:
         """As many of a class as fit on these nodes of one group, and as power and side rows allow; fullest nodes first."""

@@ -63,18 +63,27 @@ class Relaxation:
 
     @property
     def kw_yuan(self) -> FloatArray:
-        """[S] marginal cost of one kW of IT power over the slot: energy, losses, caps and limits."""
-        return np.maximum(-self.model.duals("it_power", self.duals), 0.0)
+        """[S] what one more kW of IT power costs over the slot: the dual, but no less than its energy.
+
+        A dual below that is relief of a minimum load (hourly cap), which ends once the load is met.
+        """
+        s, sites = self.sets, self.sets.problem.sites
+        it_kw = np.maximum(np.bincount(s.pair_site, weights=s.useful_kw * self.x, minlength=len(s.power_limit_kw)), 0.0)
+        slope = 1 + sites.loss_slope[:, 0] + 2 * sites.loss_square[:, 0] / sites.rated_kw * it_kw
+        return np.maximum(-self.model.duals("it_power", self.duals), s.energy_yuan_per_kwh * s.hours * slope)
 
     @property
     def unit_yuan(self) -> FloatArray:
-        """[V] cost of one more replica at the duals; capacity of nodes and demand left out."""
-        start = self.model.columns["x"].slice
+        """[V] cost of one more replica: its power at `kw_yuan`, other money, and duals of links, spread, floors, ledgers;
+        demand and capacity of nodes left out.
+        """
+        s, x = self.sets, self.model.columns["x"].slice
         rows = np.ones(len(self.duals))
         for name, block in self.model.rows.items():
-            if name in ("demand", "capacity") or name.startswith("sharp"):
+            if name in ("demand", "capacity", "it_power", "padding") or name.startswith("sharp"):
                 rows[block.slice] = 0.0
-        return np.asarray(self.exact.cost[start] - (self.exact.matrix.T @ (self.duals * rows))[start])
+        priced = (self.exact.matrix.T @ (self.duals * rows))[x]
+        return np.asarray(self.exact.cost[x] - priced + s.dynamic_kw * self.kw_yuan[s.pair_site])
 
 
 def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Relaxation:
