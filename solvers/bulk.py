@@ -23,7 +23,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from solvers.bulk_fill import Filling, whole_quotas
+from solvers.archive import FloatArray
+from solvers.bulk_fill import WHOLE, Filling, whole_quotas
 from solvers.bulk_model import bulk_sets
 from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax, tightened
 from solvers.bulk_report import make_solution, node_placements
@@ -31,6 +32,8 @@ from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
 from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
 
+SLIVER = 0.6
+"""Last nodes used less than this are saved, and their work moves to its next best place, in the last solve."""
 YIELD_ROUNDS = 2
 """Times the relaxation is solved again with the nodes that filling could not use taken off."""
 
@@ -84,27 +87,45 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                 relaxation = relax(bulk_sets(problem), limits)
             with clock.phase("nodes"):
                 filling = filled(relaxation)
-            lost = np.zeros(problem.group_count)
-            for _ in range(YIELD_ROUNDS):
-                short = filling.short_nodes(whole_quotas(relaxation.sets, relaxation.x))
+            most = relaxation.sets.nodes.copy()
+            best: tuple[Filling, PlanSolution] | None = None
+            for number in range(YIELD_ROUNDS + 1):
+                if number < YIELD_ROUNDS:
+                    most -= filling.short_nodes(whole_quotas(relaxation.sets, relaxation.x))
+                    limit = most
+                else:
+                    limit = np.minimum(most, without_slivers(relaxation.nodes))
                 gangs = filling.gang_pairs
-                if not short.any() and np.array_equal(filling.placed[gangs], relaxation.x[gangs]):
-                    break
-                lost += short
                 with clock.phase("yields"):
-                    relaxation = tightened(relaxation, lost, gangs, filling.placed[gangs], limits)
+                    relaxation = tightened(relaxation, limit, gangs, filling.placed[gangs], limits)
                 with clock.phase("nodes"):
                     filling = filled(relaxation)
+                if number >= YIELD_ROUNDS - 1:
+                    with clock.phase("rest"):
+                        completed(filling)
+                    with clock.phase("count"):
+                        solution = counted(filling)
+                    if best is None or solution.objective_yuan < best[1].objective_yuan:
+                        best = filling, solution
         except Unsolved as unsolved:
             return BulkPlan(no_plan(problem, SolveStatus.UNKNOWN, str(unsolved)))
-        with clock.phase("rest"):
-            filling.place_rest()
-            filling.keep_padding()
-            filling.make_room()
-            filling.keep_padding()
-        with clock.phase("count"):
-            solution = counted(filling)
-    return BulkPlan(replace(solution, seconds=clock.seconds), filling)
+    return BulkPlan(replace(best[1], seconds=clock.seconds), best[0])
+
+
+def without_slivers(nodes: FloatArray) -> FloatArray:
+    """[G] most nodes per group so that nodes of little use are not opened: down where the last one is used less than
+    `SLIVER`, else no limit.
+    """
+    part = nodes - np.floor(nodes + WHOLE)
+    return np.where(part < SLIVER, np.floor(nodes + WHOLE), np.inf)
+
+
+def completed(filling: Filling) -> None:
+    """Everything that waits, where prices say; the padding rule; room for what found none."""
+    filling.place_rest()
+    filling.keep_padding()
+    filling.make_room()
+    filling.keep_padding()
 
 
 def filled(relaxation: Relaxation) -> Filling:

@@ -296,18 +296,24 @@ class Filling:
         np.maximum.at(fresh_fit, row[~on], fit[~on])
         open_room = np.bincount(row[on], weights=fit[on], minlength=len(v))
         fresh_yuan = self.unit_yuan[v] + idle_yuan / np.maximum(np.minimum(fresh_fit, self.rest[c]), 1.0)
-        options = [(float(self.unit_yuan[v[i]]), int(i), True) for i in np.flatnonzero(open_room > 0)]
-        if not only_open:
+        gang = int(self.gang[c])
+        if gang > 1:  # one option per group: occupied nodes and as many fresh ones as the gang still needs
+            fresh = np.ceil(np.maximum(gang - open_room, 0.0) / np.maximum(fresh_fit, 1.0))
+            gang_yuan = self.unit_yuan[v] + idle_yuan * fresh / gang
+            options = [(float(gang_yuan[i]), int(i), True) for i in np.flatnonzero(open_room + fresh_fit > 0)]
+        else:
+            options = [(float(self.unit_yuan[v[i]]), int(i), True) for i in np.flatnonzero(open_room > 0)]
             options += [(float(fresh_yuan[i]), int(i), False) for i in np.flatnonzero(fresh_fit > 0)]
+        if only_open:
+            options = [o for o in options if o[2] and open_room[o[1]] >= gang]
         starts = np.searchsorted(row, np.arange(len(v) + 1))
         for _, i, on_open in sorted(options):
-            if self.rest[c] < self.gang[c]:
+            if self.rest[c] < gang:
                 break
             here = slice(starts[i], starts[i + 1])
             usable = on[here] if on_open else ~on[here]
-            if self.gang[c] > 1 and not only_open:
-                usable = np.ones_like(usable)  # a gang may need occupied and fresh nodes of its group together
-                fit[here] = fleet.fit(node[here], np.broadcast_to(self.need[v[i]], (starts[i + 1] - starts[i], 4)))
+            if gang > 1 and not only_open:
+                usable = np.ones_like(usable)
             self._place_at(c, int(v[i]), node[here][usable], fit[here][usable])
 
     def make_room(self) -> None:

@@ -74,11 +74,12 @@ class NotBulk(ValueError):
 class Margins:
     """How much of a limit the program leaves to rounding and packing, as shares of the limit; bounds know nothing of it.
 
-    `site` tightens power limits and minimum loads of sites, `link` links and floors.
+    `site` tightens power limits and minimum loads of sites, `link` links and floors, `ledger` (a share of F·h) ledgers.
     """
 
     site: float = 0.0
     link: float = 0.0
+    ledger: float = 0.0
 
 
 NO_MARGINS = Margins()
@@ -507,7 +508,7 @@ def define_ledgers(m: BulkModel, margins: Margins) -> None:
     if len(which):
         _ledger_rows(
             m, "debt_kwh", "ledger", which[:, None], p.sites.pue_cap_annual[which], p.sites.ledger_beta_kwh[which],
-            debt_price[which], np.where(p.sites.annual_is_hard[which], margins.site, 0.0),
+            debt_price[which], np.full(len(which), margins.ledger),
         )  # fmt: skip
     edges = np.flatnonzero(p.sites.is_edge)
     if p.terms.portfolio_pue_cap_annual is not None and len(edges):
@@ -515,7 +516,7 @@ def define_ledgers(m: BulkModel, margins: Margins) -> None:
         price = HARD_SAFETY_CAP_YUAN if hard else p.terms.portfolio_debt_yuan_per_kwh
         _ledger_rows(
             m, "portfolio_debt_kwh", "portfolio", edges[None, :], np.array([p.terms.portfolio_pue_cap_annual]),
-            np.array([p.terms.portfolio_beta_kwh]), np.array([price]), np.array([margins.site if hard else 0.0]),
+            np.array([p.terms.portfolio_beta_kwh]), np.array([price]), np.array([margins.ledger]),
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ INTEGRAL = 1e-6
 SITE_TRIALS = 8
 CUT_ROUNDS = 2
 SIDE_ROWS = ("floor", "spread", "links")
-MARGINS = Margins(site=0.004, link=0.002)
+MARGINS = Margins(site=0.004, link=0.002, ledger=0.02)
 """Rounding moves less than one replica per class and group, and nodes are whole: 0.4 % of a site's power keeps whole
 nodes within its limits on fleets of 10 000 nodes."""
 
@@ -49,6 +49,8 @@ class Relaxation:
     basis: Basis | None
     x: FloatArray
     """[V] replicas, sites open or closed as `site_on` says."""
+    nodes: FloatArray
+    """[G] nodes on."""
     site_on: BoolArray
     bound_yuan: float
     side: sp.csr_array
@@ -111,7 +113,8 @@ def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Rel
     site_on, result, more_iterations = choose_sites(model, on, result, limits)
     side, upper = _side_rows(model, exact)
     return Relaxation(
-        model, exact, result.duals, result.basis, model.values("x", result.x), site_on, bound, side, upper,
+        model, exact, result.duals, result.basis, model.values("x", result.x), model.values("nodes", result.x), site_on,
+        bound, side, upper,
         iterations + more_iterations,
     )  # fmt: skip
 
@@ -138,24 +141,23 @@ def choose_sites(
 
 
 def tightened(
-    relaxation: Relaxation, short_nodes: FloatArray, settled: IntArray, count: FloatArray, limits: BulkLimits
+    relaxation: Relaxation, most_nodes: FloatArray, settled: IntArray, count: FloatArray, limits: BulkLimits
 ) -> Relaxation:
-    """Solve again with the sites as they are, short_nodes[G] fewer nodes per group and at most count replicas on
-    settled pairs.
+    """Solve again with the sites as they are, at most most_nodes[G] nodes and at most count replicas on settled pairs.
 
-    What packing could not fill is taken off, and gangs stay where they found room. The bound is the better of the old
-    one and that of the new prices, both on the exact program.
+    The bound is the better of the old one and that of the new prices, both on the exact program.
     """
     model = relaxation.model
     program = with_sites(model, model.lp.program(), relaxation.site_on)
     upper = program.upper.copy()
     nodes, x = model.columns["nodes"].slice, model.columns_of("x")[settled]
-    upper[nodes] = np.maximum(upper[nodes] - short_nodes, 0.0)
+    upper[nodes] = np.clip(most_nodes, 0.0, upper[nodes])
     upper[x] = count
     result = _solve(replace(program, upper=upper), limits, relaxation.basis)
     bound = max(relaxation.bound_yuan, lower_bound(model, relaxation.exact, result.duals))
     return replace(
-        relaxation, duals=result.duals, basis=result.basis, x=model.values("x", result.x), bound_yuan=bound,
+        relaxation, duals=result.duals, basis=result.basis, x=model.values("x", result.x),
+        nodes=model.values("nodes", result.x), bound_yuan=bound,
         iterations=relaxation.iterations + result.iterations,
     )  # fmt: skip
 
