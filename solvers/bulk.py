@@ -26,11 +26,11 @@ import numpy as np
 from solvers.archive import FloatArray
 from solvers.bulk_fill import WHOLE, Filling, whole_quotas
 from solvers.bulk_model import bulk_sets
-from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax, tightened
+from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax, tightened, unpriced
 from solvers.bulk_report import make_solution, node_placements
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
-from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
+from solvers.solution import NodePlacements, PlanSolution
 
 SLIVER = 0.6
 """Last nodes used less than this are saved, and their work moves to its next best place, in the last solve."""
@@ -54,33 +54,28 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class BulkPlan:
-    """A plan on nodes with its proof. Without a plan (`solution.status`) the other two are None."""
+    """A plan on nodes with its proof. `filling` is what `replan` continues from."""
 
     solution: PlanSolution
-    filling: Filling | None = None
+    filling: Filling
 
     @property
     def relaxation(self) -> Relaxation:
-        """Prices and bound. ValueError without a plan."""
-        return self._filled().relaxation
+        """Prices and bound."""
+        return self.filling.relaxation
 
     @property
     def placements(self) -> NodePlacements:
-        """Every replica on its node and devices. ValueError without a plan."""
-        filling = self._filled()
-        return node_placements(filling.sets, filling.fleet, filling.all_booked())
-
-    def _filled(self) -> Filling:
-        if self.filling is None:
-            raise ValueError(f"there is no plan: {self.solution.message}")
-        return self.filling
+        """Every replica on its node and devices."""
+        return node_placements(self.filling.sets, self.filling.fleet, self.filling.all_booked())
 
 
 def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
     """Plan one slot onto nodes. `NotBulk` if the problem has several slots, batch work or graphs; else an answer always."""
     limits, clock = limits or BulkLimits(), Clock()
+    best: tuple[Filling, PlanSolution] | None = None
     with clock.phase("total"):
         try:
             with clock.phase("relaxation"):
@@ -88,7 +83,6 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
             with clock.phase("nodes"):
                 filling = filled(relaxation)
             most = relaxation.sets.nodes.copy()
-            best: tuple[Filling, PlanSolution] | None = None
             for number in range(YIELD_ROUNDS + 1):
                 if number < YIELD_ROUNDS:
                     most -= filling.short_nodes(whole_quotas(relaxation.sets, relaxation.x))
@@ -108,8 +102,24 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     if best is None or solution.objective_yuan < best[1].objective_yuan:
                         best = filling, solution
         except Unsolved as unsolved:
-            return BulkPlan(no_plan(problem, SolveStatus.UNKNOWN, str(unsolved)))
+            if best is None:
+                greedy = greedy_bulk(problem)
+                return replace(greedy, solution=replace(greedy.solution, message=str(unsolved)))
+    assert best is not None
     return BulkPlan(replace(best[1], seconds=clock.seconds), best[0])
+
+
+def greedy_bulk(problem: PlacementProblem) -> BulkPlan:
+    """The plan without a relaxation: every class, largest shapes first, where its energy costs least now; no bound.
+
+    The fallback when no program can be solved, and the baseline of the benchmarks (cheapest site, best fit).
+    """
+    clock = Clock()
+    with clock.phase("total"):
+        filling = Filling(unpriced(bulk_sets(problem)), FleetState.empty(problem))
+        completed(filling)
+        solution = counted(filling)
+    return BulkPlan(replace(solution, seconds=clock.seconds), filling)
 
 
 def without_slivers(nodes: FloatArray) -> FloatArray:

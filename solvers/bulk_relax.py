@@ -52,7 +52,8 @@ class Relaxation:
     nodes: FloatArray
     """[G] nodes on."""
     site_on: BoolArray
-    bound_yuan: float
+    bound_yuan: float | None
+    """None: nothing was proven."""
     side: sp.csr_array
     """[V, rows] coefficients of floors, spread and links."""
     side_upper: FloatArray
@@ -119,6 +120,18 @@ def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Rel
     )  # fmt: skip
 
 
+def unpriced(sets: BulkSets) -> Relaxation:
+    """No relaxation at all: every site open, energy as the only price, no quotas and no bound. What greedy plans go by."""
+    model = build(sets)
+    exact = model.lp.program()
+    side, upper = _side_rows(model, exact)
+    site_on = sets.power_limit_kw > 0
+    return Relaxation(
+        model, exact, np.zeros(exact.matrix.shape[0]), None, np.zeros(len(sets.pair)), np.zeros(len(sets.nodes)),
+        site_on | ~sets.problem.sites.may_close, None, side, upper,
+    )  # fmt: skip
+
+
 def choose_sites(
     model: BulkModel, on: FloatArray, start: linear.LpResult, limits: BulkLimits
 ) -> tuple[BoolArray, linear.LpResult, int]:
@@ -154,7 +167,9 @@ def tightened(
     upper[nodes] = np.clip(most_nodes, 0.0, upper[nodes])
     upper[x] = count
     result = _solve(replace(program, upper=upper), limits, relaxation.basis)
-    bound = max(relaxation.bound_yuan, lower_bound(model, relaxation.exact, result.duals))
+    bound = lower_bound(model, relaxation.exact, result.duals)
+    if relaxation.bound_yuan is not None:
+        bound = max(bound, relaxation.bound_yuan)
     return replace(
         relaxation, duals=result.duals, basis=result.basis, x=model.values("x", result.x),
         nodes=model.values("nodes", result.x), bound_yuan=bound,

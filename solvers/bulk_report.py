@@ -14,7 +14,6 @@ from solvers.problem import RESOURCES, W_PER_KW, PlacementProblem
 from solvers.solution import Bound, Cost, NodePlacements, PlanSolution, SolveStatus
 
 MODEL = "bulk relaxation: classes x groups, sums and sharp rows per group, tangents of the square loss"
-OPTIMAL_GAP_FRAC = 1e-4
 NEGLIGIBLE = 1e-9
 
 
@@ -41,7 +40,7 @@ def node_placements(sets: BulkSets, fleet: FleetState, booked: Booked) -> NodePl
 
 
 def make_solution(
-    relaxation: Relaxation, nodes_occupied: IntArray, running: FloatArray, bound_yuan: float
+    relaxation: Relaxation, nodes_occupied: IntArray, running: FloatArray, bound_yuan: float | None
 ) -> PlanSolution:
     """The plan in full. `running` [V] replicas per candidate pair, `nodes_occupied` [G]."""
     sets, site_on = relaxation.sets, relaxation.site_on
@@ -58,12 +57,15 @@ def make_solution(
     levels_yuan = float((sets.unserved_yuan - p.classes.unserved_yuan_per_replica_h * sets.hours) @ unserved)
     objective = cost.total_yuan
     # the program also weighs ranks; what its bound says of the cost holds for plans that serve no less
-    proven = min(bound_yuan - levels_yuan, objective)
-    gap = (objective - proven) / max(abs(objective), NEGLIGIBLE)
+    bounds: tuple[Bound, ...] = ()
+    if bound_yuan is not None:
+        proven = min(bound_yuan - levels_yuan, objective)
+        gap = (objective - proven) / max(abs(objective), NEGLIGIBLE)
+        bounds = (Bound(MODEL, "fleet", objective, proven, gap),)
     column = np.newaxis
     return PlanSolution(
         problem_sha256=p.content_hash(),
-        status=SolveStatus.OPTIMAL if gap <= OPTIMAL_GAP_FRAC else SolveStatus.FEASIBLE,
+        status=SolveStatus.FEASIBLE,
         running_count=per_pair[:, column],
         nodes_on=nodes[:, column],
         site_on=site_on[:, column],
@@ -81,7 +83,7 @@ def make_solution(
         moved_count=moved,
         portfolio_debt_kwh=portfolio,
         cost=cost,
-        bounds=(Bound(MODEL, "fleet", objective, proven, gap),),
+        bounds=bounds,
         work={"lp_iterations": float(relaxation.iterations)},
     )
 
