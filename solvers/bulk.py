@@ -25,15 +25,19 @@ import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.bulk_fill import WHOLE, Filling, whole_quotas
-from solvers.bulk_model import bulk_sets
+from solvers.bulk_model import HARD_CAP_YUAN, bulk_sets
 from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax, tightened, unpriced
-from solvers.bulk_report import make_solution, node_placements
+from solvers.bulk_report import hard_excess_kwh, make_solution, node_placements
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
 from solvers.solution import NodePlacements, PlanSolution
 
 SLIVER = 0.6
 """Last nodes used less than this are saved, and their work moves to its next best place, in the last solve."""
+CAUTION = 1.3
+"""What whole nodes owe beyond the program is taken off the next release this many times."""
+MOST_ROUNDS = 5
+"""Rounds beyond the third only where a hard cap does not hold yet."""
 YIELD_ROUNDS = 2
 """Times the relaxation is solved again with the nodes that filling could not use taken off."""
 
@@ -83,7 +87,8 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
             with clock.phase("nodes"):
                 filling = filled(relaxation)
             most = relaxation.sets.nodes.copy()
-            for number in range(YIELD_ROUNDS + 1):
+            margin_kwh, margin_kw = np.zeros(problem.site_count), np.zeros(problem.site_count)
+            for number in range(MOST_ROUNDS):
                 if number < YIELD_ROUNDS:
                     most -= filling.short_nodes(whole_quotas(relaxation.sets, relaxation.x))
                     limit = most
@@ -91,16 +96,23 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     limit = np.minimum(most, without_slivers(relaxation.nodes))
                 gangs = filling.gang_pairs
                 with clock.phase("yields"):
-                    relaxation = tightened(relaxation, limit, gangs, filling.placed[gangs], limits)
+                    relaxation = tightened(
+                        relaxation, limit, gangs, filling.placed[gangs], margin_kwh, margin_kw, limits
+                    )
                 with clock.phase("nodes"):
                     filling = filled(relaxation)
-                if number >= YIELD_ROUNDS - 1:
-                    with clock.phase("rest"):
-                        completed(filling)
-                    with clock.phase("count"):
-                        solution = counted(filling)
-                    if best is None or solution.objective_yuan < best[1].objective_yuan:
-                        best = filling, solution
+                if number < YIELD_ROUNDS - 1:
+                    continue
+                with clock.phase("rest"):
+                    completed(filling)
+                with clock.phase("count"):
+                    solution = counted(filling)
+                margin_kwh += CAUTION * np.maximum(solution.ledger_debt_kwh - relaxation.debt_kwh, 0.0)
+                margin_kw += CAUTION * np.where(problem.sites.hourly_is_hard, solution.cap_excess_kw[:, 0], 0.0)
+                if best is None or weighted(problem, solution) < weighted(problem, best[1]):
+                    best = filling, solution
+                if number >= YIELD_ROUNDS and broken_caps_kwh(problem, best[1]) <= WHOLE:
+                    break
         except Unsolved as unsolved:
             if best is None:
                 greedy = greedy_bulk(problem)
@@ -120,6 +132,17 @@ def greedy_bulk(problem: PlacementProblem) -> BulkPlan:
         completed(filling)
         solution = counted(filling)
     return BulkPlan(replace(solution, seconds=clock.seconds), filling)
+
+
+def broken_caps_kwh(problem: PlacementProblem, solution: PlanSolution) -> float:
+    """Energy above hard caps."""
+    excess = solution.cap_excess_kw[:, 0] * float(problem.slots.hours[0])
+    return hard_excess_kwh(problem, excess, solution.ledger_debt_kwh, solution.portfolio_debt_kwh)
+
+
+def weighted(problem: PlacementProblem, solution: PlanSolution) -> float:
+    """What plans are compared by: cost, with hard caps weighed as in the program."""
+    return solution.objective_yuan + HARD_CAP_YUAN * broken_caps_kwh(problem, solution)
 
 
 def without_slivers(nodes: FloatArray) -> FloatArray:

@@ -337,7 +337,10 @@ class Filling:
         self.remove(gone)
         _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
         need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
-        self._place_at(c, v, nodes, np.minimum(self.fleet.fit(nodes, need), self.rest[c]))
+        fit = np.minimum(self.fleet.fit(nodes, need), self.rest[c])
+        if np.isfinite(self.node_most[c]):
+            fit = np.clip(self.node_most[c] - self._on_node(c)[nodes], 0, fit).astype(np.int64)
+        self._place_at(c, v, nodes, fit)
         self.place_rest()
         if self._penalty() >= penalty:
             self._restore(before)

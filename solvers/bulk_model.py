@@ -62,7 +62,7 @@ BROKEN_NODES = 0.05
 """A sharp row joins when the relaxation would need this many nodes more by it."""
 LEVEL_YUAN = (1e5, 1e3, 150.0, 25.0)
 """Added to the penalty of an unserved replica-hour by rank: service comes before cost, and ranks among themselves."""
-HARD_SAFETY_CAP_YUAN = 1e4
+HARD_CAP_YUAN = 1e4
 """Per kWh over a cap that the policy makes hard; as in the horizon plan, below hard safety and above other work."""
 
 
@@ -481,13 +481,13 @@ def define_reserved_floor(m: BulkModel, margins: Margins) -> None:
 def define_hourly_caps(m: BulkModel, margins: Margins) -> None:
     """b·P + e ≥ b·P_low·on, kW, b = Π − 1 − a; where no load meets the cap: e ≥ (F − b·P)·on, square left out.
 
-    Hard: e costs `HARD_SAFETY_CAP_YUAN` per kWh, priced: the site's debt price.
+    Hard: e costs `HARD_CAP_YUAN` per kWh, priced: the site's debt price.
     """
     s, p = m.sets, m.sets.problem
     which = np.flatnonzero(~np.isnan(p.sites.ipue_cap_hourly))
     if not len(which):
         return
-    price = np.where(p.sites.hourly_is_hard, HARD_SAFETY_CAP_YUAN, p.sites.debt_yuan_per_kwh)[which]
+    price = np.where(p.sites.hourly_is_hard, HARD_CAP_YUAN, p.sites.debt_yuan_per_kwh)[which]
     slack = np.maximum(p.sites.ipue_cap_hourly - 1 - p.sites.loss_slope[:, 0], 0.0)[which]
     low = s.cap_low_kw[which]
     feasible = np.isfinite(low)
@@ -503,7 +503,7 @@ def define_hourly_caps(m: BulkModel, margins: Margins) -> None:
 def define_ledgers(m: BulkModel, margins: Margins) -> None:
     """[F_off + (F − F_off)·on + (1 + a)·P + Q − Π·P_useful]·h ≤ β + v, kWh, per capped site and once over the edges."""
     s, p = m.sets, m.sets.problem
-    debt_price = np.where(p.sites.annual_is_hard, HARD_SAFETY_CAP_YUAN, p.sites.debt_yuan_per_kwh)
+    debt_price = np.where(p.sites.annual_is_hard, HARD_CAP_YUAN, p.sites.debt_yuan_per_kwh)
     which = np.flatnonzero(~np.isnan(p.sites.pue_cap_annual))
     if len(which):
         _ledger_rows(
@@ -513,7 +513,7 @@ def define_ledgers(m: BulkModel, margins: Margins) -> None:
     edges = np.flatnonzero(p.sites.is_edge)
     if p.terms.portfolio_pue_cap_annual is not None and len(edges):
         hard = p.terms.portfolio_is_hard
-        price = HARD_SAFETY_CAP_YUAN if hard else p.terms.portfolio_debt_yuan_per_kwh
+        price = HARD_CAP_YUAN if hard else p.terms.portfolio_debt_yuan_per_kwh
         _ledger_rows(
             m, "portfolio_debt_kwh", "portfolio", edges[None, :], np.array([p.terms.portfolio_pue_cap_annual]),
             np.array([p.terms.portfolio_beta_kwh]), np.array([price]), np.array([margins.ledger]),

@@ -47,10 +47,8 @@ class Relaxation:
     """At margin 0: what bounds speak of."""
     duals: FloatArray
     basis: Basis | None
-    x: FloatArray
-    """[V] replicas, sites open or closed as `site_on` says."""
-    nodes: FloatArray
-    """[G] nodes on."""
+    columns: FloatArray
+    """The program's answer, sites open or closed as `site_on` says."""
     site_on: BoolArray
     bound_yuan: float | None
     """None: nothing was proven."""
@@ -63,6 +61,24 @@ class Relaxation:
     def sets(self) -> BulkSets:
         """Derived facts."""
         return self.model.sets
+
+    @property
+    def x(self) -> FloatArray:
+        """[V] replicas."""
+        return self.model.values("x", self.columns)
+
+    @property
+    def nodes(self) -> FloatArray:
+        """[G] nodes on."""
+        return self.model.values("nodes", self.columns)
+
+    @property
+    def debt_kwh(self) -> FloatArray:
+        """[S] ledger debt that the program accepts."""
+        debt = np.zeros(len(self.site_on))
+        if "ledger" in self.model.rows:
+            debt[self.model.keys["ledger"]] = self.model.values("debt_kwh", self.columns)
+        return debt
 
     @property
     def kw_yuan(self) -> FloatArray:
@@ -114,8 +130,7 @@ def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Rel
     site_on, result, more_iterations = choose_sites(model, on, result, limits)
     side, upper = _side_rows(model, exact)
     return Relaxation(
-        model, exact, result.duals, result.basis, model.values("x", result.x), model.values("nodes", result.x), site_on,
-        bound, side, upper,
+        model, exact, result.duals, result.basis, result.x, site_on, bound, side, upper,
         iterations + more_iterations,
     )  # fmt: skip
 
@@ -127,7 +142,7 @@ def unpriced(sets: BulkSets) -> Relaxation:
     side, upper = _side_rows(model, exact)
     site_on = sets.power_limit_kw > 0
     return Relaxation(
-        model, exact, np.zeros(exact.matrix.shape[0]), None, np.zeros(len(sets.pair)), np.zeros(len(sets.nodes)),
+        model, exact, np.zeros(exact.matrix.shape[0]), None, np.zeros(exact.matrix.shape[1]),
         site_on | ~sets.problem.sites.may_close, None, side, upper,
     )  # fmt: skip
 
@@ -154,9 +169,16 @@ def choose_sites(
 
 
 def tightened(
-    relaxation: Relaxation, most_nodes: FloatArray, settled: IntArray, count: FloatArray, limits: BulkLimits
+    relaxation: Relaxation,
+    most_nodes: FloatArray,
+    settled: IntArray,
+    count: FloatArray,
+    ledger_margin_kwh: FloatArray,
+    cap_margin_kw: FloatArray,
+    limits: BulkLimits,
 ) -> Relaxation:
-    """Solve again with the sites as they are, at most most_nodes[G] nodes and at most count replicas on settled pairs.
+    """Solve again with the sites as they are, at most most_nodes[G] nodes, at most count replicas on settled pairs,
+    ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of facility power more.
 
     The bound is the better of the old one and that of the new prices, both on the exact program.
     """
@@ -166,13 +188,19 @@ def tightened(
     nodes, x = model.columns["nodes"].slice, model.columns_of("x")[settled]
     upper[nodes] = np.clip(most_nodes, 0.0, upper[nodes])
     upper[x] = count
-    result = _solve(replace(program, upper=upper), limits, relaxation.basis)
+    row_lower, row_upper = program.row_lower.copy(), program.row_upper.copy()
+    if "hourly_cap" in model.rows:
+        row_lower[model.rows["hourly_cap"].slice] += cap_margin_kw[model.keys["hourly_cap"]]
+    if "ledger" in model.rows:
+        row_upper[model.rows["ledger"].slice] -= ledger_margin_kwh[model.keys["ledger"]]
+    result = _solve(
+        replace(program, upper=upper, row_lower=row_lower, row_upper=row_upper), limits, relaxation.basis
+    )
     bound = lower_bound(model, relaxation.exact, result.duals)
     if relaxation.bound_yuan is not None:
         bound = max(bound, relaxation.bound_yuan)
     return replace(
-        relaxation, duals=result.duals, basis=result.basis, x=model.values("x", result.x),
-        nodes=model.values("nodes", result.x), bound_yuan=bound,
+        relaxation, duals=result.duals, basis=result.basis, columns=result.x, bound_yuan=bound,
         iterations=relaxation.iterations + result.iterations,
     )  # fmt: skip
 
