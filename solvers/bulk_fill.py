@@ -92,6 +92,14 @@ class Filling:
         self._parts = [Booked.joined(self._parts)]
         return self._parts[0]
 
+    def adopt(self, booked: Booked) -> None:
+        """Rows that are on the fleet's nodes already: keep their accounts."""
+        self._parts = [booked]
+        self._account(booked.pair, np.ones(len(booked), dtype=np.int64))
+        self.occupied[booked.node] = True
+        self.nodes_on = np.bincount(self.fleet.group[self.occupied], minlength=len(self.nodes_on))
+        np.maximum.at(self._next_gang, self.sets.pair_class[booked.pair], booked.gang + 1)
+
     def book(self, nodes: IntArray, pair: IntArray, take: IntArray) -> None:
         """Commit take[n] replicas of candidate pair[n] on nodes[n] and keep the accounts."""
         booked = self.fleet.commit(nodes, self.need[pair], take, pair)
@@ -278,6 +286,50 @@ class Filling:
         key = self._size_keys(self.class_start[waiting])
         for c in waiting[np.lexsort(key)]:
             self.place_class(int(c), only_open=only_open)
+
+    def place_few(self) -> None:
+        """As `place_rest`, for a few replicas of many classes: only groups whose emptiest nodes have room are looked at."""
+        waiting = np.flatnonzero((self.rest > 0) & (self.rest >= self.gang))
+        waiting = waiting[self.class_start[waiting] < self.class_start[waiting + 1]]
+        most = self._most_free(np.arange(len(self.nodes_on)))
+        for c in waiting[np.lexsort(self._size_keys(self.class_start[waiting]))].tolist():
+            if self.gang[c] > 1 or np.isfinite(self.node_most[c]):
+                self.place_class(c)
+            else:
+                self._place_few_of(c, most)
+
+    def _most_free(self, groups: IntArray) -> IntArray:
+        """[g, R] most of each resource free on an occupied node of each group; −1 where none is occupied."""
+        out = np.full((len(groups), self.need.shape[1]), -1)
+        row, node = self.fleet.nodes_of(groups)
+        free = np.where(self.occupied[node, None], self.fleet.free[node], -1)
+        starts = np.flatnonzero(np.append(True, row[1:] != row[:-1])) if len(row) else row
+        if len(row):
+            out[row[starts]] = np.maximum.reduceat(free, starts, axis=0)
+        return out
+
+    def _place_few_of(self, c: int, most: IntArray) -> None:
+        s = self.sets
+        v = np.arange(self.class_start[c], self.class_start[c + 1])
+        v = v[self.site_on[s.pair_site[v]]]
+        g = s.pair_group[v]
+        open_here = (most[g] >= self.need[v]).all(axis=1)
+        fresh_here = self.nodes_on[g] < self.fleet.count[g]
+        idle_yuan = s.problem.groups.idle_w[g] / W_PER_KW * self.kw_yuan[s.pair_site[v]]
+        per_node = np.clip(np.floor(1.0 / np.maximum(s.dominant[v], 1e-9)), 1, self.rest[c])
+        yuan = np.concatenate([self.unit_yuan[v], self.unit_yuan[v] + idle_yuan / per_node])
+        usable = np.flatnonzero(np.concatenate([open_here, fresh_here]))
+        for option in usable[np.argsort(yuan[usable], kind="stable")].tolist():
+            if self.rest[c] == 0:
+                break
+            i = option % len(v)
+            nodes = np.arange(self.fleet.first[g[i]], self.fleet.first[g[i]] + self.fleet.count[g[i]])
+            nodes = nodes[self.occupied[nodes] == (option < len(v))]
+            need = np.broadcast_to(self.need[v[i]], (len(nodes), self.need.shape[1]))
+            fit = np.minimum(self.fleet.fit(nodes, need), self.rest[c])
+            if fit.any():
+                self._place_at(c, int(v[i]), nodes[fit > 0], fit[fit > 0])
+                most[g[i]] = self._most_free(g[i : i + 1])[0]
 
     def place_class(self, c: int, *, only_open: bool = False) -> None:
         """All that waits of one class, as far as there is room."""

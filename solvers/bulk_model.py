@@ -134,8 +134,7 @@ def bulk_sets(problem: PlacementProblem) -> BulkSets:
     p = problem
     if p.slot_count != 1 or p.graphs or np.any(p.classes.work_replica_h > 0):
         raise NotBulk("bulk plans have one slot and services only: no batch work, no stage graphs")
-    wanted = p.classes.demand_count[p.pairs.class_index, 0] > 0
-    pair = np.flatnonzero(candidates(p).passes & wanted)
+    pair = np.flatnonzero(candidates(p).passes)
     group = p.pairs.group_index[pair]
     need = p.pairs.need[pair]
     per_node = p.groups.capacity[group] * p.groups.packing_yield[group]
@@ -228,11 +227,27 @@ def _expanded(first: IntArray, last: IntArray) -> tuple[IntArray, IntArray]:
     return i, first[i] + offset
 
 
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """Rows that one relaxation broke."""
+
+    sharp: IntArray
+    """Keys group · rows + row of sharp rows."""
+    open_pairs: IntArray
+    """[..] candidates for which x ≤ D·on is a row."""
+
+    @property
+    def count(self) -> int:
+        """Rows in all."""
+        return len(self.sharp) + len(self.open_pairs)
+
+
 @dataclass
 class BulkModel:
     """The program with its blocks by name and the sets behind them."""
 
     sets: BulkSets
+    cuts: tuple[Cuts, ...] = ()
     lp: LinearModel = field(default_factory=LinearModel)
     columns: dict[str, Block] = field(default_factory=dict)
     rows: dict[str, Block] = field(default_factory=dict)
@@ -262,24 +277,9 @@ class BulkModel:
         return block.index
 
 
-@dataclass(frozen=True, eq=False)
-class Cuts:
-    """Rows that one relaxation broke."""
-
-    sharp: IntArray
-    """Keys group · rows + row of sharp rows."""
-    open_pairs: IntArray
-    """[..] candidates for which x ≤ D·on is a row."""
-
-    @property
-    def count(self) -> int:
-        """Rows in all."""
-        return len(self.sharp) + len(self.open_pairs)
-
-
 def build(sets: BulkSets, margins: Margins = NO_MARGINS, cuts: Sequence[Cuts] = ()) -> BulkModel:
     """All rules, in the order of the documentation; `cuts` come last, round by round, so that rows only grow."""
-    m = BulkModel(sets)
+    m = BulkModel(sets, tuple(cuts))
     define_columns(m)
     define_demand(m)
     define_capacity(m)

@@ -128,7 +128,7 @@ def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Rel
     on = model.values("on", result.x)
     model = build(sets, margins, cuts)
     site_on, result, more_iterations = choose_sites(model, on, result, limits)
-    side, upper = _side_rows(model, exact)
+    side, upper = side_rows(model, exact)
     return Relaxation(
         model, exact, result.duals, result.basis, result.x, site_on, bound, side, upper,
         iterations + more_iterations,
@@ -139,7 +139,7 @@ def unpriced(sets: BulkSets) -> Relaxation:
     """No relaxation at all: every site open, energy as the only price, no quotas and no bound. What greedy plans go by."""
     model = build(sets)
     exact = model.lp.program()
-    side, upper = _side_rows(model, exact)
+    side, upper = side_rows(model, exact)
     site_on = sets.power_limit_kw > 0
     return Relaxation(
         model, exact, np.zeros(exact.matrix.shape[0]), None, np.zeros(exact.matrix.shape[1]),
@@ -247,7 +247,8 @@ def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:
     return float(cheapest @ s.demand + rows.sum() + at_bound.sum() + program.offset)
 
 
-def _side_rows(model: BulkModel, exact: Program) -> tuple[sp.csr_array, FloatArray]:
+def side_rows(model: BulkModel, exact: Program) -> tuple[sp.csr_array, FloatArray]:
+    """([V, rows], [rows]) coefficients and limits of floors, spread and links."""
     rows = np.concatenate([model.rows[n].index for n in SIDE_ROWS if n in model.rows] or [np.zeros(0, dtype=np.int64)])
     part = exact.matrix[rows][:, model.columns["x"].slice]
     return sp.csr_array(part.T.tocsr()), exact.row_upper[rows]
