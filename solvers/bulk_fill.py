@@ -224,6 +224,21 @@ class Filling:
                 quota[v] -= min(cut, int(quota[v]))
         return quota
 
+    def shed(self) -> None:
+        """Work above floors, spread, links and power limits leaves, single replicas only, and waits in `rest`."""
+        over = np.flatnonzero(self.side_room < -WHOLE)
+        if len(over):
+            booked = self.all_booked()
+            single = self.gang[self.sets.pair_class[booked.pair]] == 1
+            gone = np.zeros(len(booked), dtype=bool)
+            for r in over:
+                weight = np.asarray(self.side[:, [r]].todense()).ravel()[booked.pair]
+                rows = np.flatnonzero((weight > 0) & single & ~gone)
+                freed = np.cumsum(weight[rows]) + weight[gone].sum()
+                gone[rows[: int(np.searchsorted(freed, -self.side_room[r] - WHOLE)) + 1]] = True
+            self.remove(gone)
+        self._shed_power()
+
     def _shed_power(self) -> None:
         """Sites above their power limit give up their emptiest nodes."""
         over_kw = self.power_kw - self.limit_kw

@@ -46,6 +46,7 @@ class Relaxation:
     exact: Program
     """At margin 0: what bounds speak of."""
     duals: FloatArray
+    """Of the first, exact solve: prices and proof. Later solves only make quotas; their duals carry penalties."""
     basis: Basis | None
     columns: FloatArray
     """The program's answer, sites open or closed as `site_on` says."""
@@ -124,13 +125,13 @@ def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Rel
         exact = model.lp.program()
         result = _solve(exact, limits, result.basis)
         iterations += result.iterations
-    bound = lower_bound(model, exact, result.duals)
+    bound, duals = lower_bound(model, exact, result.duals), result.duals
     on = model.values("on", result.x)
     model = build(sets, margins, cuts)
     site_on, result, more_iterations = choose_sites(model, on, result, limits)
     side, upper = side_rows(model, exact)
     return Relaxation(
-        model, exact, result.duals, result.basis, result.x, site_on, bound, side, upper,
+        model, exact, duals, result.basis, result.x, site_on, bound, side, upper,
         iterations + more_iterations,
     )  # fmt: skip
 
@@ -179,8 +180,6 @@ def tightened(
 ) -> Relaxation:
     """Solve again with the sites as they are, at most most_nodes[G] nodes, at most count replicas on settled pairs,
     ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of facility power more.
-
-    The bound is the better of the old one and that of the new prices, both on the exact program.
     """
     model = relaxation.model
     program = with_sites(model, model.lp.program(), relaxation.site_on)
@@ -196,11 +195,8 @@ def tightened(
     result = _solve(
         replace(program, upper=upper, row_lower=row_lower, row_upper=row_upper), limits, relaxation.basis
     )
-    bound = lower_bound(model, relaxation.exact, result.duals)
-    if relaxation.bound_yuan is not None:
-        bound = max(bound, relaxation.bound_yuan)
     return replace(
-        relaxation, duals=result.duals, basis=result.basis, columns=result.x, bound_yuan=bound,
+        relaxation, basis=result.basis, columns=result.x,
         iterations=relaxation.iterations + result.iterations,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@
 
 1. carry      fleet, bookings and prices onto the new counts of nodes and replicas
 2. losses     replicas on nodes that are gone wait to be placed; a gang that lost a member waits as a whole
-3. departures replicas no longer wanted leave where they cost most
+3. departures replicas no longer wanted leave where they cost most; so does work above a spread or floor that shrank
 4. arrivals   what waits goes where it costs least now, class by class, within every limit
 5. bound      the old duals on the new program: valid at once (`bulk_relax.lower_bound`), no solve
 6. check      nodes that changed are summed again from their rows
@@ -50,6 +50,7 @@ def replan(plan: BulkPlan, problem: PlacementProblem) -> BulkPlan:
             carried = filling.fleet.free.copy()
         with clock.phase("departures"):
             filling.remove(departures(filling))
+            filling.shed()
         with clock.phase("arrivals"):
             filling.place_few()
             filling.keep_padding()
