@@ -106,7 +106,9 @@ class Relaxation:
         return np.asarray(self.exact.cost[x] - priced + s.dynamic_kw * self.kw_yuan[s.pair_site])
 
 
-def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Relaxation:
+def relax(
+    sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS, *, trials: int = SITE_TRIALS
+) -> Relaxation:
     """Solve and sharpen the relaxation for its bound; then choose the open sites and solve with margins for the plan.
 
     `Unsolved` where a limit ends a solve.
@@ -128,7 +130,7 @@ def relax(sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS) -> Rel
     bound, duals = lower_bound(model, exact, result.duals), result.duals
     on = model.values("on", result.x)
     model = build(sets, margins, cuts)
-    site_on, result, more_iterations = choose_sites(model, on, result, limits)
+    site_on, result, more_iterations = choose_sites(model, on, result, limits, trials)
     side, upper = side_rows(model, exact)
     return Relaxation(
         model, exact, duals, result.basis, result.x, site_on, bound, side, upper,
@@ -149,7 +151,7 @@ def unpriced(sets: BulkSets) -> Relaxation:
 
 
 def choose_sites(
-    model: BulkModel, on: FloatArray, start: linear.LpResult, limits: BulkLimits
+    model: BulkModel, on: FloatArray, start: linear.LpResult, limits: BulkLimits, trials: int
 ) -> tuple[BoolArray, linear.LpResult, int]:
     """(site_on, answer with them, iterations): open what the relaxation opens at all, then close, least open first, each
     site without which the program costs less. Sites the relaxation leaves closed stay closed.
@@ -159,7 +161,7 @@ def choose_sites(
     best = _solve(with_sites(model, program, site_on), limits, start.basis)
     iterations = best.iterations
     doubtful = np.flatnonzero(site_on & (on < 1 - INTEGRAL))
-    for s in doubtful[np.argsort(on[doubtful], kind="stable")][:SITE_TRIALS]:
+    for s in doubtful[np.argsort(on[doubtful], kind="stable")][:trials]:
         trial = site_on.copy()
         trial[s] = False
         answer = _solve(with_sites(model, program, trial), limits, best.basis)

@@ -202,6 +202,14 @@ class FleetState:
         row, slot = np.nonzero(used)
         return row.reshape(-1, each)[:, 0], (np.int64(1) << slot).reshape(-1, each).sum(axis=1)
 
+    def take(self, booked: Booked, need: IntArray) -> None:
+        """Book rows that are known to fit; need[n, R] of each row."""
+        np.add.at(self.free, booked.node, -need)
+        per_device = np.minimum(need[:, GPU_MILLI], MILLI_PER_GPU)
+        for slot in range(self.device.shape[1]):
+            uses = (booked.device_mask >> slot) & 1 == 1
+            np.add.at(self.device[:, slot], booked.node[uses], -per_device[uses])
+
     def give_back(self, booked: Booked, need: IntArray) -> None:
         """Undo rows of `commit`; need[n, R] of each row."""
         np.add.at(self.free, booked.node, need)
