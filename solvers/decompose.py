@@ -40,6 +40,7 @@ from solvers.problem import Classes, Flows, Groups, Network, Pairs, Paths, Place
 PART_SITES = 50
 LOCAL_SITES_FACTOR = 1.5
 """A class whose candidates span at most so many parts' worth of sites is local: its sites should stay together."""
+PRICE_BANDS = 4
 COARSE_LOAD_FRAC = 0.97
 """Share of its nodes that the coarse relaxation may fill: parts have whole nodes and their own limits."""
 A = TypeVar("A")
@@ -168,11 +169,12 @@ def shares(sets: BulkSets, part_of_site: IntArray, limits: BulkLimits) -> IntArr
     table = np.zeros((len(sets.demand), parts))
     np.add.at(table, (sets.pair_class, part_of_pair), 1.0)
     if parts > 1 and np.any((table > 0).sum(axis=1) > 1):
-        coarse = coarse_problem(sets, part_of_site)
+        band_of_site, part_of_band = bands(sets, part_of_site)
+        coarse = coarse_problem(sets, band_of_site)
         relaxation = relax(bulk_sets(coarse), limits, trials=0)
         s = relaxation.sets
         table = np.zeros(table.shape)
-        np.add.at(table, (s.pair_class, s.pair_site), relaxation.x)
+        np.add.at(table, (s.pair_class, part_of_band[s.pair_site]), relaxation.x)
         short = sets.demand - table.sum(axis=1)  # what the coarse model could not serve: the parts may still try
         biggest = table.argmax(axis=1)
         reach = np.zeros(table.shape)
@@ -194,9 +196,29 @@ def _whole(table: FloatArray, demand: FloatArray, gang: IntArray) -> IntArray:
     return np.asarray((base + up) * gang[:, None], dtype=np.int64)
 
 
+def bands(sets: BulkSets, part_of_site: IntArray) -> tuple[IntArray, IntArray]:
+    """([S] band of each site, [bands] its part): each part's sites in `PRICE_BANDS` by the price of one kWh of IT energy.
+
+    A part is not one price but a supply curve; without bands the cheapest part on average would take all it can hold.
+    """
+    p = sets.problem
+    price = sets.energy_yuan_per_kwh * (1 + p.sites.loss_slope[:, 0])
+    order = np.lexsort((price, part_of_site))
+    nodes = np.bincount(p.groups.site, weights=sets.nodes, minlength=p.site_count)[order]
+    part = part_of_site[order]
+    total = np.bincount(part, weights=nodes)
+    before = np.cumsum(nodes) - nodes
+    before -= before[np.searchsorted(part, part)]
+    band = np.minimum((before / np.maximum(total[part], 1e-9) * PRICE_BANDS).astype(np.int64), PRICE_BANDS - 1)
+    distinct, number = np.unique(part * PRICE_BANDS + band, return_inverse=True)
+    out = np.zeros(p.site_count, dtype=np.int64)
+    out[order] = number
+    return out, distinct // PRICE_BANDS
+
+
 def coarse_problem(sets: BulkSets, part_of_site: IntArray) -> PlacementProblem:
-    """Parts as sites that stay open, groups of one part with the same nodes and GPU model as one group, means weighted by
-    nodes. A model for shares only: no bound is taken from it.
+    """Bands of parts as sites that stay open, groups of one band with the same nodes and GPU model as one group, means
+    weighted by nodes. A model for shares only: no bound is taken from it.
     """
     p = sets.problem
     parts = int(part_of_site.max()) + 1
