@@ -102,6 +102,8 @@ class Round:
     now_s: int
     result: RoundResult = field(default_factory=RoundResult)
     reservations: Reservations = field(init=False)
+    is_trial: bool = False
+    """Over another moment's snapshot: nobody is displaced and no nodes are kept, for the state says nothing of it."""
     node_penalty: NDArray[np.float64] | None = None
     """(N,) added to node costs while room is made by preemption."""
     _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
@@ -120,13 +122,17 @@ class Round:
         """1 heads → 2 order → 3 place, block by block."""
         rows = heads(self.state, self.now_s)
         self.result.considered = len(rows)
-        for block in in_order(self.state, rows, self.now_s):
+        self.place_rows(in_order(self.state, rows, self.now_s))
+        return self.result
+
+    def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
+        """Place blocks of rows in their turn; what finds no room waits."""
+        for block in blocks:
             if self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
                 self._place_simple(block)
             else:
                 self._place_workloads(block)
         self._place_sharers()
-        return self.result
 
     def _place_sharers(self) -> None:
         """Workloads whose turn came before the one whose stage they share was placed in this same round."""
@@ -363,6 +369,11 @@ class Round:
             view = self._view_of(int(rows[0]))
             return not len(self._place(view, rows, view.group_ok))
         return self.place_whole(rows, template)
+
+    def place_on(self, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Place rows of one spec on these groups, one by one; returns those that found no room."""
+        view = self._view_of(int(rows[0]))
+        return self._place(view, rows, groups & view.group_ok, remember=False)
 
     def place_whole(self, rows: NDArray[np.int64], template: Workload) -> bool:
         """Place these rows of one workload now, all of them or none."""
@@ -643,6 +654,8 @@ class Round:
 
         The stop orders of what gives way come before the start in the same commit.
         """
+        if self.is_trial:
+            return False
         if self._room_maker is None:
             self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s)
         maker = self._room_maker
@@ -712,7 +725,7 @@ class Round:
 
     def _reserve(self, rows: NDArray[np.int64]) -> None:
         """Keep the nodes of one pool that come free first for this gang."""
-        if not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
+        if self.is_trial or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
         gone = {p.row for p in self.result.preempted}
         placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]
@@ -868,10 +881,15 @@ def _cheapest(
     return dearer_not[np.lexsort((at[dearer_not], free[dearer_not], cost[dearer_not]))]
 
 
-def shortage_codes(snapshot: Snapshot, view: SpecView) -> Counter[ReasonCode]:
-    """Nodes ruled out by each reason that depends on the moment; a node counts under every reason that holds."""
+def shortage_codes(
+    snapshot: Snapshot, view: SpecView, at: NDArray[np.int64] | None = None
+) -> Counter[ReasonCode]:
+    """Nodes ruled out by each reason that depends on the moment; a node counts under every reason that holds.
+
+    Of the candidate groups, or only of the nodes `at`.
+    """
     topology, nodes, stage = snapshot.topology, snapshot.nodes, view.spec.stage
-    at = snapshot.nodes_of(view.group_ok)
+    at = snapshot.nodes_of(view.group_ok) if at is None else at
     codes: Counter[ReasonCode] = Counter()
     up, cordoned = nodes.up[at], nodes.cordoned[at]
     usable = up & ~cordoned
@@ -883,7 +901,8 @@ def shortage_codes(snapshot: Snapshot, view: SpecView) -> Counter[ReasonCode]:
     codes[ReasonCode.CPU_SHORT] = int(cpu_short.sum())
     codes[ReasonCode.MEMORY_SHORT] = int(memory_short.sum())
     codes[ReasonCode.STORAGE_SHORT] = int(storage_short.sum())
-    fits = snapshot.fit(view, at) > 0
+    fits = snapshot.fit_of_nodes(view, at) > 0
+    codes[ReasonCode.RESERVED_FLOOR] = int((fits & (snapshot.fit(view, at) <= 0)).sum())
     if stage.gpu_milli:
         total = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
         short = usable & (total < view.need[topology.node_group[at], 2])

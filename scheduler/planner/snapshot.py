@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import MAX_GPUS_PER_NODE, ClusterState, NodeResources
-from scheduler.domain.topology import Topology
+from scheduler.domain.topology import RESOURCES, Topology
 from scheduler.planner.feasibility import SpecView, Views
 from scheduler.planner.folds import folds_of
-from suanli.model import Workload
+from suanli.model import PriorityClass, Workload
 from suanli.model.units import MILLI
 
 WHOLE_GPU_MILLI = MILLI
@@ -22,6 +22,7 @@ MANY = 10**9
 """Stands for "no limit" in counts of replicas."""
 POWER_SLACK_W = 1e-6
 LINK_SLACK_MBPS = 1e-6
+FLOOR_SLACK = 1e-6
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Snapshot:
     """(L,) planned load."""
     replica_count: NDArray[np.int64]
     """(N,) replicas on each node."""
+    low_used: NDArray[np.int64] | None = None
+    """(G, R) taken by work ranked below public service; None when the policy reserves no floor."""
     _nodes_of: dict[bytes, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -76,6 +79,7 @@ class Snapshot:
             replica_count=count,
         )
         snapshot._add_loads(drawing)
+        snapshot._add_low_used(drawing)
         for workload, sites in pipelines_placed(state):
             snapshot.link_mbps += pipeline_mbps(workload, sites, topology)
         return snapshot
@@ -90,6 +94,15 @@ class Snapshot:
                 by_site = np.bincount(topology.group_site, drawing[spec], topology.site_count)
                 self.link_mbps += by_site @ self.views.link_mbps_per_replica(spec)
 
+    def _add_low_used(self, drawing: NDArray[np.int64]) -> None:
+        if self.topology.reserved_floor_frac is None:
+            return
+        self.low_used = np.zeros((len(self.topology.group_ids), len(RESOURCES)), np.int64)
+        for spec in np.flatnonzero(drawing.any(axis=1)).tolist():
+            view = self.views[spec]
+            if keeps_off_floor(view):
+                self.low_used += drawing[spec][:, None] * view.need
+
     def copy(self) -> Snapshot:
         """Own arrays, for a trial."""
         return Snapshot(
@@ -102,6 +115,7 @@ class Snapshot:
             idle_w=self.idle_w.copy(),
             link_mbps=self.link_mbps.copy(),
             replica_count=self.replica_count.copy(),
+            low_used=None if self.low_used is None else self.low_used.copy(),
             _nodes_of=self._nodes_of,
         )
 
@@ -109,6 +123,9 @@ class Snapshot:
         """Back to what `copy` kept."""
         for name in ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count"):
             getattr(self, name)[...] = getattr(saved, name)
+        if self.low_used is not None:
+            assert saved.low_used is not None
+            self.low_used[...] = saved.low_used
         for name in NodeResources.__dataclass_fields__:
             getattr(self.nodes, name)[...] = getattr(saved.nodes, name)
 
@@ -130,7 +147,14 @@ class Snapshot:
         return known
 
     def fit(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(len(at),) how many more replicas each of these nodes holds; 0 on nodes down or cordoned."""
+        """(len(at),) how many more replicas each of these nodes holds; 0 on nodes down or cordoned.
+
+        Together they hold no more than the policy's reserved floor leaves to work of that rank.
+        """
+        return self._off_floor(view, at, self.fit_of_nodes(view, at))
+
+    def fit_of_nodes(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(len(at),) as `fit`, by what is free on each node alone."""
         nodes, stage = self.nodes, view.spec.stage
         fit = np.where(nodes.up[at] & ~nodes.cordoned[at], MANY, 0)
         for free, need in (
@@ -146,6 +170,38 @@ class Snapshot:
                 gpu_fit(nodes.gpu_milli[at, : self._gpu_slots], view.need[self.topology.node_group[at], 2]),
             )
         return fit
+
+    def _off_floor(self, view: SpecView, at: NDArray[np.int64], fit: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`fit`, cut so that its sum over each group stays within `floor_room`: the fullest nodes keep theirs."""
+        if self.low_used is None or not keeps_off_floor(view) or not len(at):
+            return fit
+        group = self.topology.node_group[at]
+        order = np.lexsort((at, self.nodes.cpu_milli[at], group))
+        before = np.cumsum(fit[order]) - fit[order]
+        first = np.flatnonzero(np.diff(group[order], prepend=-1))
+        before -= np.repeat(before[first], np.diff(np.append(first, len(order))))
+        cut = np.empty_like(fit)
+        cut[order] = np.clip(self.floor_room(view)[group[order]] - before, 0, fit[order])
+        return cut
+
+    def floor_room(self, view: SpecView) -> NDArray[np.int64]:
+        """(G,) replicas that may still be added to each group before its reserved floor is touched.
+
+        Σ need of work ranked below public service ≤ (1 − floor) · capacity of the group's usable nodes, per resource:
+        the same rule as the plan's (`plan_rules.define_reserved_floor`), without its packing yield.
+        """
+        topology, floor = self.topology, self.topology.reserved_floor_frac
+        if floor is None or self.low_used is None or not keeps_off_floor(view):
+            return np.full(len(topology.group_ids), MANY)
+        usable = self.nodes.up & (~self.nodes.cordoned | (self.replica_count > 0))
+        count = np.bincount(topology.node_group, usable, len(topology.group_ids))
+        allowed = (1.0 - floor)[:, None] * count[:, None] * topology.group_capacity
+        spare = np.maximum(allowed - self.low_used, 0.0)
+        room = np.where(
+            view.need > 0, np.floor((spare + FLOOR_SLACK) / np.maximum(view.need, 1)), float(MANY)
+        ).min(axis=1)
+        limited = (floor > 0.0) & view.group_ok
+        return np.where(limited, np.minimum(room, MANY), MANY).astype(np.int64)
 
     @property
     def _gpu_slots(self) -> int:
@@ -206,8 +262,49 @@ class Snapshot:
             self.empty_node[node] = is_empty
             self.idle_w[site] += topology.group_idle_w[group] * (-1.0 if is_empty else 1.0)
         self.dynamic_w[site] += count_sign * view.watts[group]
+        if self.low_used is not None and keeps_off_floor(view):
+            self.low_used[group] += count_sign * view.need[group]
         if view.has_traffic:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
+
+
+def release(
+    snapshot: Snapshot, node: NDArray[np.int64], spec: NDArray[np.int64], gpu_mask: NDArray[np.int64]
+) -> None:
+    """Take many placements off at once, as `take_node` does one by one with −1; rows of (node, spec, devices).
+
+    Traffic between the stages of a workload stays on the links: which sites it joins is not known here.
+    """
+    topology, nodes, views = snapshot.topology, snapshot.nodes, snapshot.views
+    was_empty = snapshot.replica_count == 0
+    for s in np.unique(spec).tolist():
+        view, mine = views[s], spec == s
+        at, group = node[mine], topology.node_group[node[mine]]
+        np.add.at(nodes.cpu_milli, at, view.spec.stage.cpu_milli)
+        np.add.at(nodes.memory_mib, at, view.spec.stage.memory_mib)
+        np.add.at(nodes.storage_gib, at, view.spec.stage.storage_gib)
+        held = (gpu_mask[mine][:, None] >> np.arange(MAX_GPUS_PER_NODE)) & 1
+        rows, devices = np.nonzero(held)
+        each = view.need[group, 2] // np.maximum(held.sum(axis=1), 1)
+        np.add.at(nodes.gpu_milli, (at[rows], devices), each[rows])
+        np.subtract.at(snapshot.running[s], group, 1)
+        np.subtract.at(snapshot.replica_count, at, 1)
+        by_site = np.bincount(topology.node_site[at], minlength=topology.site_count)
+        snapshot.dynamic_w -= np.bincount(topology.node_site[at], view.watts[group], topology.site_count)
+        if view.has_traffic:
+            snapshot.link_mbps -= by_site @ views.link_mbps_per_replica(s)
+        if snapshot.low_used is not None and keeps_off_floor(view):
+            np.subtract.at(snapshot.low_used, group, view.need[group])
+    emptied = np.flatnonzero((snapshot.replica_count == 0) & ~was_empty)
+    snapshot.empty_node[emptied] = True
+    snapshot.idle_w -= np.bincount(
+        topology.node_site[emptied], topology.group_idle_w[topology.node_group[emptied]], topology.site_count
+    )
+
+
+def keeps_off_floor(view: SpecView) -> bool:
+    """Whether the work ranks below public services, for which the reserved floor is kept."""
+    return view.spec.workload.priority_class.rank > PriorityClass.PUBLIC_SERVICE.rank
 
 
 @lru_cache(maxsize=1 << MAX_GPUS_PER_NODE)
@@ -305,8 +402,10 @@ __all__ = [
     "devices_of",
     "gpu_fit",
     "gpus_for",
+    "keeps_off_floor",
     "pipeline_mbps",
     "pipelines_placed",
+    "release",
     "stage_sites",
     "stage_sites_own",
 ]
