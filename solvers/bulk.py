@@ -26,7 +26,7 @@ import numpy as np
 from solvers.archive import FloatArray
 from solvers.bulk_fill import WHOLE, Filling, whole_quotas
 from solvers.bulk_model import HARD_CAP_YUAN, bulk_sets
-from solvers.bulk_relax import BulkLimits, Relaxation, Unsolved, relax, tightened, unpriced
+from solvers.bulk_relax import BulkLimits, Relaxation, Simplex, Unsolved, relax, tightened, unpriced
 from solvers.bulk_report import hard_excess_kwh, make_solution, node_placements
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
@@ -78,12 +78,12 @@ class BulkPlan:
 
 def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
     """Plan one slot onto nodes. `NotBulk` if the problem has several slots, batch work or graphs; else an answer always."""
-    limits, clock = limits or BulkLimits(), Clock()
+    simplex, clock = Simplex(limits or BulkLimits()), Clock()
     best: tuple[Filling, PlanSolution] | None = None
     with clock.phase("total"):
         try:
             with clock.phase("relaxation"):
-                relaxation = relax(bulk_sets(problem), limits)
+                relaxation = relax(bulk_sets(problem), simplex)
             with clock.phase("nodes"):
                 filling = filled(relaxation)
             most = relaxation.sets.nodes.copy()
@@ -97,7 +97,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                 gangs = filling.gang_pairs
                 with clock.phase("yields"):
                     relaxation = tightened(
-                        relaxation, limit, gangs, filling.placed[gangs], margin_kwh, margin_kw, limits
+                        relaxation, simplex, limit, gangs, filling.placed[gangs], margin_kwh, margin_kw
                     )
                 with clock.phase("nodes"):
                     filling = filled(relaxation)

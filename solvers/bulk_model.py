@@ -21,7 +21,8 @@ Schepers 2001). Three families, each a row only where a relaxation breaks it:
 - steps, k = 1 … 3, of CPU and memory: ⌊(k + 1)·share⌋/k. Three replicas of 0.35 need two nodes in the program too
 - exclusive: among work that needs a GPU, a replica that takes all devices of a node takes all its CPU and memory
 
-`Margins` tighten rows for the plan only; bounds are always taken at margin 0 (`bulk_relax.lower_bound`).
+What the plan leaves to rounding and packing (`bulk_relax.Margins`) is taken off right-hand sides only; bounds know
+nothing of it.
 """
 
 from __future__ import annotations
@@ -68,21 +69,6 @@ HARD_CAP_YUAN = 1e4
 
 class NotBulk(ValueError):
     """The problem is not one of this model: more than one slot, batch work, or stage graphs. Use `solve_plan`."""
-
-
-@dataclass(frozen=True)
-class Margins:
-    """How much of a limit the program leaves to rounding and packing, as shares of the limit; bounds know nothing of it.
-
-    `site` tightens power limits and minimum loads of sites, `link` links and floors, `ledger` (a share of F·h) ledgers.
-    """
-
-    site: float = 0.0
-    link: float = 0.0
-    ledger: float = 0.0
-
-
-NO_MARGINS = Margins()
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,22 +263,22 @@ class BulkModel:
         return block.index
 
 
-def build(sets: BulkSets, margins: Margins = NO_MARGINS, cuts: Sequence[Cuts] = ()) -> BulkModel:
+def build(sets: BulkSets, cuts: Sequence[Cuts] = ()) -> BulkModel:
     """All rules, in the order of the documentation; `cuts` come last, round by round, so that rows only grow."""
     m = BulkModel(sets, tuple(cuts))
     define_columns(m)
     define_demand(m)
     define_capacity(m)
-    define_power(m, margins)
+    define_power(m)
     define_square_term(m)
     define_open_sites(m)
     define_padding(m)
-    define_reserved_floor(m, margins)
-    define_hourly_caps(m, margins)
-    define_ledgers(m, margins)
+    define_reserved_floor(m)
+    define_hourly_caps(m)
+    define_ledgers(m)
     define_demand_charge(m)
     define_spread(m)
-    define_links(m, margins)
+    define_links(m)
     for number, cut in enumerate(cuts):
         define_sharp_rows(m, f"sharp_{number}", cut.sharp)
         define_open_pairs(m, f"open_pairs_{number}", cut.open_pairs)
@@ -401,7 +387,7 @@ def define_open_pairs(m: BulkModel, name: str, pairs: IntArray) -> None:
     m.lp.add_entries(rows, m.columns_of("on")[s.pair_site[pairs]], -s.demand[s.pair_class[pairs]])
 
 
-def define_power(m: BulkModel, margins: Margins) -> None:
+def define_power(m: BulkModel) -> None:
     """P[s] = Σ_g idle·y/1000 + Σ_k dynamic·x/1000;  P[s] ≤ limit·on, kW."""
     s, p = m.sets, m.sets.problem
     sites = np.arange(p.site_count)
@@ -410,10 +396,9 @@ def define_power(m: BulkModel, margins: Margins) -> None:
     m.lp.add_entries(rows, power, 1.0)
     m.lp.add_entries(rows[p.groups.site], m.columns_of("nodes"), -p.groups.idle_w / W_PER_KW)
     m.lp.add_entries(rows[s.pair_site], m.columns_of("x"), -s.dynamic_kw)
-    limit = s.power_limit_kw * (1 - margins.site)
     rows = m._rows("power_limit", sites, upper=0.0)
     m.lp.add_entries(rows, power, 1.0)
-    m.lp.add_entries(rows, on, -limit)
+    m.lp.add_entries(rows, on, -s.power_limit_kw)
 
 
 def define_square_term(m: BulkModel) -> None:
@@ -460,7 +445,7 @@ def define_padding(m: BulkModel) -> None:
     m.lp.add_entries(row_of[s.pair_group[v]], m.columns_of("x")[v], -p.terms.padding_factor * s.dominant[v])
 
 
-def define_reserved_floor(m: BulkModel, margins: Margins) -> None:
+def define_reserved_floor(m: BulkModel) -> None:
     """Σ over work ranked below public service of share·x ≤ (1 − floor)·N, nodes, per resource."""
     s, p = m.sets, m.sets.problem
     floor = p.sites.reserved_floor_frac[p.groups.site]
@@ -471,14 +456,14 @@ def define_reserved_floor(m: BulkModel, margins: Margins) -> None:
     present = np.zeros((p.group_count, count), dtype=bool)
     np.logical_or.at(present, s.pair_group[low], s.share[low] > 0)
     g, r = np.nonzero(present)
-    rows = m._rows("floor", g * count + r, upper=(1 - floor[g]) * s.nodes[g] * (1 - margins.link))
+    rows = m._rows("floor", g * count + r, upper=(1 - floor[g]) * s.nodes[g])
     row_of = np.full(present.shape, -1)
     row_of[g, r] = rows
     v, q = np.nonzero((s.share > 0) & low[:, None])
     m.lp.add_entries(row_of[s.pair_group[v], q], m.columns_of("x")[v], s.share[v, q])
 
 
-def define_hourly_caps(m: BulkModel, margins: Margins) -> None:
+def define_hourly_caps(m: BulkModel) -> None:
     """b·P + e ≥ b·P_low·on, kW, b = Π − 1 − a; where no load meets the cap: e ≥ (F − b·P)·on, square left out.
 
     Hard: e costs `HARD_CAP_YUAN` per kWh, priced: the site's debt price.
@@ -493,14 +478,14 @@ def define_hourly_caps(m: BulkModel, margins: Margins) -> None:
     feasible = np.isfinite(low)
     fixed = p.sites.fixed_kw[which, 0]
     needed = np.where(feasible, slack * np.where(feasible, low, 0.0), fixed)
-    excess = m._columns("cap_excess_kw", which, upper=needed, cost=price * s.hours)
+    excess = m._columns("cap_excess_kw", which, upper=2 * needed, cost=price * s.hours)
     rows = m._rows("hourly_cap", which, lower=0.0)
     m.lp.add_entries(rows, excess, 1.0)
     m.lp.add_entries(rows, m.columns_of("it_kw")[which], slack)
-    m.lp.add_entries(rows, m.columns_of("on")[which], -needed * (1 + margins.site))
+    m.lp.add_entries(rows, m.columns_of("on")[which], -needed)
 
 
-def define_ledgers(m: BulkModel, margins: Margins) -> None:
+def define_ledgers(m: BulkModel) -> None:
     """[F_off + (F − F_off)·on + (1 + a)·P + Q − Π·P_useful]·h ≤ β + v, kWh, per capped site and once over the edges."""
     s, p = m.sets, m.sets.problem
     debt_price = np.where(p.sites.annual_is_hard, HARD_CAP_YUAN, p.sites.debt_yuan_per_kwh)
@@ -508,7 +493,7 @@ def define_ledgers(m: BulkModel, margins: Margins) -> None:
     if len(which):
         _ledger_rows(
             m, "debt_kwh", "ledger", which[:, None], p.sites.pue_cap_annual[which], p.sites.ledger_beta_kwh[which],
-            debt_price[which], np.full(len(which), margins.ledger),
+            debt_price[which],
         )  # fmt: skip
     edges = np.flatnonzero(p.sites.is_edge)
     if p.terms.portfolio_pue_cap_annual is not None and len(edges):
@@ -516,22 +501,20 @@ def define_ledgers(m: BulkModel, margins: Margins) -> None:
         price = HARD_CAP_YUAN if hard else p.terms.portfolio_debt_yuan_per_kwh
         _ledger_rows(
             m, "portfolio_debt_kwh", "portfolio", edges[None, :], np.array([p.terms.portfolio_pue_cap_annual]),
-            np.array([p.terms.portfolio_beta_kwh]), np.array([price]), np.array([margins.ledger]),
+            np.array([p.terms.portfolio_beta_kwh]), np.array([price]),
         )  # fmt: skip
 
 
 def _ledger_rows(
     m: BulkModel, debt_name: str, name: str, members: IntArray, cap: FloatArray, beta: FloatArray, price: FloatArray,
-    margin: FloatArray,
 ) -> None:  # fmt: skip
     """One ledger per row of `members` (sites)."""
     s, p = m.sets, m.sets.problem
     off = p.sites.off_kw[:, 0] * s.hours
     row_site, site = np.repeat(np.arange(len(members)), members.shape[1]), members.ravel()
     constant = np.bincount(row_site, weights=off[site], minlength=len(members))
-    swing = np.bincount(row_site, weights=p.sites.fixed_kw[site, 0] * s.hours, minlength=len(members))
     debt = m._columns(debt_name, members[:, 0], upper=_most_debt(m, members), cost=price)
-    rows = m._rows(name, members[:, 0], upper=beta - constant - margin * swing)
+    rows = m._rows(name, members[:, 0], upper=beta - constant)
     row_of = np.full(p.site_count, -1)
     row_of[site] = rows[row_site]
     cap_of = np.zeros(p.site_count)
@@ -550,12 +533,14 @@ def _ledger_rows(
 
 
 def _most_debt(m: BulkModel, members: IntArray) -> FloatArray:
-    """No plan owes more than all facility energy of the members at their limits; keeps every column bounded."""
+    """No plan owes more than all facility energy of the members at their limits, twice for margins; every column is bounded
+    for the bound's sake.
+    """
     s, p = m.sets, m.sets.problem
     limit = s.power_limit_kw
     most = p.sites.fixed_kw[:, 0] + (1 + p.sites.loss_slope[:, 0]) * limit
     most = (most + p.sites.loss_square[:, 0] / p.sites.rated_kw * limit**2) * s.hours
-    return np.asarray(most[members].sum(axis=1) + np.abs(p.sites.ledger_beta_kwh[members]).sum(axis=1) + 1.0)
+    return np.asarray(2 * most[members].sum(axis=1) + np.abs(p.sites.ledger_beta_kwh[members]).sum(axis=1) + 1.0)
 
 
 def define_demand_charge(m: BulkModel) -> None:
@@ -596,7 +581,7 @@ def link_room_mbps(p: PlacementProblem) -> FloatArray:
     return np.asarray(p.network.link_capacity_mbps * p.network.planning_load_frac)
 
 
-def define_links(m: BulkModel, margins: Margins) -> None:
+def define_links(m: BulkModel) -> None:
     """Σ Mbps·x ≤ planning load · capacity, Mbps, on links that all candidates together could fill."""
     s, p = m.sets, m.sets.problem
     if not len(s.mbps_row):
@@ -605,7 +590,7 @@ def define_links(m: BulkModel, margins: Margins) -> None:
     most = np.zeros(len(room))
     np.add.at(most, s.mbps_row, s.mbps * s.demand[s.pair_class[s.mbps_column]])
     held = np.flatnonzero(most > room)
-    rows = m._rows("links", held, upper=room[held] * (1 - margins.link))
+    rows = m._rows("links", held, upper=room[held])
     row_of = np.full(len(room), -1)
     row_of[held] = rows
     e = np.flatnonzero(row_of[s.mbps_row] >= 0)

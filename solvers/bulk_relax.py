@@ -3,6 +3,9 @@
 The bound is Lagrangian: with any prices on every row but the demand of classes, a class costs at least its cheapest
 replica times its demand, and every other column sits at its better bound. So the bound needs no trust in the simplex,
 stays valid for duals of a tightened program (`Margins`), and follows demand and node counts without a new solve.
+
+All solves of a plan go through one live GLOP (`Simplex`): the first by the primal simplex, the others by the dual one,
+as only rows join and bounds move.
 """
 
 from __future__ import annotations
@@ -12,18 +15,32 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from solvers import linear
 from solvers.archive import BoolArray, FloatArray
-from solvers.bulk_model import BulkModel, BulkSets, Cuts, Margins, broken_cuts, build
-from solvers.linear import Basis, LpLimits, LpStatus, Program
+from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build
+from solvers.linear import LpLimits, LpResult, LpStatus, Program
+from solvers.lp_session import Session
 
 INTEGRAL = 1e-6
 SITE_TRIALS = 8
 CUT_ROUNDS = 2
 SIDE_ROWS = ("floor", "spread", "links")
-MARGINS = Margins(site=0.004, link=0.002, ledger=0.02)
-"""Rounding moves less than one replica per class and group, and nodes are whole: 0.4 % of a site's power keeps whole
-nodes within its limits on fleets of 10 000 nodes."""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How much of a limit the program leaves to rounding and packing, as shares of the limit; bounds know nothing of it.
+
+    `site` tightens power limits and minimum loads of sites, `link` links and floors, `ledger` (a share of F·h) ledgers.
+    The values: rounding moves less than one replica per class and group, and nodes are whole; 0.4 % of a site's power
+    keeps whole nodes within its limits on fleets of 10 000 nodes.
+    """
+
+    site: float = 0.004
+    link: float = 0.002
+    ledger: float = 0.02
+
+
+PLAN_MARGINS = Margins()
 
 
 class Unsolved(Exception):
@@ -35,7 +52,26 @@ class BulkLimits:
     """Work limits; `wall_s` only aborts."""
 
     lp_iterations: int = 400_000
+    """Over all solves of one plan."""
     wall_s: float = 600.0
+
+
+class Simplex:
+    """A live GLOP for the programs of one plan: the same columns, rows that join at the end, bounds that move."""
+
+    def __init__(self, limits: BulkLimits) -> None:
+        self._session, self._limits = Session(), limits
+        self.iterations = 0
+
+    def solve(self, program: Program) -> LpResult:
+        """The optimum; `Unsolved` where there is none within the limits."""
+        left = LpLimits(max(1, self._limits.lp_iterations - self.iterations), self._limits.wall_s)
+        columns = np.arange(program.matrix.shape[1])
+        result = self._session.solve(program, columns, left, dual=self.iterations > 0)
+        self.iterations += result.iterations
+        if result.status is not LpStatus.OPTIMAL:
+            raise Unsolved(f"linear program ended {result.status.value} {result.message}".rstrip())
+        return result
 
 
 @dataclass(eq=False)
@@ -47,7 +83,6 @@ class Relaxation:
     """At margin 0: what bounds speak of."""
     duals: FloatArray
     """Of the first, exact solve: prices and proof. Later solves only make quotas; their duals carry penalties."""
-    basis: Basis | None
     columns: FloatArray
     """The program's answer, sites open or closed as `site_on` says."""
     site_on: BoolArray
@@ -106,9 +141,7 @@ class Relaxation:
         return np.asarray(self.exact.cost[x] - priced + s.dynamic_kw * self.kw_yuan[s.pair_site])
 
 
-def relax(
-    sets: BulkSets, limits: BulkLimits, margins: Margins = MARGINS, *, trials: int = SITE_TRIALS
-) -> Relaxation:
+def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Relaxation:
     """Solve and sharpen the relaxation for its bound; then choose the open sites and solve with margins for the plan.
 
     `Unsolved` where a limit ends a solve.
@@ -116,25 +149,20 @@ def relax(
     cuts: list[Cuts] = []
     model = build(sets)
     exact = model.lp.program()
-    result = _solve(exact, limits, None)
-    iterations = result.iterations
+    result = simplex.solve(exact)
     for _ in range(CUT_ROUNDS):
         more = broken_cuts(sets, *(model.values(n, result.x) for n in ("x", "nodes", "on")))
         if not more.count:
             break
         cuts.append(more)
-        model = build(sets, cuts=cuts)
+        model = build(sets, cuts)
         exact = model.lp.program()
-        result = _solve(exact, limits, result.basis)
-        iterations += result.iterations
-    bound, duals = lower_bound(model, exact, result.duals), result.duals
-    on = model.values("on", result.x)
-    model = build(sets, margins, cuts)
-    site_on, result, more_iterations = choose_sites(model, on, result, limits, trials)
+        result = simplex.solve(exact)
+    site_on, answer = choose_sites(model, exact, model.values("on", result.x), simplex, trials)
     side, upper = side_rows(model, exact)
     return Relaxation(
-        model, exact, duals, result.basis, result.x, site_on, bound, side, upper,
-        iterations + more_iterations,
+        model, exact, result.duals, answer.x, site_on, lower_bound(model, exact, result.duals), side, upper,
+        simplex.iterations,
     )  # fmt: skip
 
 
@@ -145,82 +173,88 @@ def unpriced(sets: BulkSets) -> Relaxation:
     side, upper = side_rows(model, exact)
     site_on = sets.power_limit_kw > 0
     return Relaxation(
-        model, exact, np.zeros(exact.matrix.shape[0]), None, np.zeros(exact.matrix.shape[1]),
-        site_on | ~sets.problem.sites.may_close, None, side, upper,
+        model, exact, np.zeros(exact.matrix.shape[0]), np.zeros(exact.matrix.shape[1]), site_on | ~sets.problem.sites.may_close,
+        None, side, upper,
     )  # fmt: skip
 
 
 def choose_sites(
-    model: BulkModel, on: FloatArray, start: linear.LpResult, limits: BulkLimits, trials: int
-) -> tuple[BoolArray, linear.LpResult, int]:
-    """(site_on, answer with them, iterations): open what the relaxation opens at all, then close, least open first, each
-    site without which the program costs less. Sites the relaxation leaves closed stay closed.
+    model: BulkModel, exact: Program, on: FloatArray, simplex: Simplex, trials: int
+) -> tuple[BoolArray, LpResult]:
+    """(site_on, answer with them): open what the relaxation opens at all, then close, least open first, each site without
+    which the program costs less. Sites the relaxation leaves closed stay closed.
     """
-    program = model.lp.program()
     site_on = on > INTEGRAL
-    best = _solve(with_sites(model, program, site_on), limits, start.basis)
-    iterations = best.iterations
+    best = simplex.solve(plan_program(model, exact, site_on))
     doubtful = np.flatnonzero(site_on & (on < 1 - INTEGRAL))
     for s in doubtful[np.argsort(on[doubtful], kind="stable")][:trials]:
         trial = site_on.copy()
         trial[s] = False
-        answer = _solve(with_sites(model, program, trial), limits, best.basis)
-        iterations += answer.iterations
+        answer = simplex.solve(plan_program(model, exact, trial))
         if answer.objective < best.objective:
             site_on, best = trial, answer
-    return site_on, best, iterations
+    return site_on, best
 
 
 def tightened(
     relaxation: Relaxation,
+    simplex: Simplex,
     most_nodes: FloatArray,
     settled: IntArray,
     count: FloatArray,
     ledger_margin_kwh: FloatArray,
     cap_margin_kw: FloatArray,
-    limits: BulkLimits,
 ) -> Relaxation:
     """Solve again with the sites as they are, at most most_nodes[G] nodes, at most count replicas on settled pairs,
     ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of facility power more.
     """
     model = relaxation.model
-    program = with_sites(model, model.lp.program(), relaxation.site_on)
-    upper = program.upper.copy()
+    program = plan_program(model, relaxation.exact, relaxation.site_on)
     nodes, x = model.columns["nodes"].slice, model.columns_of("x")[settled]
-    upper[nodes] = np.clip(most_nodes, 0.0, upper[nodes])
-    upper[x] = count
-    row_lower, row_upper = program.row_lower.copy(), program.row_upper.copy()
+    program.upper[nodes] = np.clip(most_nodes, 0.0, program.upper[nodes])
+    program.upper[x] = count
     if "hourly_cap" in model.rows:
-        row_lower[model.rows["hourly_cap"].slice] += cap_margin_kw[model.keys["hourly_cap"]]
+        block, members = model.rows["hourly_cap"].slice, model.keys["hourly_cap"]
+        more = program.row_lower[block] + cap_margin_kw[members]
+        program.row_lower[block] = np.minimum(more, _cap_margin_limit(model, program))
     if "ledger" in model.rows:
-        row_upper[model.rows["ledger"].slice] -= ledger_margin_kwh[model.keys["ledger"]]
-    result = _solve(
-        replace(program, upper=upper, row_lower=row_lower, row_upper=row_upper), limits, relaxation.basis
-    )
-    return replace(
-        relaxation, basis=result.basis, columns=result.x,
-        iterations=relaxation.iterations + result.iterations,
+        block, members = model.rows["ledger"].slice, model.keys["ledger"]
+        program.row_upper[block] -= ledger_margin_kwh[members]
+    result = simplex.solve(program)
+    return replace(relaxation, columns=result.x, iterations=simplex.iterations)
+
+
+def plan_program(
+    model: BulkModel, exact: Program, site_on: BoolArray, margins: Margins = PLAN_MARGINS
+) -> Program:
+    """The exact program for a plan: sites fixed open or closed, right-hand sides tightened by the margins."""
+    sites, s = model.sets.problem.sites, model.sets
+    program = replace(
+        exact, lower=exact.lower.copy(), upper=exact.upper.copy(), row_lower=exact.row_lower.copy(),
+        row_upper=exact.row_upper.copy(),
     )  # fmt: skip
-
-
-def _solve(program: Program, limits: BulkLimits, start: Basis | None) -> linear.LpResult:
-    budget = LpLimits(limits.lp_iterations, limits.wall_s)
-    if start is not None:  # rows were added or bounds moved: the old basis is still dual feasible
-        result = linear.solve(program, budget, start, way="dual")
-        if result.status is LpStatus.OPTIMAL:
-            return result
-    result = linear.solve_patiently(program, budget)
-    if result.status is not LpStatus.OPTIMAL:
-        raise Unsolved(f"linear program ended {result.status.value} {result.message}".rstrip())
-    return result
-
-
-def with_sites(model: BulkModel, program: Program, site_on: BoolArray) -> Program:
-    """The program with sites fixed open or closed."""
-    lower, upper = program.lower.copy(), program.upper.copy()
     on = model.columns["on"].slice
-    lower[on] = upper[on] = site_on.astype(float)
-    return replace(program, lower=lower, upper=upper)
+    program.lower[on] = program.upper[on] = site_on.astype(float)
+    fixed_kwh = sites.fixed_kw[:, 0] * s.hours
+    for name, block in model.rows.items():
+        members, upper = model.keys[name], program.row_upper[block.slice]
+        if name == "power_limit":
+            upper -= margins.site * np.where(site_on, s.power_limit_kw, 0.0)[members]
+        elif name in ("floor", "links"):
+            upper *= 1 - margins.link
+        elif name == "hourly_cap":
+            least = margins.site * _cap_margin_limit(model, program)
+            program.row_lower[block.slice] += np.where(site_on[members], least, 0.0)
+        elif name == "ledger":
+            upper -= margins.ledger * fixed_kwh[members]
+        elif name == "portfolio":
+            upper -= margins.ledger * fixed_kwh[sites.is_edge].sum()
+    return program
+
+
+def _cap_margin_limit(model: BulkModel, program: Program) -> FloatArray:
+    """[hourly caps] kW: the most that a cap may be tightened, half of what its excess column takes."""
+    return model.values("cap_excess_kw", program.upper) / 2
 
 
 def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:

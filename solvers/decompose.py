@@ -33,7 +33,7 @@ from solvers.archive import FloatArray, IntArray
 from solvers.bulk import BulkPlan, Clock, counted, solve_bulk
 from solvers.bulk_fill import WHOLE, Filling
 from solvers.bulk_model import BulkModel, BulkSets, Cuts, build, bulk_sets
-from solvers.bulk_relax import BulkLimits, Relaxation, lower_bound, relax, side_rows
+from solvers.bulk_relax import BulkLimits, Relaxation, Simplex, lower_bound, relax, side_rows
 from solvers.node_fill import Booked, FleetState
 from solvers.problem import Classes, Flows, Groups, Network, Pairs, Paths, PlacementProblem, Sites
 
@@ -171,7 +171,7 @@ def shares(sets: BulkSets, part_of_site: IntArray, limits: BulkLimits) -> IntArr
     if parts > 1 and np.any((table > 0).sum(axis=1) > 1):
         band_of_site, part_of_band = bands(sets, part_of_site)
         coarse = coarse_problem(sets, band_of_site)
-        relaxation = relax(bulk_sets(coarse), limits, trials=0)
+        relaxation = relax(bulk_sets(coarse), Simplex(limits), trials=0)
         s = relaxation.sets
         table = np.zeros(table.shape)
         np.add.at(table, (s.pair_class, part_of_band[s.pair_site]), relaxation.x)
@@ -428,7 +428,7 @@ def joined_relaxation(sets: BulkSets, parts: Sequence[Part], plans: Sequence[Par
         site_on[part.sites] = plan.site_on > 0.5
     side, upper = side_rows(model, exact)
     return Relaxation(
-        model, exact, duals, None, np.zeros(exact.matrix.shape[1]), site_on, lower_bound(model, exact, duals), side,
+        model, exact, duals, np.zeros(exact.matrix.shape[1]), site_on, lower_bound(model, exact, duals), side,
         upper, sum(plan.iterations for plan in plans),
     )  # fmt: skip
 

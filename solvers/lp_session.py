@@ -57,9 +57,12 @@ class Session:
     _must_hint: bool = False
     """GLOP does not stand at `_basis`: rows came or went, or it was loaded afresh."""
 
-    def solve(self, program: Program, column_key: IntArray, limits: LpLimits) -> LpResult:
+    def solve(
+        self, program: Program, column_key: IntArray, limits: LpLimits, *, dual: bool = False
+    ) -> LpResult:
         """Minimise. `column_key`: a number per column that stays with it; entries of known columns must not change.
 
+        `dual`: by the dual simplex, for after rows joined or bounds moved: the last basis is dual feasible still.
         When GLOP cycles, ends imprecisely or finds no answer, `solve_patiently` tries the other ways, from nothing.
         """
         place = self._joined(column_key)
@@ -71,7 +74,7 @@ class Session:
         if not self._set_values(program, place):
             self._restart(program, column_key, place)
             place = np.arange(len(column_key))
-        result = self._run(program, place, limits)
+        result = self._run(program, place, limits, dual)
         if result.status is LpStatus.OPTIMAL:
             return result
         left = replace(limits, iterations=max(1, limits.iterations - result.iterations))
@@ -209,7 +212,7 @@ class Session:
 
     # -- one solve
 
-    def _run(self, program: Program, place: IntArray, limits: LpLimits) -> LpResult:
+    def _run(self, program: Program, place: IntArray, limits: LpLimits, dual: bool) -> LpResult:
         assert self._solver is not None
         hints = model_parameters_pb2.ModelSolveParametersProto()
         if self._must_hint and self._basis is not None:
@@ -219,7 +222,7 @@ class Session:
         parameters.time_limit.FromTimedelta(timedelta(seconds=limits.wall_s))
         parameters.iteration_limit = min(limits.iterations, patience(program))
         parameters.glop.use_preprocessing = False
-        parameters.glop.use_dual_simplex = False
+        parameters.glop.use_dual_simplex = dual
         parameters.glop.change_status_to_imprecise = False
         parameters.glop.num_omp_threads = 1
         try:
