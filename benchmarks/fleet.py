@@ -2,7 +2,7 @@
 
 `fleet_problem(replicas, nodes, sites, classes, seed)` makes a one-slot `PlacementProblem`:
 
-1. sites     per metro about one in seven is a data centre with most of the nodes, the others are edge rooms; plants, PUE
+1. sites     per metro about one in seven is a data centre with most of the nodes, others are edge rooms; plants, PUE
              and node types are those of the reference city (`benchmarks.plan`); two in three edge rooms may close
 2. classes   gangs (islands, groups, sites), whole GPUs, GPU shares and CPU-only work, in shapes like those of the openb
              trace; local (RTT limits from a zone), metro-wide or national; labels, named sites, spread, path budgets
@@ -198,7 +198,12 @@ def _groups(where: _Map, nodes: int, rng: np.random.Generator) -> tuple[Groups, 
 
 
 def _sites(
-    where: _Map, groups: Groups, types: list[NodeType], plants: list[str], trust: list[str], rng: np.random.Generator
+    where: _Map,
+    groups: Groups,
+    types: list[NodeType],
+    plants: list[str],
+    trust: list[str],
+    rng: np.random.Generator,
 ) -> Sites:
     count = len(plants)
     rated = np.zeros(count)
@@ -211,7 +216,8 @@ def _sites(
         k = facility.cooling_coefficient(plant.cooling, dry, wet, **plant.options)
         parts.append(facility.facility_coefficients(rated_kw, *plant.losses, k))
     fixed, slope, square = (
-        np.array([float(getattr(c, name)) for c in parts]) for name in ("fixed_kw", "loss_slope", "loss_square")
+        np.array([float(getattr(c, name)) for c in parts])
+        for name in ("fixed_kw", "loss_slope", "loss_square")
     )
     edge = ~where.is_cloud
     may_close = edge & (rng.random(count) < 0.67)
@@ -237,7 +243,9 @@ def _sites(
         initially_on=np.ones(count, dtype=bool),
         start_yuan=np.ones(count),
         rated_kw=rated,
-        power_limit_kw=(rated * np.where(rng.random(count) < 0.25, rng.uniform(0.45, 0.6, count), 1.0))[:, None],
+        power_limit_kw=(rated * np.where(rng.random(count) < 0.25, rng.uniform(0.45, 0.6, count), 1.0))[
+            :, None
+        ],
         fixed_kw=fixed[:, None],
         off_kw=0.1 * fixed[:, None],
         loss_slope=slope[:, None],
@@ -298,7 +306,11 @@ def _kind(name: str, scope: str, metro: int, metros: int, rng: np.random.Generat
         cores, ram = 8.0 * gpus, 64.0 * gpus
     elif name == "whole":
         gpus = int(rng.choice((1, 2, 4, 8), p=(0.5, 0.25, 0.15, 0.10)))
-        pool = ("l20", "l40s", "a100", "h20", "v100") if gpus > 4 or rng.random() < 0.5 else ("l20", "t4", "l40s")
+        pool = (
+            ("l20", "l40s", "a100", "h20", "v100")
+            if gpus > 4 or rng.random() < 0.5
+            else ("l20", "t4", "l40s")
+        )
         models = tuple(rng.choice(pool, 3, replace=False).tolist())
         cores, ram = float(rng.choice((4, 8, 12))) * gpus, float(rng.choice((16, 32, 48))) * gpus
     elif name == "share":
@@ -308,12 +320,17 @@ def _kind(name: str, scope: str, metro: int, metros: int, rng: np.random.Generat
     else:
         cores = float(rng.choice(CPU_CORES, p=CPU_ODDS))
         ram = cores * float(rng.choice(GIB_PER_CORE))
-    rank = int(rng.choice((RANK_HARD_SAFETY, RANK_PUBLIC_SERVICE, RANK_INTERACTIVE, RANK_BATCH), p=(0.05, 0.25, 0.4, 0.3)))
+    rank = int(
+        rng.choice(
+            (RANK_HARD_SAFETY, RANK_PUBLIC_SERVICE, RANK_INTERACTIVE, RANK_BATCH), p=(0.05, 0.25, 0.4, 0.3)
+        )
+    )
     return Kind(
         kind=name, scope=scope, metro=metro, zone=int(rng.integers(ZONES_PER_METRO)),
         profile=str(rng.choice(PROFILES)), models=models, gpus=gpus, share_milli=share, cores=cores,
         ram_gib=max(0.25, ram), gang=gang, together=together, radius_km=float(rng.choice((12.0, 20.0, 35.0))),
-        rank=rank, utilisation=float(rng.uniform(*SERVICE_UTILISATION)), weight=float(rng.lognormal(0.0, 0.8)) / (metros if scope == "national" else 1),
+        rank=rank, utilisation=float(rng.uniform(*SERVICE_UTILISATION)),
+        weight=float(rng.lognormal(0.0, 0.8)) / (metros if scope == "national" else 1),
         mbps=float(rng.choice((0.0, 0.5, 2.0, 8.0))) if scope == "local" else float(rng.choice((0.0, 0.2))),
     )  # fmt: skip
 
@@ -358,7 +375,11 @@ def _pairs_and_demand(
     equivalent = np.array([GPU_EQUIVALENT.get(t.model, 1.0) for t in types])
     part_c, part_g, part_need, part_w, part_ms, part_ok = [], [], [], [], [], []
     for c, k in enumerate(kinds):
-        in_reach = np.ones(len(types), bool) if k.scope == "national" else where.metro_of_site[groups.site] == k.metro
+        in_reach = (
+            np.ones(len(types), bool)
+            if k.scope == "national"
+            else where.metro_of_site[groups.site] == k.metro
+        )
         if k.models:
             in_reach = in_reach & np.isin(models, k.models)
         gpu = np.full(len(types), k.gpus * 1000)
@@ -379,7 +400,15 @@ def _pairs_and_demand(
         part_need.append(need)
         gpu_part = need[:, GPU_MILLI] / np.maximum(capacity[g, GPU_MILLI], 1)
         cpu_part = need[:, CPU_MILLI] / capacity[g, CPU_MILLI]
-        part_w.append(k.utilisation * span[g] * np.where(need[:, GPU_MILLI] > 0, 0.85 * gpu_part + 0.1 * cpu_part, cpu_part * np.where(models[g] == "", 1.0, 0.12)))
+        part_w.append(
+            k.utilisation
+            * span[g]
+            * np.where(
+                need[:, GPU_MILLI] > 0,
+                0.85 * gpu_part + 0.1 * cpu_part,
+                cpu_part * np.where(models[g] == "", 1.0, 0.12),
+            )
+        )
         part_ms.append(4.0 + 6.0 * equivalent[g])
         ok = (need <= capacity[g]).all(axis=1)
         if k.scope == "local":
@@ -419,10 +448,12 @@ def _rounded(demand: Floats, kinds: list[Kind], replicas: int) -> Floats:
     order = cpu[np.argsort(-(goal - np.floor(goal)), kind="stable")]
     short = int(replicas - out.sum())
     out[order[:short]] += 1
-    return out
+    return np.asarray(out)
 
 
-def _classes(kinds: list[Kind], demand: Floats, where: _Map, trust: list[str], rng: np.random.Generator) -> Classes:
+def _classes(
+    kinds: list[Kind], demand: Floats, where: _Map, trust: list[str], rng: np.random.Generator
+) -> Classes:
     count = len(kinds)
     require: list[tuple[dict[str, str], ...]] = []
     for k in kinds:
@@ -436,10 +467,10 @@ def _classes(kinds: list[Kind], demand: Floats, where: _Map, trust: list[str], r
         class_id=tuple(f"c{i:04d}-{k.kind}-{k.scope}" for i, k in enumerate(kinds)),
         require_any=tuple(require),
         allowed_site_ids=tuple(() for _ in kinds),
-        gpu_milli_by_model=tuple(
-            {m: k.gpus * 1000 or k.share_milli for m in k.models} for k in kinds
+        gpu_milli_by_model=tuple(dict.fromkeys(k.models, k.gpus * 1000 or k.share_milli) for k in kinds),
+        gpu_memory_mib=np.array(
+            [24 * 1024 if k.kind == "whole" and i % 2 else 0 for i, k in enumerate(kinds)]
         ),
-        gpu_memory_mib=np.array([24 * 1024 if k.kind == "whole" and i % 2 else 0 for i, k in enumerate(kinds)]),
         priority_rank=np.array([k.rank for k in kinds]),
         demand_count=demand[:, None],
         unserved_yuan_per_replica_h=np.array([200.0 + 100.0 * k.gpus for k in kinds]),
@@ -461,7 +492,7 @@ def _classes(kinds: list[Kind], demand: Floats, where: _Map, trust: list[str], r
 
 
 def _flows(kinds: list[Kind], legs: list[str], leg_rtt: Floats, where: _Map) -> tuple[Flows, Paths]:
-    """Local classes have an RTT limit, every fifth of them with a GPU a path budget; metro-wide ones load links only."""
+    """Local classes have an RTT limit, every fifth with a GPU a path budget; metro-wide ones load links only."""
     del legs
     c = [i for i, k in enumerate(kinds) if k.scope == "local" or k.mbps > 0]
     limits = [_rtt_limit_ms(kinds[i], leg_rtt, where) if kinds[i].scope == "local" else np.nan for i in c]
@@ -488,7 +519,7 @@ def _network(
     legs: list[str], leg_rtt: Floats, where: _Map, kinds: list[Kind], demand: Floats, groups: Groups,
     rng: np.random.Generator,
 ) -> Network:  # fmt: skip
-    """Uplinks of sites for the traffic of their own metro; capacity around what an even spread of the work would load."""
+    """Uplinks of sites for the traffic of their own metro; capacity around what evenly spread work would load."""
     sites = len(where.is_cloud)
     metros = len(where.metro_xy_km)
     per_metro = ZONES_PER_METRO * len(PROFILES)

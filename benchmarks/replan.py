@@ -3,9 +3,9 @@
     python -m benchmarks.replan [--replicas 150000] [--nodes 12500] [--sites 50] [--classes 300] [--changes 100]
                                 [--change-frac 0.01] [--seed 7] [--json]
 
-Each change takes `change-frac` of the replicas: half of them leave, as many others arrive, spread over all classes, and a
-few nodes fail or return. Changes follow on each other, so that errors would add up. `seconds` is the 99th percentile of
-`solvers.replan.replan` alone. Every plan goes through the independent verifier (not timed); moves of
+Each change takes `change-frac` of the replicas: half of them leave, as many others arrive, spread over all classes, and
+a few nodes fail or return. Changes follow on each other, so that errors would add up. `seconds` is the 99th
+percentile of `solvers.replan.replan` alone. Every plan goes through the independent verifier (not timed); moves of
 replicas whose node stayed are counted. The baseline is a whole new bulk plan for the last problem.
 """
 
@@ -64,7 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
              f"{100 * (afresh.solution.bounds[0].gap_frac or 0.0):.2f}", "-", "-"],
         ],
     )  # fmt: skip
-    print(f"gap % after 0, 1, 10, … changes: {', '.join(f'{100 * gaps[i]:.2f}' for i in _milestones(len(gaps)))}")
+    print(
+        f"gap % after 0, 1, 10, … changes: {', '.join(f'{100 * gaps[i]:.2f}' for i in _milestones(len(gaps)))}"
+    )
     for violation in broken[:10]:
         print(f"violation: {violation}")
     if options.json:
@@ -82,7 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--replicas", type=positive_int, default=150_000)
     parser.add_argument("--nodes", type=positive_int, default=12_500)
     parser.add_argument("--sites", type=positive_int, default=50)
@@ -95,12 +99,17 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def a_change(
-    first: PlacementProblem, now: PlacementProblem, plan: BulkPlan, share: float, rng: np.random.Generator, number: int
+    first: PlacementProblem,
+    now: PlacementProblem,
+    plan: BulkPlan,
+    share: float,
+    rng: np.random.Generator,
+    number: int,
 ) -> PlacementProblem:
-    """Half of the share leaves and half arrives, around each class's first demand; some nodes fail, failed ones return."""
+    """Half of the share leaves, half arrives, around each class's first demand; some nodes fail, failed ones return."""
     demand = now.classes.demand_count[:, 0]
     gang = now.classes.gang_size
-    count = int(round(share * demand.sum() / 2))
+    count = round(float(share * demand.sum()) / 2)
     leaving = rng.multinomial(count, demand / demand.sum())
     usual = first.classes.demand_count[:, 0]
     arriving = rng.multinomial(count, usual / usual.sum())
@@ -110,7 +119,7 @@ def a_change(
     step = rng.choice((-1, 1), len(some))
     new[some] = np.clip(demand[some] + step * gang[some], gang[some], usual[some] + gang[some])
     nodes = first.groups.node_count[:, 0]
-    failed = rng.multinomial(int(round(FAILING_FRAC * nodes.sum())), nodes / nodes.sum())
+    failed = rng.multinomial(round(float(FAILING_FRAC * nodes.sum())), nodes / nodes.sum())
     return changed(
         now,
         classes={"demand_count": new[:, None]},
@@ -120,8 +129,8 @@ def a_change(
 
 
 def moved_count(before: BulkPlan, after: BulkPlan) -> int:
-    """Replicas taken off a node that stayed, of classes that did not shrink: moves for the padding rule, for spread or to
-    make room. Gangs are not counted.
+    """Replicas taken off a node that stayed, of classes that did not shrink: moves for the padding rule, for spread or
+    to make room. Gangs are not counted.
     """
     old, new = (_on_nodes(p) for p in (before, after))
     sets, fleet = after.filling.sets, after.filling.fleet
@@ -129,16 +138,20 @@ def moved_count(before: BulkPlan, after: BulkPlan) -> int:
     free = sets.problem.classes.gang_size > 1
     missing = old - new
     return sum(
-        count
-        for (c, g, n), count in missing.items()
-        if n < fleet.count[g] and not shrunk[c] and not free[c]
+        count for (c, g, n), count in missing.items() if n < fleet.count[g] and not shrunk[c] and not free[c]
     )
 
 
 def _on_nodes(plan: BulkPlan) -> Counter[tuple[int, int, int]]:
     filling = plan.filling
     booked = filling.all_booked()
-    keys = np.stack([filling.sets.pair_class[booked.pair], filling.fleet.group[booked.node], filling.fleet.index[booked.node]])
+    keys = np.stack(
+        [
+            filling.sets.pair_class[booked.pair],
+            filling.fleet.group[booked.node],
+            filling.fleet.index[booked.node],
+        ]
+    )
     rows, counts = np.unique(keys, axis=1, return_counts=True)
     return Counter({(int(c), int(g), int(n)): int(k) for (c, g, n), k in zip(rows.T, counts, strict=True)})
 

@@ -2,7 +2,7 @@
 
 `solve_bulk` reads as the process:
 
-1. relaxation   the bulk model (`bulk_model`) as a linear program, sites rounded (`bulk_relax`); its duals prove the bound
+1. relaxation   the bulk model (`bulk_model`) as a linear program, sites rounded (`bulk_relax`); duals prove the bound
 2. quotas       whole replicas and whole gangs per class and group (`bulk_fill`)
 3. nodes        quotas onto nodes, all groups at once (`node_fill`), largest first, evenly filled
 4. yields       nodes of full groups that filling could not use are taken off, and 1–3 repeated from the last basis
@@ -77,7 +77,7 @@ class BulkPlan:
 
 
 def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
-    """Plan one slot onto nodes. `NotBulk` if the problem has several slots, batch work or graphs; else an answer always."""
+    """Plan one slot onto nodes: always an answer, but `NotBulk` for several slots, batch work or graphs."""
     simplex, clock = Simplex(limits or BulkLimits()), Clock()
     best: tuple[Filling, PlanSolution] | None = None
     with clock.phase("total"):
@@ -108,7 +108,9 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                 with clock.phase("count"):
                     solution = counted(filling)
                 margin_kwh += CAUTION * np.maximum(solution.ledger_debt_kwh - relaxation.debt_kwh, 0.0)
-                margin_kw += CAUTION * np.where(problem.sites.hourly_is_hard, solution.cap_excess_kw[:, 0], 0.0)
+                margin_kw += CAUTION * np.where(
+                    problem.sites.hourly_is_hard, solution.cap_excess_kw[:, 0], 0.0
+                )
                 if best is None or weighted(problem, solution) < weighted(problem, best[1]):
                     best = filling, solution
                 if number >= YIELD_ROUNDS and broken_caps_kwh(problem, best[1]) <= WHOLE:

@@ -16,7 +16,7 @@ from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_model import BulkSets
 from solvers.bulk_relax import Relaxation
 from solvers.node_fill import Booked, FleetState, by_island, first_fit, spread, whole_gangs
-from solvers.problem import GPU_MILLI, MILLI_PER_GPU, W_PER_KW
+from solvers.problem import GPU_MILLI, W_PER_KW
 
 WHOLE = 1e-6
 """Counts this close to a whole number are one; rooms this far below zero are rounding."""
@@ -177,7 +177,7 @@ class Filling:
         return np.asarray(np.where(self.nodes_on >= self.fleet.count, short.max(axis=1), 0.0))
 
     def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
-        """Sort keys, last first: gangs in islands, other gangs, whole devices, shares, then by largest part of a node."""
+        """Sort keys, last first: gangs in islands, other gangs, whole devices, shares; then dominant shares."""
         c = self.sets.pair_class[v]
         gpu = self.need[v, GPU_MILLI]
         kind = np.where(self.gang[c] > 1, np.where(self.in_island[c], 0, 1), np.where(gpu > 0, 2, 3))
@@ -189,7 +189,8 @@ class Filling:
         table = np.concatenate([s.share[v], s.sharp[v]], axis=1) * count[:, None]
         needed = np.zeros((groups, table.shape[1]))
         np.add.at(needed, s.pair_group[v], table)
-        return np.minimum(np.ceil(needed.max(axis=1) - WHOLE).astype(np.int64), self.fleet.count)
+        filled = np.ceil(needed.max(axis=1) - WHOLE).astype(np.int64)
+        return np.asarray(np.minimum(filled, self.fleet.count))
 
     def _place_step(self, v: IntArray, wanted: IntArray, most: IntArray) -> None:
         """One class in each of several groups: within the planned nodes first, then on the group's others."""
@@ -246,10 +247,12 @@ class Filling:
         if not len(sites):
             return
         p, booked = self.sets.problem, self.all_booked()
-        node_kw = np.bincount(booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count)
+        work_kw = np.bincount(
+            booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
+        )
         tied = np.zeros(self.fleet.node_count, dtype=bool)
         tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
-        node_kw += p.groups.idle_w[self.fleet.group] / W_PER_KW
+        node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
         gone = np.zeros(self.fleet.node_count, dtype=bool)
         for s in sites:
             mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s) & ~tied)
@@ -269,7 +272,7 @@ class Filling:
         )
 
     def keep_padding(self) -> None:
-        """Groups with more nodes on than the padding rule allows give up their emptiest; the work moves to open nodes."""
+        """Groups with more nodes on than the padding rule allows give up their emptiest; work moves to open nodes."""
         for _ in range(PADDING_ROUNDS):
             over = self.nodes_on - self._padding_room()
             groups = np.flatnonzero(over > 0)
@@ -277,7 +280,9 @@ class Filling:
                 return
             nodes = np.flatnonzero(self.occupied & (over[self.fleet.group] > 0))
             group = self.fleet.group[nodes]
-            everything = np.ones((len(nodes), self.need.shape[1]), dtype=np.int64) * self.fleet.capacity[group]
+            everything = (
+                np.ones((len(nodes), self.need.shape[1]), dtype=np.int64) * self.fleet.capacity[group]
+            )
             order = np.lexsort((self.fleet.load(nodes, everything)[0], group))
             place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
             gone = np.zeros(self.fleet.node_count, dtype=bool)
@@ -293,7 +298,9 @@ class Filling:
 
     def place_rest(self, *, only_open: bool = False, only_gangs: bool = False) -> None:
         """What waits, largest first, where one more replica costs least: on occupied nodes, or on one more node."""
-        waiting = np.flatnonzero((self.rest > 0) & (self.rest >= self.gang) & ((self.gang > 1) | (not only_gangs)))
+        waiting = np.flatnonzero(
+            (self.rest > 0) & (self.rest >= self.gang) & ((self.gang > 1) | (not only_gangs))
+        )
         if not len(waiting):
             return
         first = self.class_start[waiting]
@@ -303,7 +310,7 @@ class Filling:
             self.place_class(int(c), only_open=only_open)
 
     def place_few(self) -> None:
-        """As `place_rest`, for a few replicas of many classes: only groups whose emptiest nodes have room are looked at."""
+        """As `place_rest`, for a few replicas of many classes: only groups whose emptiest nodes have room are tried."""
         waiting = np.flatnonzero((self.rest > 0) & (self.rest >= self.gang))
         waiting = waiting[self.class_start[waiting] < self.class_start[waiting + 1]]
         most = self._most_free(np.arange(len(self.nodes_on)))
@@ -427,7 +434,9 @@ class Filling:
             weight = np.asarray(self.side[:, [r]].todense()).ravel()
             own = self.sets.pair_class == c
             weight[own] = 0.0
-            rows = np.flatnonzero((weight[booked.pair] > 0) & (self.gang[self.sets.pair_class[booked.pair]] == 1) & ~gone)
+            rows = np.flatnonzero(
+                (weight[booked.pair] > 0) & (self.gang[self.sets.pair_class[booked.pair]] == 1) & ~gone
+            )
             freed = np.cumsum(weight[booked.pair[rows]])
             gone[rows[: int(np.searchsorted(freed, lacking - WHOLE)) + 1]] = True
         return gone
@@ -462,7 +471,7 @@ class Filling:
         self._parts = [booked]
 
     def _place_at(self, c: int, v: int, nodes: IntArray, fit: IntArray) -> None:
-        """As many of a class as fit on these nodes of one group, and as power and side rows allow; fullest nodes first."""
+        """As many of a class as fit on these nodes of one group and power and side rows allow; fullest nodes first."""
         s, p = self.sets, self.sets.problem
         gang = int(self.gang[c])
         most = min(int(self.rest[c]), self._side_allows(v)) // gang * gang
@@ -479,7 +488,9 @@ class Filling:
             nodes, fit = nodes[order], fit[order]
             take = first_fit(one, fit, np.array([most]))
         idle_kw = p.groups.idle_w[s.pair_group[v]] / W_PER_KW
-        added_kw = np.cumsum(take * s.dynamic_kw[v] + np.where((take > 0) & ~self.occupied[nodes], idle_kw, 0.0))
+        added_kw = np.cumsum(
+            take * s.dynamic_kw[v] + np.where((take > 0) & ~self.occupied[nodes], idle_kw, 0.0)
+        )
         room_kw = self.limit_kw[s.pair_site[v]] - self.power_kw[s.pair_site[v]]
         take = np.where(added_kw <= room_kw + 1e-9, take, 0)
         if gang > 1 and int(take.sum()) % gang:

@@ -35,7 +35,7 @@ import numpy as np
 from solvers import facility
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
-from solvers.linear import Block, LinearModel
+from solvers.linear import INFINITY, Block, LinearModel, Values
 from solvers.problem import (
     CPU_MILLI,
     GPU_MILLI,
@@ -162,7 +162,7 @@ def bulk_sets(problem: PlacementProblem) -> BulkSets:
 
 
 def _sharp_shares(p: PlacementProblem, need: IntArray, group: IntArray) -> FloatArray:
-    """[V, sharp rows] in the order of `SHARP_RESOURCE`; on capacities without yields, for functions need the true node."""
+    """[V, sharp rows] in the order of `SHARP_RESOURCE`; on capacities without yields: functions need the true node."""
     capacity = p.groups.capacity[group]
     gpu, devices = need[:, GPU_MILLI], capacity[:, GPU_MILLI] / MILLI_PER_GPU
     fractional = (gpu > 0) & (gpu < MILLI_PER_GPU)
@@ -252,13 +252,17 @@ class BulkModel:
         """The same for rows."""
         return y[self.rows[name].slice] if name in self.rows else np.zeros(0)
 
-    def _columns(self, name: str, key: IntArray, **facts: FloatArray | float) -> IntArray:
-        block = self.lp.add_columns(name, len(key), **facts)
+    def _columns(
+        self, name: str, key: IntArray, *, lower: Values = 0.0, upper: Values = INFINITY, cost: Values = 0.0
+    ) -> IntArray:
+        block = self.lp.add_columns(name, len(key), lower=lower, upper=upper, cost=cost)
         self.columns[name], self.keys[name] = block, key
         return block.index
 
-    def _rows(self, name: str, key: IntArray, **facts: FloatArray | float) -> IntArray:
-        block = self.lp.add_rows(name, len(key), **facts)
+    def _rows(
+        self, name: str, key: IntArray, *, lower: Values = -INFINITY, upper: Values = INFINITY
+    ) -> IntArray:
+        block = self.lp.add_rows(name, len(key), lower=lower, upper=upper)
         self.rows[name], self.keys[name] = block, key
         return block.index
 
@@ -299,9 +303,7 @@ def define_columns(m: BulkModel) -> None:
     m._columns("nodes", np.arange(p.group_count), upper=s.nodes)
     start = np.where(p.sites.initially_on, 0.0, p.sites.start_yuan)
     lowest = np.where(p.sites.may_close, 0.0, 1.0)
-    m._columns(
-        "on", np.arange(p.site_count), lower=lowest, upper=1.0, cost=price_h * (fixed - off) + start
-    )
+    m._columns("on", np.arange(p.site_count), lower=lowest, upper=1.0, cost=price_h * (fixed - off) + start)
     m._columns(
         "it_kw", np.arange(p.site_count), upper=s.power_limit_kw,
         cost=price_h * (1 + p.sites.loss_slope[:, 0]),
@@ -487,7 +489,7 @@ def define_hourly_caps(m: BulkModel) -> None:
 
 def define_ledgers(m: BulkModel) -> None:
     """[F_off + (F − F_off)·on + (1 + a)·P + Q − Π·P_useful]·h ≤ β + v, kWh, per capped site and once over the edges."""
-    s, p = m.sets, m.sets.problem
+    p = m.sets.problem
     debt_price = np.where(p.sites.annual_is_hard, HARD_CAP_YUAN, p.sites.debt_yuan_per_kwh)
     which = np.flatnonzero(~np.isnan(p.sites.pue_cap_annual))
     if len(which):
@@ -533,14 +535,17 @@ def _ledger_rows(
 
 
 def _most_debt(m: BulkModel, members: IntArray) -> FloatArray:
-    """No plan owes more than all facility energy of the members at their limits, twice for margins; every column is bounded
-    for the bound's sake.
+    """No plan owes more than all facility energy of the members at their limits; twice that leaves room for margins.
+
+    Every column needs a finite bound, for the Lagrangian bound's sake.
     """
     s, p = m.sets, m.sets.problem
     limit = s.power_limit_kw
     most = p.sites.fixed_kw[:, 0] + (1 + p.sites.loss_slope[:, 0]) * limit
     most = (most + p.sites.loss_square[:, 0] / p.sites.rated_kw * limit**2) * s.hours
-    return np.asarray(2 * most[members].sum(axis=1) + np.abs(p.sites.ledger_beta_kwh[members]).sum(axis=1) + 1.0)
+    return np.asarray(
+        2 * most[members].sum(axis=1) + np.abs(p.sites.ledger_beta_kwh[members]).sum(axis=1) + 1.0
+    )
 
 
 def define_demand_charge(m: BulkModel) -> None:

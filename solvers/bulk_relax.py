@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from solvers.archive import BoolArray, FloatArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build
 from solvers.linear import LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
@@ -28,7 +28,7 @@ SIDE_ROWS = ("floor", "spread", "links")
 
 @dataclass(frozen=True)
 class Margins:
-    """How much of a limit the program leaves to rounding and packing, as shares of the limit; bounds know nothing of it.
+    """Shares of limits that the program leaves to rounding and packing; bounds know nothing of them.
 
     `site` tightens power limits and minimum loads of sites, `link` links and floors, `ledger` (a share of F·h) ledgers.
     The values: rounding moves less than one replica per class and group, and nodes are whole; 0.4 % of a site's power
@@ -123,14 +123,16 @@ class Relaxation:
         A dual below that is relief of a minimum load (hourly cap), which ends once the load is met.
         """
         s, sites = self.sets, self.sets.problem.sites
-        it_kw = np.maximum(np.bincount(s.pair_site, weights=s.useful_kw * self.x, minlength=len(s.power_limit_kw)), 0.0)
+        it_kw = np.maximum(
+            np.bincount(s.pair_site, weights=s.useful_kw * self.x, minlength=len(s.power_limit_kw)), 0.0
+        )
         slope = 1 + sites.loss_slope[:, 0] + 2 * sites.loss_square[:, 0] / sites.rated_kw * it_kw
         return np.maximum(-self.model.duals("it_power", self.duals), s.energy_yuan_per_kwh * s.hours * slope)
 
     @property
     def unit_yuan(self) -> FloatArray:
-        """[V] cost of one more replica: its power at `kw_yuan`, other money, and duals of links, spread, floors, ledgers;
-        demand and capacity of nodes left out.
+        """[V] cost of one more replica: its power at `kw_yuan`, other money, and duals of links, spread, floors and
+        ledgers; demand and capacity of nodes left out.
         """
         s, x = self.sets, self.model.columns["x"].slice
         rows = np.ones(len(self.duals))
@@ -167,22 +169,21 @@ def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Rel
 
 
 def unpriced(sets: BulkSets) -> Relaxation:
-    """No relaxation at all: every site open, energy as the only price, no quotas and no bound. What greedy plans go by."""
+    """No relaxation: every site open, energy as the only price, no quotas and no bound. What greedy plans go by."""
     model = build(sets)
     exact = model.lp.program()
     side, upper = side_rows(model, exact)
     site_on = sets.power_limit_kw > 0
-    return Relaxation(
-        model, exact, np.zeros(exact.matrix.shape[0]), np.zeros(exact.matrix.shape[1]), site_on | ~sets.problem.sites.may_close,
-        None, side, upper,
-    )  # fmt: skip
+    site_on |= ~sets.problem.sites.may_close
+    rows, columns = exact.matrix.shape
+    return Relaxation(model, exact, np.zeros(rows), np.zeros(columns), site_on, None, side, upper)
 
 
 def choose_sites(
     model: BulkModel, exact: Program, on: FloatArray, simplex: Simplex, trials: int
 ) -> tuple[BoolArray, LpResult]:
-    """(site_on, answer with them): open what the relaxation opens at all, then close, least open first, each site without
-    which the program costs less. Sites the relaxation leaves closed stay closed.
+    """(site_on, answer with them): open what the relaxation opens at all, then close, least open first, each site
+    without which the program costs less. Sites the relaxation leaves closed stay closed.
     """
     site_on = on > INTEGRAL
     best = simplex.solve(plan_program(model, exact, site_on))
@@ -281,6 +282,8 @@ def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:
 
 def side_rows(model: BulkModel, exact: Program) -> tuple[sp.csr_array, FloatArray]:
     """([V, rows], [rows]) coefficients and limits of floors, spread and links."""
-    rows = np.concatenate([model.rows[n].index for n in SIDE_ROWS if n in model.rows] or [np.zeros(0, dtype=np.int64)])
+    rows = np.concatenate(
+        [model.rows[n].index for n in SIDE_ROWS if n in model.rows] or [np.zeros(0, dtype=np.int64)]
+    )
     part = exact.matrix[rows][:, model.columns["x"].slice]
     return sp.csr_array(part.T.tocsr()), exact.row_upper[rows]

@@ -92,7 +92,9 @@ def make_solution(
     )
 
 
-def hard_excess_kwh(p: PlacementProblem, cap_excess_kwh: FloatArray, debt: FloatArray, portfolio: float) -> float:
+def hard_excess_kwh(
+    p: PlacementProblem, cap_excess_kwh: FloatArray, debt: FloatArray, portfolio: float
+) -> float:
     """Energy above caps that the policy makes hard: hourly, annual, of the portfolio."""
     hard = cap_excess_kwh @ p.sites.hourly_is_hard + debt @ p.sites.annual_is_hard
     return float(hard) + (portfolio if p.terms.portfolio_is_hard else 0.0)
@@ -108,21 +110,23 @@ def nodes_on(sets: BulkSets, occupied: IntArray, running: FloatArray, site_on: B
     nodes = np.minimum(np.maximum(occupied, np.ceil(needed.max(axis=1) - 1e-9)), sets.nodes)
     low = np.where(site_on & np.isfinite(sets.cap_low_kw), sets.cap_low_kw, 0.0)
     if not low.any():
-        return nodes
+        return np.asarray(nodes)
     dominant = np.bincount(sets.pair_group, weights=sets.dominant * running, minlength=p.group_count)
     allowed = np.minimum(np.floor(p.terms.padding_factor * dominant + p.terms.padding_node_count), sets.nodes)
     it_kw = site_powers(sets, nodes, running, site_on).it_kw
     short_kw = low - it_kw
     room_kw = sets.power_limit_kw - it_kw
     idle_kw = p.groups.idle_w / W_PER_KW
-    for g in np.flatnonzero(padded_groups(p) & (short_kw[p.groups.site] > 0) & (allowed > nodes) & (idle_kw > 0)):
+    for g in np.flatnonzero(
+        padded_groups(p) & (short_kw[p.groups.site] > 0) & (allowed > nodes) & (idle_kw > 0)
+    ):
         s = int(p.groups.site[g])
         wanted = np.ceil(max(short_kw[s], 0.0) / idle_kw[g] - 1e-9)
         more = max(0.0, min(allowed[g] - nodes[g], wanted, np.floor(room_kw[s] / idle_kw[g])))
         nodes[g] += more
         short_kw[s] -= more * idle_kw[g]
         room_kw[s] -= more * idle_kw[g]
-    return nodes
+    return np.asarray(nodes)
 
 
 def site_powers(sets: BulkSets, nodes: FloatArray, running: FloatArray, site_on: BoolArray) -> Powers:
@@ -134,7 +138,8 @@ def site_powers(sets: BulkSets, nodes: FloatArray, running: FloatArray, site_on:
     useful = np.bincount(sets.pair_site, weights=sets.useful_kw * running, minlength=count)
     fixed = np.where(site_on, p.sites.fixed_kw[:, 0], p.sites.off_kw[:, 0])
     square = p.sites.loss_square[:, 0] / p.sites.rated_kw * it**2
-    return Powers(it, useful, fixed + (1 + p.sites.loss_slope[:, 0]) * it + square)
+    facility = fixed + (1 + p.sites.loss_slope[:, 0]) * it + square
+    return Powers(np.asarray(it), np.asarray(useful), np.asarray(facility))
 
 
 def cap_excess_kw(p: PlacementProblem, powers: Powers, site_on: BoolArray) -> FloatArray:
@@ -157,7 +162,7 @@ def ledgers(p: PlacementProblem, powers: Powers, hours: float) -> tuple[FloatArr
 
 
 def moved_count(p: PlacementProblem, per_pair: FloatArray, demand: FloatArray) -> FloatArray:
-    """[K] running replicas that leave their group and are still wanted: leaving ones less those the class lost anyway."""
+    """[K] running replicas that leave their group and are still wanted: leaving less what the class lost anyway."""
     leaving = np.maximum(p.pairs.running_count - per_pair, 0.0)
     c = p.pairs.class_index
     left = np.bincount(c, weights=leaving, minlength=p.class_count)

@@ -29,13 +29,13 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk import BulkPlan, Clock, counted, solve_bulk
 from solvers.bulk_fill import WHOLE, Filling
-from solvers.bulk_model import BulkModel, BulkSets, Cuts, build, bulk_sets
+from solvers.bulk_model import BulkSets, Cuts, build, bulk_sets
 from solvers.bulk_relax import BulkLimits, Relaxation, Simplex, lower_bound, relax, side_rows
 from solvers.node_fill import Booked, FleetState
-from solvers.problem import Classes, Flows, Groups, Network, Pairs, Paths, PlacementProblem, Sites
+from solvers.problem import Flows, Groups, Network, Pairs, Paths, PlacementProblem, Sites
 
 PART_SITES = 50
 LOCAL_SITES_FACTOR = 1.5
@@ -104,7 +104,11 @@ class LargePlan:
 
 
 def solve_large(
-    problem: PlacementProblem, runner: Runner | None = None, *, limits: BulkLimits | None = None, part_sites: int = PART_SITES
+    problem: PlacementProblem,
+    runner: Runner | None = None,
+    *,
+    limits: BulkLimits | None = None,
+    part_sites: int = PART_SITES,
 ) -> LargePlan:
     """Plan one slot of a very large problem onto nodes. `NotBulk` as `solve_bulk`; `bulk_relax.Unsolved` if the coarse
     relaxation cannot be solved.
@@ -175,7 +179,9 @@ def shares(sets: BulkSets, part_of_site: IntArray, limits: BulkLimits) -> IntArr
         s = relaxation.sets
         table = np.zeros(table.shape)
         np.add.at(table, (s.pair_class, part_of_band[s.pair_site]), relaxation.x)
-        short = sets.demand - table.sum(axis=1)  # what the coarse model could not serve: the parts may still try
+        short = sets.demand - table.sum(
+            axis=1
+        )  # what the coarse model could not serve: the parts may still try
         biggest = table.argmax(axis=1)
         reach = np.zeros(table.shape)
         np.add.at(reach, (sets.pair_class, part_of_pair), 1.0)
@@ -197,7 +203,7 @@ def _whole(table: FloatArray, demand: FloatArray, gang: IntArray) -> IntArray:
 
 
 def bands(sets: BulkSets, part_of_site: IntArray) -> tuple[IntArray, IntArray]:
-    """([S] band of each site, [bands] its part): each part's sites in `PRICE_BANDS` by the price of one kWh of IT energy.
+    """([S] band of each site, [bands] its part): each part's sites in `PRICE_BANDS` by the price of a kWh of IT energy.
 
     A part is not one price but a supply curve; without bands the cheapest part on average would take all it can hold.
     """
@@ -209,7 +215,9 @@ def bands(sets: BulkSets, part_of_site: IntArray) -> tuple[IntArray, IntArray]:
     total = np.bincount(part, weights=nodes)
     before = np.cumsum(nodes) - nodes
     before -= before[np.searchsorted(part, part)]
-    band = np.minimum((before / np.maximum(total[part], 1e-9) * PRICE_BANDS).astype(np.int64), PRICE_BANDS - 1)
+    band = np.minimum(
+        (before / np.maximum(total[part], 1e-9) * PRICE_BANDS).astype(np.int64), PRICE_BANDS - 1
+    )
     distinct, number = np.unique(part * PRICE_BANDS + band, return_inverse=True)
     out = np.zeros(p.site_count, dtype=np.int64)
     out[order] = number
@@ -236,16 +244,20 @@ def coarse_problem(sets: BulkSets, part_of_site: IntArray) -> PlacementProblem:
 
     def mean(values: FloatArray) -> FloatArray:
         total = np.bincount(part_of_site, weights=values * per_site, minlength=parts)
-        return np.asarray(total / np.maximum(np.bincount(part_of_site, weights=per_site, minlength=parts), 1e-9))
+        return np.asarray(
+            total / np.maximum(np.bincount(part_of_site, weights=per_site, minlength=parts), 1e-9)
+        )
 
     def total(values: FloatArray) -> FloatArray:
-        return np.bincount(part_of_site, weights=values, minlength=parts)
+        return np.asarray(np.bincount(part_of_site, weights=values, minlength=parts))
 
     key, pair_kind = np.unique(sets.pair_class * len(kinds) + kind[sets.pair_group], return_inverse=True)
     weight = np.maximum(sets.nodes[sets.pair_group], 1e-9)
     one = np.zeros(len(key), dtype=np.int64)
     one[pair_kind] = np.arange(len(sets.pair))
-    dynamic = np.bincount(pair_kind, weights=sets.dynamic_kw * 1000.0 * weight) / np.bincount(pair_kind, weights=weight)
+    dynamic = np.bincount(pair_kind, weights=sets.dynamic_kw * 1000.0 * weight) / np.bincount(
+        pair_kind, weights=weight
+    )
     column = np.newaxis
     none = np.full(parts, np.nan)
     zero = np.zeros(parts)
@@ -304,7 +316,10 @@ def split(sets: BulkSets, part_of_site: IntArray, share: IntArray) -> list[Part]
     link_parts = _link_weight(sets.problem, part_of_site, parts)
     edge_kw = np.where(sets.problem.sites.is_edge, sets.problem.sites.rated_kw, 0.0)
     edges = np.bincount(part_of_site, weights=edge_kw, minlength=parts) / max(float(edge_kw.sum()), 1e-9)
-    return [_part(sets, part_of_site == i, share[:, i], link_parts[:, i], float(edges[i]), i) for i in range(parts)]
+    return [
+        _part(sets, part_of_site == i, share[:, i], link_parts[:, i], float(edges[i]), i)
+        for i in range(parts)
+    ]
 
 
 def _link_weight(p: PlacementProblem, part_of_site: IntArray, parts: int) -> FloatArray:
@@ -318,7 +333,14 @@ def _link_weight(p: PlacementProblem, part_of_site: IntArray, parts: int) -> Flo
     return np.asarray(weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12))
 
 
-def _part(sets: BulkSets, inside: FloatArray, demand: IntArray, link_share: FloatArray, edge_share: float, number: int) -> Part:
+def _part(
+    sets: BulkSets,
+    inside: BoolArray,
+    demand: IntArray,
+    link_share: FloatArray,
+    edge_share: float,
+    number: int,
+) -> Part:
     p = sets.problem
     sites = np.flatnonzero(inside)
     groups = np.flatnonzero(inside[p.groups.site])
@@ -353,8 +375,12 @@ def _part(sets: BulkSets, inside: FloatArray, demand: IntArray, link_share: Floa
         groups=group_table,
         classes=class_table,
         pairs=pair_table,
-        flows=replace(_rows(p.flows, flow, len(p.flows.mbps)), class_index=new_class[p.flows.class_index[flow]]),
-        paths=replace(_rows(p.paths, path, len(p.paths.budget_ms)), class_index=new_class[p.paths.class_index[path]]),
+        flows=replace(
+            _rows(p.flows, flow, len(p.flows.mbps)), class_index=new_class[p.flows.class_index[flow]]
+        ),
+        paths=replace(
+            _rows(p.paths, path, len(p.paths.budget_ms)), class_index=new_class[p.paths.class_index[path]]
+        ),
         network=Network(
             leg_id=n.leg_id,
             link_id=tuple(n.link_id[i] for i in links),
@@ -380,7 +406,7 @@ def _renumbered(count: int, kept: IntArray) -> IntArray:
 
 def _rows(table: Any, rows: IntArray, count: int) -> Any:
     """A table with some of its rows: every array or tuple whose first axis is the table's."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, value in vars(table).items():
         if isinstance(value, np.ndarray) and value.shape[0] == count:
             fields[name] = value[rows]
@@ -513,7 +539,9 @@ class RayRunner:
 
     def __enter__(self) -> Self:
         # a socket path has 107 bytes, of which Ray needs 66 below its folder: keep the folder short
-        root = next((r for r in ("/tmp", "/var/tmp") if os.access(r, os.W_OK | os.X_OK)), tempfile.gettempdir())
+        root = next(
+            (r for r in ("/tmp", "/var/tmp") if os.access(r, os.W_OK | os.X_OK)), tempfile.gettempdir()
+        )
         self._folder = Path(tempfile.mkdtemp(prefix="sd", dir=root))
         token = self._folder / "token"
         token.touch(mode=0o600)

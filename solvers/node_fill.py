@@ -3,8 +3,8 @@
 `FleetState` holds what every node of a fleet has free. Three questions, all vectorised over rows (node, need):
 
 - `fit`      how many replicas of a need each node can still take
-- `spread`   how to divide a count over nodes so that they end evenly filled; `first_fit` in node order; `by_island` whole
-             gangs inside islands
+- `spread`   how to divide a count over nodes so that they end evenly filled; `first_fit` in node order; `by_island`
+             whole gangs inside islands
 - `commit`   book them: devices are chosen, and every replica becomes a row of `Booked`
 
 A need below one device is a share of one device; above it, whole devices. Shares go to the first device with room:
@@ -50,7 +50,9 @@ class Booked:
         """One after the other."""
         if not parts:
             return Booked.none()
-        return Booked(*(np.concatenate([getattr(b, n) for b in parts]) for n in ("pair", "node", "device_mask", "gang")))
+        return Booked(
+            *(np.concatenate([getattr(b, n) for b in parts]) for n in ("pair", "node", "device_mask", "gang"))
+        )
 
     def __getitem__(self, rows: IntArray | BoolArray) -> Booked:
         return Booked(self.pair[rows], self.node[rows], self.device_mask[rows], self.gang[rows])
@@ -108,7 +110,14 @@ class FleetState:
     def copy(self) -> FleetState:
         """Another state with the same fleet."""
         return FleetState(
-            self.group, self.index, self.first, self.count, self.island, self.capacity, self.free.copy(), self.device.copy()
+            self.group,
+            self.index,
+            self.first,
+            self.count,
+            self.island,
+            self.capacity,
+            self.free.copy(),
+            self.device.copy(),
         )
 
     def nodes_of(self, groups: IntArray, most: IntArray | None = None) -> tuple[IntArray, IntArray]:
@@ -228,14 +237,14 @@ def first_fit(row: IntArray, fit: IntArray, wanted: IntArray) -> IntArray:
     fit = np.minimum(fit, wanted[row])
     running = np.cumsum(fit) - fit
     starts = np.searchsorted(row, np.arange(len(wanted)))
-    at_start = np.append(running, 0)[np.minimum(starts, max(len(row) - 1, 0))] if len(row) else np.zeros(len(wanted))
+    at_start = (
+        np.append(running, 0)[np.minimum(starts, max(len(row) - 1, 0))] if len(row) else np.zeros(len(wanted))
+    )
     before = running - at_start[row]
     return np.asarray(np.clip(wanted[row] - before, 0, fit), dtype=np.int64)
 
 
-def spread(
-    row: IntArray, fit: IntArray, wanted: IntArray, load: FloatArray, step: FloatArray
-) -> IntArray:
+def spread(row: IntArray, fit: IntArray, wanted: IntArray, load: FloatArray, step: FloatArray) -> IntArray:
     """[n] takes that leave the nodes of each row evenly loaded: emptiest first, one replica adds step[n] to a load.
 
     Finds the level λ per row with Σ min(fit, ⌊(λ − load)/step⌋) = wanted by halving; what rounding leaves goes to the

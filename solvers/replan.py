@@ -9,8 +9,8 @@
 5. bound      the old duals on the new program: valid at once (`bulk_relax.lower_bound`), no solve
 6. check      nodes that changed are summed again from their rows
 
-Nothing that runs is moved, unless its node is gone or the padding rule needs its node. Prices age: the bound tells by how
-much, and `solve_bulk` renews them off the critical path.
+Nothing that runs is moved, unless its node is gone or the padding rule needs its node. Prices age: the bound tells by
+how much, and `solve_bulk` renews them off the critical path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ from solvers.bulk_relax import Relaxation, lower_bound, side_rows
 from solvers.node_fill import Booked, FleetState
 from solvers.problem import GPU_MILLI, MILLI_PER_GPU, PlacementProblem
 
-CARRIED = {"classes": ("demand_count",), "groups": ("node_count", "initial_on_count"), "pairs": ("running_count",)}
+CARRIED = {
+    "classes": ("demand_count",),
+    "groups": ("node_count", "initial_on_count"),
+    "pairs": ("running_count",),
+}
 """What may differ from the problem of the last plan; everything else is the very same tables."""
 
 
@@ -41,7 +45,7 @@ class Inconsistent(RuntimeError):
 
 
 def replan(plan: BulkPlan, problem: PlacementProblem) -> BulkPlan:
-    """The plan for `problem`, which differs from the last plan's in demand and node counts only. `NotIncremental` else."""
+    """The plan for `problem`, whose demand and node counts alone differ from the last plan's. `NotIncremental` else."""
     clock = Clock()
     with clock.phase("total"):
         with clock.phase("carry"):
@@ -94,7 +98,11 @@ def carried_sets(old: BulkSets, problem: PlacementProblem) -> BulkSets:
 
 def _equal(now: object, then: object, name: str) -> bool:
     a, b = getattr(now, name), getattr(then, name)
-    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f")) if isinstance(a, np.ndarray) else bool(a == b)
+    return (
+        bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+        if isinstance(a, np.ndarray)
+        else bool(a == b)
+    )
 
 
 def carried_duals(old: BulkModel, new: BulkModel, duals: FloatArray) -> FloatArray:
@@ -138,7 +146,7 @@ def with_whole_gangs(filling: Filling, rows: BoolArray) -> BoolArray:
 
 
 def departures(filling: Filling) -> BoolArray:
-    """Booked rows that leave where more is placed than wanted: the dearest first, from the emptiest nodes; whole gangs."""
+    """Booked rows that leave where more is placed than wanted: dearest first, from the emptiest nodes; whole gangs."""
     booked = filling.all_booked()
     gone = np.zeros(len(booked), dtype=bool)
     surplus = np.maximum(-filling.rest, 0)
@@ -160,7 +168,7 @@ def departures(filling: Filling) -> BoolArray:
 
 
 def check_nodes(filling: Filling, nodes: IntArray) -> None:
-    """Sum the rows of these nodes again: resources and devices as accounted, nothing overbooked. `Inconsistent` else."""
+    """Sum the rows of these nodes again: resources and devices as accounted, none overbooked. `Inconsistent` else."""
     fleet, booked = filling.fleet, filling.all_booked()
     at = np.full(fleet.node_count, -1)
     at[nodes] = np.arange(len(nodes))
