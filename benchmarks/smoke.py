@@ -9,6 +9,9 @@ from pathlib import Path
 
 COMMANDS = {
     "plan": ["-m", "benchmarks.plan", "--classes", "40", "--scale", "0.1"],
+    "bulk": "-m benchmarks.bulk --replicas 10000 --nodes 1000 --sites 20 --classes 100".split(),
+    "parts": "-m benchmarks.bulk --replicas 12000 --nodes 1200 --sites 20 --classes 120 --ray --workers 1".split(),
+    "replan": "-m benchmarks.replan --replicas 10000 --nodes 1000 --sites 20 --classes 100 --changes 5".split(),
     "service": ["-m", "benchmarks.service", "--quick"],
     "explain": ["-m", "benchmarks.explain", "--nodes", "400", "--sites", "10"],
 }

@@ -161,6 +161,7 @@ def completed(filling: Filling) -> None:
     filling.keep_padding()
     filling.make_room()
     filling.keep_padding()
+    filling.settle()
 
 
 def filled(relaxation: Relaxation) -> Filling:

@@ -66,10 +66,12 @@ class Filling:
         self.nodes_on = np.zeros(p.group_count, dtype=np.int64)
         self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
         self.class_start = np.searchsorted(sets.pair_class, np.arange(p.class_count + 1))
+        # a gang is a workload of its own, everything else of a class is one
+        members = np.where(self.gang > 1, self.gang, sets.demand)
         least = p.classes.spread_node_min
-        self.node_most = np.where(
-            least > 1, np.maximum(np.floor(sets.demand / np.maximum(least, 1)), 1), np.inf
-        )
+        self.node_most = np.where(least > 1, np.maximum(np.floor(members / np.maximum(least, 1)), 1), np.inf)
+        # a gang lies in one group, so one that must lie on several sites finds no place here
+        self.rest[(self.gang > 1) & (p.classes.spread_site_min > 1)] = 0
         self._parts: list[Booked] = []
         self._next_gang = np.zeros(p.class_count, dtype=np.int64)
 
@@ -153,7 +155,7 @@ class Filling:
 
     def place_quotas(self, quota: IntArray) -> None:
         """Quotas onto nodes: in every group the largest shape first, the j-th of all groups in one step."""
-        quota = self._within_side_rows(quota)
+        quota = self._within_side_rows(np.minimum(quota, self.rest[self.sets.pair_class]))
         used = np.flatnonzero(quota)
         group = self.sets.pair_group[used]
         order = np.lexsort((*self._size_keys(used), group))
@@ -225,41 +227,51 @@ class Filling:
                 quota[v] -= min(cut, int(quota[v]))
         return quota
 
+    def with_whole_gangs(self, rows: BoolArray) -> BoolArray:
+        """The booked rows and all other members of their gangs."""
+        booked = self.all_booked()
+        of_class = self.sets.pair_class[booked.pair]
+        key = of_class * (int(booked.gang.max(initial=0)) + 1) + booked.gang
+        in_gang = self.gang[of_class] > 1
+        return np.asarray(rows | (in_gang & np.isin(key, key[rows & in_gang])))
+
     def shed(self) -> None:
-        """Work above floors, spread, links and power limits leaves, single replicas only, and waits in `rest`."""
-        over = np.flatnonzero(self.side_room < -WHOLE)
-        if len(over):
+        """Work above floors, spread, links and power limits leaves, gangs last, and waits in `rest`."""
+        for r in np.flatnonzero(self.side_room < -WHOLE):
+            if self.side_room[r] >= -WHOLE:
+                continue  # what left for another row was enough
             booked = self.all_booked()
-            single = self.gang[self.sets.pair_class[booked.pair]] == 1
+            weight = np.asarray(self.side[:, [r]].todense()).ravel()[booked.pair]
+            rows = np.flatnonzero(weight > 0)
+            rows = rows[np.argsort(self.gang[self.sets.pair_class[booked.pair[rows]]] > 1, kind="stable")]
+            enough = int(np.searchsorted(np.cumsum(weight[rows]), -self.side_room[r] - WHOLE)) + 1
             gone = np.zeros(len(booked), dtype=bool)
-            for r in over:
-                weight = np.asarray(self.side[:, [r]].todense()).ravel()[booked.pair]
-                rows = np.flatnonzero((weight > 0) & single & ~gone)
-                freed = np.cumsum(weight[rows]) + weight[gone].sum()
-                gone[rows[: int(np.searchsorted(freed, -self.side_room[r] - WHOLE)) + 1]] = True
-            self.remove(gone)
+            gone[rows[:enough]] = True
+            self.remove(self.with_whole_gangs(gone))
         self._shed_power()
 
     def _shed_power(self) -> None:
-        """Sites above their power limit give up their emptiest nodes."""
-        over_kw = self.power_kw - self.limit_kw
-        sites = np.flatnonzero(over_kw > WHOLE)
-        if not len(sites):
-            return
-        p, booked = self.sets.problem, self.all_booked()
-        work_kw = np.bincount(
-            booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
-        )
-        tied = np.zeros(self.fleet.node_count, dtype=bool)
-        tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
-        node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
+        """Sites above their power limit give up their emptiest nodes, those with gangs last."""
+        p = self.sets.problem
+        for s in np.flatnonzero(self.power_kw - self.limit_kw > WHOLE):
+            booked = self.all_booked()
+            work_kw = np.bincount(
+                booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
+            )
+            node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
+            tied = np.zeros(self.fleet.node_count, dtype=bool)
+            tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
+            mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s))
+            mine = mine[np.lexsort((node_kw[mine], tied[mine]))]
+            over_kw = float(self.power_kw[s] - self.limit_kw[s])
+            enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw - WHOLE)) + 1
+            self._empty(mine[:enough])
+
+    def _empty(self, nodes: IntArray) -> None:
+        """Everything on these nodes leaves and waits in `rest`, whole gangs."""
         gone = np.zeros(self.fleet.node_count, dtype=bool)
-        for s in sites:
-            mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s) & ~tied)
-            mine = mine[np.argsort(node_kw[mine], kind="stable")]
-            enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw[s])) + 1
-            gone[mine[:enough]] = True
-        self.remove(gone[booked.node])
+        gone[nodes] = True
+        self.remove(self.with_whole_gangs(gone[self.all_booked().node]))
 
     def _padding_room(self) -> IntArray:
         """[G] nodes that may be on by the padding rule, from what is placed now."""
@@ -274,25 +286,55 @@ class Filling:
     def keep_padding(self) -> None:
         """Groups with more nodes on than the padding rule allows give up their emptiest; work moves to open nodes."""
         for _ in range(PADDING_ROUNDS):
-            over = self.nodes_on - self._padding_room()
-            groups = np.flatnonzero(over > 0)
-            if not len(groups):
+            if not self._give_up_padding():
                 return
-            nodes = np.flatnonzero(self.occupied & (over[self.fleet.group] > 0))
-            group = self.fleet.group[nodes]
-            everything = (
-                np.ones((len(nodes), self.need.shape[1]), dtype=np.int64) * self.fleet.capacity[group]
-            )
-            order = np.lexsort((self.fleet.load(nodes, everything)[0], group))
-            place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
-            gone = np.zeros(self.fleet.node_count, dtype=bool)
-            gone[nodes[order][place < over[group[order]]]] = True
-            booked = self.all_booked()
-            whole = self.gang[self.sets.pair_class[booked.pair]] > 1
-            gone[booked.node[whole]] = False
-            self.remove(gone[booked.node])
+            self.place_rest()
+        self._give_up_padding()
+
+    def _give_up_padding(self) -> bool:
+        """Empty nodes until the rule holds, their work onto open nodes as far as it fits; whether there were any."""
+        found = False
+        while len(nodes := self._padding_nodes()):
+            found = True
+            self._empty(nodes)
             self.place_rest(only_open=True)
-        self.place_rest()
+        return found
+
+    def _padding_nodes(self) -> IntArray:
+        """The emptiest nodes of each group with too many on, as many as are too many."""
+        over = self.nodes_on - self._padding_room()
+        nodes = np.flatnonzero(self.occupied & (over[self.fleet.group] > 0))
+        group = self.fleet.group[nodes]
+        everything = np.ones((len(nodes), self.need.shape[1]), dtype=np.int64) * self.fleet.capacity[group]
+        order = np.lexsort((self.fleet.load(nodes, everything)[0], group))
+        place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+        return np.asarray(nodes[order][place < over[group[order]]])
+
+    def settle(self) -> None:
+        """The last step: what is placed keeps the spread and padding rules by itself; what does not leaves."""
+        while (gone := self._poorly_spread()).any() or len(self._padding_nodes()):
+            self.remove(gone)
+            self._empty(self._padding_nodes())
+
+    def _poorly_spread(self) -> BoolArray:
+        """Booked rows that stand in the way: a class on fewer sites or nodes than its rule asks, and than it has
+        replicas, keeps one replica on each.
+        """
+        booked, p = self.all_booked(), self.sets.problem
+        gone = np.zeros(len(booked), dtype=bool)
+        of_class = self.sets.pair_class[booked.pair]
+        rules = (
+            (p.classes.spread_site_min, p.groups.site[self.fleet.group[booked.node]]),
+            (p.classes.spread_node_min, booked.node),
+        )
+        for least, domain in rules:
+            for c in np.flatnonzero((least > 1) & (self.gang == 1)):
+                rows = np.flatnonzero((of_class == c) & ~gone)
+                _, first = np.unique(domain[rows], return_index=True)
+                if len(first) < min(int(least[c]), len(rows)):
+                    gone[rows] = True
+                    gone[rows[first]] = False
+        return gone
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
@@ -395,11 +437,11 @@ class Filling:
 
         Kept only where less stays unserved, by penalty.
         """
-        for c in np.flatnonzero((self.rest > 0) & (self.gang == 1)):
+        for c in np.flatnonzero((self.rest > 0) & (self.rest >= self.gang)):
             v = np.arange(self.class_start[c], self.class_start[c + 1])
             v = v[self.site_on[self.sets.pair_site[v]]]
             for pair in v[np.argsort(self.unit_yuan[v], kind="stable")][:ROOM_TRIALS]:
-                if self.rest[c] == 0:
+                if self.rest[c] < self.gang[c]:
                     break
                 self._try_room(int(c), int(pair))
 
@@ -442,20 +484,31 @@ class Filling:
         return gone
 
     def _blockers_on_nodes(self, c: int, v: int) -> BoolArray:
-        """Booked rows on as many of the group's emptiest nodes as the class would need to itself."""
+        """Booked rows on as many of the group's emptiest nodes as the class (one gang of it) would need to itself."""
         booked = self.all_booked()
-        _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
-        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
-        lacking = int(self.rest[c]) - int(np.minimum(self.fleet.fit(nodes, need), self.rest[c]).sum())
         gone = np.zeros(len(booked), dtype=bool)
+        wanted = int(self.gang[c]) if self.gang[c] > 1 else int(self.rest[c])
+        _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
+        if not len(nodes):
+            return gone
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        fit = np.minimum(self.fleet.fit(nodes, need), wanted)
+        each = max(1, int(1.0 / max(self.sets.dominant[v], 1e-9)))
+        tied = np.isin(nodes, booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1])
+        if self.in_island[
+            c
+        ]:  # the island that would hold most of the class once its single replicas are gone
+            island, cell = np.unique(self.fleet.island[nodes], return_inverse=True)
+            most = np.bincount(cell, weights=np.where(tied, fit, each), minlength=len(island))
+            inside = cell == int(most.argmax())
+            nodes, need, fit, tied = nodes[inside], need[inside], fit[inside], tied[inside]
+        lacking = wanted - int(fit.sum())
         if lacking <= 0:
             return gone
-        tied = booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]
-        nodes = np.setdiff1d(nodes, tied)
-        each = max(1, int(1.0 / max(self.sets.dominant[v], 1e-9)))
-        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
-        chosen = nodes[np.argsort(self.fleet.load(nodes, need)[0], kind="stable")][: -(-lacking // each)]
-        return np.isin(booked.node, chosen)
+        free = np.flatnonzero(~tied & (fit < each))
+        free = free[np.argsort(self.fleet.load(nodes[free], need[free])[0], kind="stable")]
+        enough = int(np.searchsorted(np.cumsum(each - fit[free]), lacking)) + 1
+        return np.isin(booked.node, nodes[free[:enough]])
 
     def _snapshot(self) -> tuple[object, ...]:
         return (

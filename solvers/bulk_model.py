@@ -301,7 +301,7 @@ def define_columns(m: BulkModel) -> None:
     m._columns("x", np.arange(len(s.pair)), upper=s.demand[s.pair_class], cost=other)
     m._columns("unserved", np.arange(p.class_count), upper=s.demand, cost=s.unserved_yuan)
     m._columns("nodes", np.arange(p.group_count), upper=s.nodes)
-    start = np.where(p.sites.initially_on, 0.0, p.sites.start_yuan)
+    start = np.where(p.sites.initially_on | ~p.sites.may_close, 0.0, p.sites.start_yuan)
     lowest = np.where(p.sites.may_close, 0.0, 1.0)
     m._columns("on", np.arange(p.site_count), lower=lowest, upper=1.0, cost=price_h * (fixed - off) + start)
     m._columns(
@@ -404,16 +404,20 @@ def define_power(m: BulkModel) -> None:
 
 
 def define_square_term(m: BulkModel) -> None:
-    """Q ≥ (q/R)·(2·P_i·P − P_i²·on) at points P_i spread over (0, limit], kW: tangents from below."""
+    """Q ≥ (q/R)·(2·P_i·P − P_i²·on), kW: tangents from below at points P_i spread over (0, limit], and where a site
+    just meets its hourly cap, so that the cap is exact there.
+    """
     s, p = m.sets, m.sets.problem
-    which = np.flatnonzero(p.sites.loss_square[:, 0] > 0)
-    scale = (p.sites.loss_square[:, 0] / p.sites.rated_kw)[which]
-    for i in range(TANGENT_COUNT):
-        at = s.power_limit_kw[which] * (i + 1) / TANGENT_COUNT
-        rows = m._rows(f"tangent_{i}", which, lower=0.0)
-        m.lp.add_entries(rows, m.columns_of("square_kw")[which], 1.0)
-        m.lp.add_entries(rows, m.columns_of("it_kw")[which], -2 * scale * at)
-        m.lp.add_entries(rows, m.columns_of("on")[which], scale * at**2)
+    square = p.sites.loss_square[:, 0] / p.sites.rated_kw
+    which = np.flatnonzero(square > 0)
+    points = [(which, s.power_limit_kw[which] * (i + 1) / TANGENT_COUNT) for i in range(TANGENT_COUNT)]
+    capped = np.flatnonzero((square > 0) & np.isfinite(s.cap_low_kw) & (s.cap_low_kw > 0))
+    points += [(capped, s.cap_low_kw[capped])]
+    for i, (site, at) in enumerate(points):
+        rows = m._rows(f"tangent_{i}", site, lower=0.0)
+        m.lp.add_entries(rows, m.columns_of("square_kw")[site], 1.0)
+        m.lp.add_entries(rows, m.columns_of("it_kw")[site], -2 * square[site] * at)
+        m.lp.add_entries(rows, m.columns_of("on")[site], square[site] * at**2)
 
 
 def define_open_sites(m: BulkModel) -> None:
@@ -466,7 +470,7 @@ def define_reserved_floor(m: BulkModel) -> None:
 
 
 def define_hourly_caps(m: BulkModel) -> None:
-    """b·P + e ≥ b·P_low·on, kW, b = Π − 1 − a; where no load meets the cap: e ≥ (F − b·P)·on, square left out.
+    """e + (Π − 1 − a)·P − Q ≥ F·on, kW: facility power above the cap, the square from below.
 
     Hard: e costs `HARD_CAP_YUAN` per kWh, priced: the site's debt price.
     """
@@ -475,16 +479,15 @@ def define_hourly_caps(m: BulkModel) -> None:
     if not len(which):
         return
     price = np.where(p.sites.hourly_is_hard, HARD_CAP_YUAN, p.sites.debt_yuan_per_kwh)[which]
-    slack = np.maximum(p.sites.ipue_cap_hourly - 1 - p.sites.loss_slope[:, 0], 0.0)[which]
-    low = s.cap_low_kw[which]
-    feasible = np.isfinite(low)
-    fixed = p.sites.fixed_kw[which, 0]
-    needed = np.where(feasible, slack * np.where(feasible, low, 0.0), fixed)
-    excess = m._columns("cap_excess_kw", which, upper=2 * needed, cost=price * s.hours)
+    slack = (p.sites.ipue_cap_hourly - 1 - p.sites.loss_slope[:, 0])[which]
+    fixed, limit = p.sites.fixed_kw[which, 0], s.power_limit_kw[which]
+    most = fixed + np.abs(slack) * limit + (p.sites.loss_square[:, 0] / p.sites.rated_kw)[which] * limit**2
+    excess = m._columns("cap_excess_kw", which, upper=2 * most, cost=price * s.hours)
     rows = m._rows("hourly_cap", which, lower=0.0)
     m.lp.add_entries(rows, excess, 1.0)
     m.lp.add_entries(rows, m.columns_of("it_kw")[which], slack)
-    m.lp.add_entries(rows, m.columns_of("on")[which], -needed)
+    m.lp.add_entries(rows, m.columns_of("square_kw")[which], -1.0)
+    m.lp.add_entries(rows, m.columns_of("on")[which], -fixed)
 
 
 def define_ledgers(m: BulkModel) -> None:

@@ -10,6 +10,7 @@ as only rows join and bounds move.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,12 +18,20 @@ import scipy.sparse as sp
 
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build
+from solvers.first_order import approximate
 from solvers.linear import LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
+from solvers.problem import W_PER_KW
 
 INTEGRAL = 1e-6
 SITE_TRIALS = 8
 CUT_ROUNDS = 2
+NEAR_ITERATIONS = (700, 500)
+"""First-order steps before and after cuts: at 1 000 sites the bound is then within 1 % of the program's optimum."""
+PROHIBITIVE = 3.0
+LEAST_UNSERVED_YUAN = 0.1
+PROHIBITIVE_YUAN_PER_KWH = 10.0
+SMALLEST_SHARE = 1e-4
 SIDE_ROWS = ("floor", "spread", "links")
 
 
@@ -168,6 +177,58 @@ def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Rel
     )  # fmt: skip
 
 
+def relax_nearly(
+    sets: BulkSets, iterations: Sequence[int] = NEAR_ITERATIONS, *, threads: int = 1
+) -> Relaxation:
+    """The relaxation by first-order steps, for programs that a simplex does not finish: iterations[i] with
+    the cuts of i rounds. Prices and bound are those of its duals (any duals prove a bound); sites are open
+    where it opens them at all.
+    """
+    cuts: list[Cuts] = []
+    near, bound, spent = None, -np.inf, 0
+    for number, limit in enumerate(iterations):
+        model = build(sets, cuts)
+        exact = model.lp.program()
+        near = approximate(exact, *_conditioned(model, exact), limit, threads=threads, start=near)
+        spent += near.iterations
+        bound = max(bound, lower_bound(model, exact, near.duals))
+        if number + 1 < len(iterations):
+            more = broken_cuts(sets, *(model.values(n, near.x) for n in ("x", "nodes", "on")))
+            if not more.count:
+                break
+            cuts.append(more)
+    assert near is not None
+    side, upper = side_rows(model, exact)
+    site_on = model.values("on", near.x) > INTEGRAL
+    return Relaxation(model, exact, near.duals, near.x, site_on, bound, side, upper, spent)
+
+
+def _conditioned(model: BulkModel, exact: Program) -> tuple[FloatArray, FloatArray]:
+    """(cost, column scale) that first-order steps thrive on.
+
+    Penalties become just prohibitive: unserved work costs `PROHIBITIVE` times what it costs to run anywhere, excesses
+    `PROHIBITIVE_YUAN_PER_KWH`. Replicas are counted in nodes they take.
+    """
+    s, p = model.sets, model.sets.problem
+    classes = np.maximum(np.bincount(s.pair_class, minlength=len(s.demand)), 1)
+    kwh_yuan = (s.energy_yuan_per_kwh * s.hours * (1 + p.sites.loss_slope[:, 0]))[s.pair_site]
+    run_yuan = s.dynamic_kw + s.dominant * p.groups.idle_w[s.pair_group] / W_PER_KW
+    run_yuan = run_yuan * kwh_yuan + p.pairs.other_yuan_per_replica_h[s.pair] * s.hours
+    dearest = np.zeros(len(s.demand))
+    np.maximum.at(dearest, s.pair_class, run_yuan)
+    cost, scale = exact.cost.copy(), np.ones(len(exact.cost))
+    x, unserved = model.columns["x"].slice, model.columns["unserved"].slice
+    cost[unserved] = np.minimum(cost[unserved], PROHIBITIVE * dearest + LEAST_UNSERVED_YUAN)
+    for name in ("debt_kwh", "portfolio_debt_kwh", "cap_excess_kw"):
+        if name in model.columns:
+            block = model.columns[name].slice
+            cost[block] = np.minimum(cost[block], PROHIBITIVE_YUAN_PER_KWH * s.hours)
+    scale[x] = 1 / np.maximum(s.dominant, SMALLEST_SHARE)
+    mean = np.bincount(s.pair_class, weights=s.dominant, minlength=len(s.demand)) / classes
+    scale[unserved] = 1 / np.maximum(mean, SMALLEST_SHARE)
+    return cost, scale
+
+
 def unpriced(sets: BulkSets) -> Relaxation:
     """No relaxation: every site open, energy as the only price, no quotas and no bound. What greedy plans go by."""
     model = build(sets)
@@ -216,8 +277,8 @@ def tightened(
     program.upper[x] = count
     if "hourly_cap" in model.rows:
         block, members = model.rows["hourly_cap"].slice, model.keys["hourly_cap"]
-        more = program.row_lower[block] + cap_margin_kw[members]
-        program.row_lower[block] = np.minimum(more, _cap_margin_limit(model, program))
+        most = model.sets.problem.sites.fixed_kw[members, 0]  # what the excess column can always take
+        program.row_lower[block] = np.minimum(program.row_lower[block] + cap_margin_kw[members], most)
     if "ledger" in model.rows:
         block, members = model.rows["ledger"].slice, model.keys["ledger"]
         program.row_upper[block] -= ledger_margin_kwh[members]
@@ -244,18 +305,13 @@ def plan_program(
         elif name in ("floor", "links"):
             upper *= 1 - margins.link
         elif name == "hourly_cap":
-            least = margins.site * _cap_margin_limit(model, program)
-            program.row_lower[block.slice] += np.where(site_on[members], least, 0.0)
+            fixed_kw = np.where(site_on, sites.fixed_kw[:, 0], 0.0)
+            program.row_lower[block.slice] += margins.site * fixed_kw[members]
         elif name == "ledger":
             upper -= margins.ledger * fixed_kwh[members]
         elif name == "portfolio":
             upper -= margins.ledger * fixed_kwh[sites.is_edge].sum()
     return program
-
-
-def _cap_margin_limit(model: BulkModel, program: Program) -> FloatArray:
-    """[hourly caps] kW: the most that a cap may be tightened, half of what its excess column takes."""
-    return model.values("cap_excess_kw", program.upper) / 2
 
 
 def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:

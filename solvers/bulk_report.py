@@ -187,7 +187,7 @@ def _cost(
         carbon_yuan=float(kwh @ sites.carbon_g_per_kwh[:, 0]) / 1000.0 * p.terms.carbon_yuan_per_kg,
         debt_yuan=float(debt @ soft_debt) + portfolio * portfolio_yuan,
         demand_charge_yuan=float(peak @ sites.demand_yuan_per_kw),
-        start_yuan=float(sites.start_yuan[site_on & ~sites.initially_on].sum()),
+        start_yuan=float(sites.start_yuan[site_on & ~sites.initially_on & sites.may_close].sum()),
         wake_yuan=float(p.groups.wake_yuan @ np.maximum(nodes - p.groups.initial_on_count, 0.0)),
         migration_yuan=float(moved @ p.classes.migration_yuan[p.pairs.class_index]),
         other_yuan=float(per_pair @ p.pairs.other_yuan_per_replica_h) * h,

@@ -1,15 +1,17 @@
-"""A very large bulk problem in parts: partition the sites, share out the work, solve the parts, reconcile, prove.
+"""A very large bulk problem in parts: one rough relaxation of the whole, exact plans of its parts, placed side by side.
 
 `solve_large` reads as the process:
 
-1. partition   sites that serve the same local classes stay together, in parts of about `PART_SITES`
-2. shares      one coarse relaxation, parts as sites and alike groups as one, says how much of each class each part gets
-3. parts       every part is a `PlacementProblem` of its own and is planned by `solve_bulk`, inline or as Ray tasks
-4. reconcile   placements side by side on the whole fleet; what a part could not place goes where prices say, anywhere
-5. bound       the parts' duals priced on the whole program: a Lagrangian bound of the undivided problem
+1. relaxation  of the undivided problem by first-order steps (`bulk_relax.relax_nearly`): prices, and a bound that its
+               duals prove
+2. partition   sites that serve the same local classes stay together, in parts of about `PART_SITES`
+3. shares      how much of each class each part gets, in whole gangs, as the relaxation has it
+4. parts       every part is a `PlacementProblem` of its own and is planned by `solve_bulk`, inline or as Ray tasks
+5. reconcile   placements side by side on the whole fleet; what a part could not place goes where prices say, anywhere
 
 Exactness: the plan holds every rule of the whole problem (what parts share is divided between them, spread and floors
-hold in each part and so in sum). Approximation: the shares of step 2; the bound counts what they cost.
+hold in each part and so in sum). Approximation: the shares of step 3; the gap counts what they cost, as the bound
+speaks of the undivided problem. Deterministic for a problem and equal for every runner.
 """
 
 from __future__ import annotations
@@ -32,17 +34,14 @@ from scipy.sparse.csgraph import connected_components
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk import BulkPlan, Clock, counted, solve_bulk
 from solvers.bulk_fill import WHOLE, Filling
-from solvers.bulk_model import BulkSets, Cuts, build, bulk_sets
-from solvers.bulk_relax import BulkLimits, Relaxation, Simplex, lower_bound, relax, side_rows
+from solvers.bulk_model import BulkSets, bulk_sets
+from solvers.bulk_relax import BulkLimits, Relaxation, relax_nearly
 from solvers.node_fill import Booked, FleetState
-from solvers.problem import Flows, Groups, Network, Pairs, Paths, PlacementProblem, Sites
+from solvers.problem import Network, PlacementProblem
 
 PART_SITES = 50
 LOCAL_SITES_FACTOR = 1.5
 """A class whose candidates span at most so many parts' worth of sites is local: its sites should stay together."""
-PRICE_BANDS = 4
-COARSE_LOAD_FRAC = 0.97
-"""Share of its nodes that the coarse relaxation may fill: parts have whole nodes and their own limits."""
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -50,12 +49,17 @@ B = TypeVar("B")
 class Runner(Protocol):
     """Where parts are solved."""
 
+    workers: int
+    """Cores that it may use."""
+
     def map(self, function: Callable[[A], B], arguments: Sequence[A]) -> list[B]:
         """function of each argument, in order."""
 
 
 class InlineRunner:
     """One part after the other, in this process."""
+
+    workers = 1
 
     def map(self, function: Callable[[A], B], arguments: Sequence[A]) -> list[B]:
         """function of each argument, in order."""
@@ -77,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class PartPlan:
-    """What comes back from a part: bookings in its own numbering, and its prices with what their rows stand for."""
+    """What comes back from a part: bookings in its own numbering."""
 
     booked: Booked
     group: IntArray
@@ -85,10 +89,7 @@ class PartPlan:
     index: IntArray
     local_pair: IntArray
     """[V of the part] pair of the part behind each candidate of its plan."""
-    site_on: FloatArray
-    duals: dict[str, tuple[IntArray, FloatArray]]
-    """Block of rows → (keys, duals); only rows with a dual."""
-    cuts: tuple[Cuts, ...]
+    site_on: BoolArray
     seconds: float
     iterations: int
 
@@ -110,33 +111,33 @@ def solve_large(
     limits: BulkLimits | None = None,
     part_sites: int = PART_SITES,
 ) -> LargePlan:
-    """Plan one slot of a very large problem onto nodes. `NotBulk` as `solve_bulk`; `bulk_relax.Unsolved` if the coarse
-    relaxation cannot be solved.
-    """
-    limits, clock = limits or BulkLimits(), Clock()
+    """Plan one slot of a very large problem onto nodes. `NotBulk` as `solve_bulk`."""
+    limits, runner, clock = limits or BulkLimits(), runner or InlineRunner(), Clock()
     with clock.phase("total"):
         with clock.phase("sets"):
             sets = bulk_sets(problem)
-        with clock.phase("partition"):
-            part_of_site = partition(sets, part_sites)
-        with clock.phase("shares"):
-            share = shares(sets, part_of_site, limits)
+        with clock.phase("relaxation"):
+            relaxation = relax_nearly(sets, threads=runner.workers)
         with clock.phase("split"):
-            parts = split(sets, part_of_site, share)
+            part_of_site = partition(sets, part_sites)
+            parts = split(sets, part_of_site, shares(relaxation, part_of_site))
         with clock.phase("parts"):
-            plans = (runner or InlineRunner()).map(solve_part, [(part.problem, limits) for part in parts])
+            plans = runner.map(solve_part, [(part.problem, limits) for part in parts])
         with clock.phase("reconcile"):
-            relaxation = joined_relaxation(sets, parts, plans)
+            site_on = open_sites(parts, plans, problem.site_count)
+            iterations = relaxation.iterations + sum(plan.iterations for plan in plans)
+            relaxation = replace(relaxation, site_on=site_on, iterations=iterations)
             filling = joined_filling(relaxation, parts, plans)
             filling.place_few()
             filling.keep_padding()
+            filling.settle()
         with clock.phase("count"):
             solution = counted(filling)
     plan = BulkPlan(replace(solution, seconds=clock.seconds), filling)
     return LargePlan(plan, len(parts), tuple(p.seconds for p in plans))
 
 
-# -- 1. partition ------------------------------------------------------------------------------------------------
+# -- 2. partition ------------------------------------------------------------------------------------------------
 
 
 def partition(sets: BulkSets, part_sites: int) -> IntArray:
@@ -163,32 +164,24 @@ def partition(sets: BulkSets, part_sites: int) -> IntArray:
     return out
 
 
-# -- 2. shares ---------------------------------------------------------------------------------------------------
+# -- 3. shares ---------------------------------------------------------------------------------------------------
 
 
-def shares(sets: BulkSets, part_of_site: IntArray, limits: BulkLimits) -> IntArray:
-    """[C, parts] whole replicas (whole gangs) of each class per part; a class of one part is there altogether."""
-    parts = int(part_of_site.max()) + 1
+def shares(relaxation: Relaxation, part_of_site: IntArray) -> IntArray:
+    """[C, parts] whole replicas (whole gangs) of each class per part, as the relaxation divides them.
+
+    What the relaxation leaves unserved goes to the part with most of the class: it may still find room.
+    """
+    sets, parts = relaxation.sets, int(part_of_site.max()) + 1
     part_of_pair = part_of_site[sets.pair_site]
     table = np.zeros((len(sets.demand), parts))
-    np.add.at(table, (sets.pair_class, part_of_pair), 1.0)
-    if parts > 1 and np.any((table > 0).sum(axis=1) > 1):
-        band_of_site, part_of_band = bands(sets, part_of_site)
-        coarse = coarse_problem(sets, band_of_site)
-        relaxation = relax(bulk_sets(coarse), Simplex(limits), trials=0)
-        s = relaxation.sets
-        table = np.zeros(table.shape)
-        np.add.at(table, (s.pair_class, part_of_band[s.pair_site]), relaxation.x)
-        short = sets.demand - table.sum(
-            axis=1
-        )  # what the coarse model could not serve: the parts may still try
-        biggest = table.argmax(axis=1)
-        reach = np.zeros(table.shape)
-        np.add.at(reach, (sets.pair_class, part_of_pair), 1.0)
-        biggest = np.where(table.max(axis=1) > 0, biggest, reach.argmax(axis=1))
-        table[np.arange(len(table)), biggest] += np.maximum(short, 0.0)
-    else:
-        table = (table > 0) * sets.demand[:, None]
+    np.add.at(table, (sets.pair_class, part_of_pair), np.maximum(relaxation.x, 0.0))
+    total = table.sum(axis=1)
+    table *= np.minimum(sets.demand / np.maximum(total, 1e-9), 1.0)[:, None]
+    reach = np.zeros(table.shape)
+    np.add.at(reach, (sets.pair_class, part_of_pair), 1.0)
+    biggest = np.where(total > 0, table.argmax(axis=1), reach.argmax(axis=1))
+    table[np.arange(len(table)), biggest] += np.maximum(sets.demand - table.sum(axis=1), 0.0)
     return _whole(table, sets.demand, sets.problem.classes.gang_size)
 
 
@@ -202,112 +195,7 @@ def _whole(table: FloatArray, demand: FloatArray, gang: IntArray) -> IntArray:
     return np.asarray((base + up) * gang[:, None], dtype=np.int64)
 
 
-def bands(sets: BulkSets, part_of_site: IntArray) -> tuple[IntArray, IntArray]:
-    """([S] band of each site, [bands] its part): each part's sites in `PRICE_BANDS` by the price of a kWh of IT energy.
-
-    A part is not one price but a supply curve; without bands the cheapest part on average would take all it can hold.
-    """
-    p = sets.problem
-    price = sets.energy_yuan_per_kwh * (1 + p.sites.loss_slope[:, 0])
-    order = np.lexsort((price, part_of_site))
-    nodes = np.bincount(p.groups.site, weights=sets.nodes, minlength=p.site_count)[order]
-    part = part_of_site[order]
-    total = np.bincount(part, weights=nodes)
-    before = np.cumsum(nodes) - nodes
-    before -= before[np.searchsorted(part, part)]
-    band = np.minimum(
-        (before / np.maximum(total[part], 1e-9) * PRICE_BANDS).astype(np.int64), PRICE_BANDS - 1
-    )
-    distinct, number = np.unique(part * PRICE_BANDS + band, return_inverse=True)
-    out = np.zeros(p.site_count, dtype=np.int64)
-    out[order] = number
-    return out, distinct // PRICE_BANDS
-
-
-def coarse_problem(sets: BulkSets, part_of_site: IntArray) -> PlacementProblem:
-    """Bands of parts as sites that stay open, groups of one band with the same nodes and GPU model as one group, means
-    weighted by nodes. A model for shares only: no bound is taken from it.
-    """
-    p = sets.problem
-    parts = int(part_of_site.max()) + 1
-    kinds, kind = np.unique(
-        np.column_stack(
-            [part_of_site[p.groups.site], p.groups.capacity, p.groups.gpu_memory_mib,
-             np.unique(np.array(p.groups.gpu_model), return_inverse=True)[1], p.groups.idle_w.astype(np.int64)]
-        ),
-        axis=0, return_inverse=True,
-    )  # fmt: skip
-    kind = np.ravel(kind)
-    first = np.array([np.argmax(kind == k) for k in range(len(kinds))])
-    nodes = np.bincount(kind, weights=sets.nodes, minlength=len(kinds))
-    per_site = np.bincount(p.groups.site, weights=sets.nodes, minlength=p.site_count)
-
-    def mean(values: FloatArray) -> FloatArray:
-        total = np.bincount(part_of_site, weights=values * per_site, minlength=parts)
-        return np.asarray(
-            total / np.maximum(np.bincount(part_of_site, weights=per_site, minlength=parts), 1e-9)
-        )
-
-    def total(values: FloatArray) -> FloatArray:
-        return np.asarray(np.bincount(part_of_site, weights=values, minlength=parts))
-
-    key, pair_kind = np.unique(sets.pair_class * len(kinds) + kind[sets.pair_group], return_inverse=True)
-    weight = np.maximum(sets.nodes[sets.pair_group], 1e-9)
-    one = np.zeros(len(key), dtype=np.int64)
-    one[pair_kind] = np.arange(len(sets.pair))
-    dynamic = np.bincount(pair_kind, weights=sets.dynamic_kw * 1000.0 * weight) / np.bincount(
-        pair_kind, weights=weight
-    )
-    column = np.newaxis
-    none = np.full(parts, np.nan)
-    zero = np.zeros(parts)
-    sites = Sites(
-        site_id=tuple(f"part{i}" for i in range(parts)), labels=tuple({} for _ in range(parts)),
-        is_edge=np.zeros(parts, dtype=bool), may_close=np.zeros(parts, dtype=bool),
-        initially_on=np.ones(parts, dtype=bool), start_yuan=zero, rated_kw=total(p.sites.rated_kw),
-        power_limit_kw=total(sets.power_limit_kw)[:, column], fixed_kw=total(p.sites.fixed_kw[:, 0])[:, column],
-        off_kw=total(p.sites.off_kw[:, 0])[:, column], loss_slope=mean(p.sites.loss_slope[:, 0])[:, column],
-        loss_square=mean(p.sites.loss_square[:, 0])[:, column],
-        price_yuan_per_kwh=mean(sets.energy_yuan_per_kwh)[:, column], carbon_g_per_kwh=np.zeros((parts, 1)),
-        ipue_cap_hourly=none, hourly_is_hard=np.zeros(parts, dtype=bool), pue_cap_annual=none,
-        annual_is_hard=np.zeros(parts, dtype=bool), ledger_beta_kwh=zero, debt_yuan_per_kwh=zero,
-        demand_yuan_per_kw=zero, demand_peak_kw=zero, reserved_floor_frac=zero,
-    )  # fmt: skip
-    g = p.groups
-    groups = Groups(
-        group_id=tuple(f"kind{i}" for i in range(len(kinds))), gpu_model=tuple(g.gpu_model[i] for i in first),
-        site=kinds[:, 0], node_count=np.floor(nodes * COARSE_LOAD_FRAC).astype(np.int64)[:, column],
-        capacity=g.capacity[first], gpu_memory_mib=g.gpu_memory_mib[first], idle_w=g.idle_w[first],
-        wake_yuan=np.zeros(len(kinds)), initial_on_count=np.zeros(len(kinds)),
-        island_node_count=np.zeros(len(kinds), dtype=np.int64), packing_yield=g.packing_yield[first],
-    )  # fmt: skip
-    c = p.classes
-    count = len(sets.demand)
-    classes = replace(
-        c, require_any=tuple(() for _ in range(count)), allowed_site_ids=tuple(() for _ in range(count)),
-        gang_size=np.ones(count, dtype=np.int64), spread_site_min=np.zeros(count, dtype=np.int64),
-        single_site=np.zeros(count, dtype=bool), single_group=np.zeros(count, dtype=bool),
-        single_island=np.zeros(count, dtype=bool),
-    )  # fmt: skip
-    pairs = Pairs(
-        class_index=key // len(kinds), group_index=key % len(kinds), need=p.pairs.need[sets.pair[one]],
-        dynamic_w=dynamic, processing_p99_ms=np.full(len(key), np.nan), running_count=np.zeros(len(key)),
-        other_yuan_per_replica_h=p.pairs.other_yuan_per_replica_h[sets.pair[one]],
-    )  # fmt: skip
-    ints, floats = np.zeros(0, dtype=np.int64), np.zeros(0)
-    network = Network(
-        leg_id=(), link_id=(), leg_rtt_p99_ms=np.zeros((0, parts)), site_rtt_p99_ms=np.zeros((parts, parts)),
-        link_capacity_mbps=floats, route_origin=ints, route_site=ints, route_link=ints,
-        transfer_yuan_per_gb=np.zeros((parts, parts)),
-    )  # fmt: skip
-    return PlacementProblem(
-        problem_id=f"{p.problem_id}/coarse", slots=p.slots, sites=sites, groups=groups, classes=classes, pairs=pairs,
-        flows=Flows(ints, ints, floats, floats), paths=Paths(ints, ints, ints, floats), network=network,
-        terms=replace(p.terms, portfolio_pue_cap_annual=None, carbon_yuan_per_kg=0.0),
-    )  # fmt: skip
-
-
-# -- 3. parts ----------------------------------------------------------------------------------------------------
+# -- 4. parts ----------------------------------------------------------------------------------------------------
 
 
 def split(sets: BulkSets, part_of_site: IntArray, share: IntArray) -> list[Part]:
@@ -419,85 +307,24 @@ def solve_part(argument: tuple[PlacementProblem, BulkLimits]) -> PartPlan:
     """Plan one part; what comes back is small."""
     problem, limits = argument
     plan = solve_bulk(problem, limits=limits)
-    filling, r = plan.filling, plan.relaxation
+    filling = plan.filling
     booked = filling.all_booked()
-    duals = {}
-    for name, block in r.model.rows.items():
-        if name != "demand":
-            dual = r.duals[block.slice]
-            held = np.flatnonzero(dual)
-            duals[name] = (r.model.keys[name][held], dual[held])
     return PartPlan(
         booked=booked, group=filling.fleet.group[booked.node], index=filling.fleet.index[booked.node],
-        local_pair=r.sets.pair, site_on=plan.solution.site_on[:, 0].astype(float), duals=duals, cuts=r.model.cuts,
-        seconds=plan.solution.seconds["total"], iterations=r.iterations,
+        local_pair=filling.sets.pair, site_on=plan.solution.site_on[:, 0].copy(),
+        seconds=plan.solution.seconds["total"], iterations=plan.relaxation.iterations,
     )  # fmt: skip
 
 
-# -- 4. reconcile, 5. bound --------------------------------------------------------------------------------------
+# -- 5. reconcile ------------------------------------------------------------------------------------------------
 
 
-def joined_relaxation(sets: BulkSets, parts: Sequence[Part], plans: Sequence[PartPlan]) -> Relaxation:
-    """The parts' prices on the program of the whole, and the bound that they prove there."""
-    cuts = _joined_cuts(sets, parts, plans)
-    model = build(sets, cuts=cuts)
-    exact = model.lp.program()
-    duals = np.zeros(exact.matrix.shape[0])
+def open_sites(parts: Sequence[Part], plans: Sequence[PartPlan], site_count: int) -> BoolArray:
+    """[S] sites that the parts' plans open."""
+    site_on = np.zeros(site_count, dtype=bool)
     for part, plan in zip(parts, plans, strict=True):
-        for name, (keys, values) in plan.duals.items():
-            if name in model.rows:
-                at = _places(model.keys[name], _whole_keys(sets, part, plan, name, keys))
-                held = at >= 0
-                duals[model.rows[name].start + at[held]] = values[held]
-    site_on = np.zeros(sets.problem.site_count, dtype=bool)
-    for part, plan in zip(parts, plans, strict=True):
-        site_on[part.sites] = plan.site_on > 0.5
-    side, upper = side_rows(model, exact)
-    return Relaxation(
-        model, exact, duals, np.zeros(exact.matrix.shape[1]), site_on, lower_bound(model, exact, duals), side,
-        upper, sum(plan.iterations for plan in plans),
-    )  # fmt: skip
-
-
-def _places(keys: IntArray, wanted: IntArray) -> IntArray:
-    """Position of each wanted key among the keys, −1 where absent."""
-    order = np.argsort(keys, kind="stable")
-    at = np.searchsorted(keys[order], wanted)
-    at = np.minimum(at, max(len(keys) - 1, 0))
-    found = keys[order][at] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
-    return np.where(found, order[at] if len(keys) else 0, -1)
-
-
-def _joined_cuts(sets: BulkSets, parts: Sequence[Part], plans: Sequence[PartPlan]) -> list[Cuts]:
-    rounds = max((len(plan.cuts) for plan in plans), default=0)
-    out = []
-    for i in range(rounds):
-        held = [(part, plan) for part, plan in zip(parts, plans, strict=True) if len(plan.cuts) > i]
-        sharp = [_whole_keys(sets, part, plan, "sharp", plan.cuts[i].sharp) for part, plan in held]
-        pairs = [_whole_keys(sets, part, plan, "open_pairs", plan.cuts[i].open_pairs) for part, plan in held]
-        out.append(Cuts(np.concatenate(sharp), np.concatenate(pairs)))
-    return out
-
-
-def _whole_keys(sets: BulkSets, part: Part, plan: PartPlan, name: str, keys: IntArray) -> IntArray:
-    """What rows of a part stand for, in the numbering of the whole."""
-    p = sets.problem
-    kind = name.rstrip("0123456789").rstrip("_")
-    if kind in ("capacity", "floor", "sharp"):
-        width = sets.sharp.shape[1] if kind == "sharp" else sets.share.shape[1]
-        return np.asarray(part.groups[keys // width] * width + keys % width)
-    if kind in ("open_nodes", "padding", "wake"):
-        return np.asarray(part.groups[keys])
-    if kind == "spread":
-        here = len(part.sites)
-        return np.asarray(part.classes[keys // here] * p.site_count + part.sites[keys % here])
-    if kind == "links":
-        return np.asarray(part.links[keys])
-    if kind == "open_pairs":
-        return np.asarray(part.pairs[plan.local_pair[keys]])
-    if kind == "portfolio":
-        return np.full(len(keys), int(np.flatnonzero(p.sites.is_edge)[0]))
-    return np.asarray(part.sites[keys])
+        site_on[part.sites] = plan.site_on
+    return site_on
 
 
 def joined_filling(relaxation: Relaxation, parts: Sequence[Part], plans: Sequence[PartPlan]) -> Filling:

@@ -95,7 +95,7 @@ class FleetState:
         starts = np.ones(len(group), dtype=bool)
         starts[1:] = (group[1:] != group[:-1]) | (local[1:] != local[:-1])
         devices = groups.capacity[group, GPU_MILLI] // MILLI_PER_GPU
-        width = max(1, int(devices.max(initial=0)))
+        width = max(1, int(groups.capacity[:, GPU_MILLI].max(initial=0)) // MILLI_PER_GPU)
         device = np.where(np.arange(width) < devices[:, None], MILLI_PER_GPU, NO_DEVICE)
         return cls(
             group=group, index=index, first=first, count=np.array(count), island=np.cumsum(starts) - 1,
@@ -254,7 +254,7 @@ def spread(row: IntArray, fit: IntArray, wanted: IntArray, load: FloatArray, ste
     fit = np.minimum(fit, wanted[row])
     step = np.maximum(step, 1e-9)
     low = np.full(rows, float(load.min(initial=0.0)) - 1e-6)
-    high = np.full(rows, 2.0 + float(step.max(initial=0.0)))
+    high = np.full(rows, float((load + fit * step).max(initial=0.0)) + 1e-6)
 
     def takes(level: FloatArray) -> IntArray:
         raw = np.floor((level[row] - load) / step + 1e-9)

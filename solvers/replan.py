@@ -59,6 +59,8 @@ def replan(plan: BulkPlan, problem: PlacementProblem) -> BulkPlan:
             filling.place_few()
             filling.keep_padding()
             filling.make_room()
+            filling.keep_padding()
+            filling.settle()
         with clock.phase("check"):
             check_nodes(filling, np.flatnonzero((filling.fleet.free != carried).any(axis=1)))
         with clock.phase("count"):
@@ -125,7 +127,7 @@ def carried_filling(old: Filling, relaxation: Relaxation) -> Filling:
     fleet.device[position[stays]] = before.device[stays]
     booked = old.all_booked()
     moved = Booked(booked.pair, position[booked.node], booked.device_mask, booked.gang)
-    kept = ~with_whole_gangs(old, moved.node < 0)
+    kept = ~old.with_whole_gangs(moved.node < 0)
     stranded = moved[~kept & (moved.node >= 0)]  # members of broken gangs on nodes that stay
     fleet.give_back(stranded, old.need[stranded.pair])
     filling = Filling(relaxation, fleet)
@@ -134,15 +136,6 @@ def carried_filling(old: Filling, relaxation: Relaxation) -> Filling:
 
 
 # -- 2. and 3. losses and departures --------------------------------------------------------------------------------
-
-
-def with_whole_gangs(filling: Filling, rows: BoolArray) -> BoolArray:
-    """The booked rows and all other members of their gangs."""
-    booked = filling.all_booked()
-    of_class = filling.sets.pair_class[booked.pair]
-    key = of_class * (int(booked.gang.max(initial=0)) + 1) + booked.gang
-    in_gang = filling.gang[of_class] > 1
-    return np.asarray(rows | (in_gang & np.isin(key, key[rows & in_gang])))
 
 
 def departures(filling: Filling) -> BoolArray:
