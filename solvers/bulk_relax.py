@@ -76,7 +76,7 @@ class Simplex:
         """The optimum; `Unsolved` where there is none within the limits."""
         left = LpLimits(max(1, self._limits.lp_iterations - self.iterations), self._limits.wall_s)
         columns = np.arange(program.matrix.shape[1])
-        result = self._session.solve(program, columns, left, dual=self.iterations > 0)
+        result = self._session.solve(program, columns, left)
         self.iterations += result.iterations
         if result.status is not LpStatus.OPTIMAL:
             raise Unsolved(f"linear program ended {result.status.value} {result.message}".rstrip())
