@@ -140,7 +140,9 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     if p.groups.scarce_resource:
         scarce = np.array(p.groups.scarce_resource, dtype=np.int64)[group]
         here = (np.arange(len(group)), scarce)
-        of_scarce = np.divide(p.pairs.need[here], installed[here], out=np.zeros(len(group)), where=installed[here] > 0)
+        of_scarce = np.divide(
+            p.pairs.need[here], installed[here], out=np.zeros(len(group)), where=installed[here] > 0
+        )
         counted_kw = (of_scarce * p.groups.idle_w[group] + p.pairs.dynamic_w) / 1000.0
     demand = np.array(p.classes.demand_count, dtype=float)
     is_stage = np.zeros(p.class_count, dtype=bool)

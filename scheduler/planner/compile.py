@@ -297,11 +297,15 @@ def scarce_resources(nodes: NodeResources, topology: Topology) -> NDArray[np.int
     """
     group, count = topology.node_group, len(topology.group_ids)
     free = np.stack(
-        [nodes.cpu_milli, nodes.memory_mib, np.maximum(nodes.gpu_milli, 0).sum(axis=1), nodes.storage_gib], axis=1
+        [nodes.cpu_milli, nodes.memory_mib, np.maximum(nodes.gpu_milli, 0).sum(axis=1), nodes.storage_gib],
+        axis=1,
     )
     taken = topology.group_capacity[group] - free
     per_node = np.maximum(topology.group_capacity, 1)
-    filled = np.stack([np.bincount(group, taken[:, r], minlength=count) for r in range(free.shape[1])], axis=1) / per_node
+    filled = (
+        np.stack([np.bincount(group, taken[:, r], minlength=count) for r in range(free.shape[1])], axis=1)
+        / per_node
+    )
     by_kind = np.where(topology.group_capacity[:, 2] > 0, 2, 0)
     return np.where(filled.max(axis=1) > 0, filled.argmax(axis=1), by_kind)
 
