@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scheduler.domain.ledger import released_kwh
 from scheduler.domain.outlook import CalendarOutlook
-from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
 from scheduler.planner.folds import Folds, folds_of
@@ -286,7 +286,28 @@ def _groups(state: ClusterState, topology: Topology, slots: Slots) -> Groups:
         initial_on_count=np.bincount(topology.node_group, busy, minlength=count).astype(float),
         island_node_count=topology.group_island_nodes,
         packing_yield=np.full((count, 4), PACKING_YIELD),
+        scarce_resource=tuple(scarce_resources(state.nodes, topology).tolist()),
     )
+
+
+def scarce_resources(nodes: NodeResources, topology: Topology) -> NDArray[np.int64]:
+    """(G,) index into `RESOURCES` of what decides how many nodes of a group are on: the fullest of what is taken now.
+
+    An empty group is decided by its GPUs, or by its cores where it has none.
+    """
+    group, count = topology.node_group, len(topology.group_ids)
+    free = np.stack(
+        [nodes.cpu_milli, nodes.memory_mib, np.maximum(nodes.gpu_milli, 0).sum(axis=1), nodes.storage_gib],
+        axis=1,
+    )
+    taken = topology.group_capacity[group] - free
+    per_node = np.maximum(topology.group_capacity, 1)
+    filled = (
+        np.stack([np.bincount(group, taken[:, r], minlength=count) for r in range(free.shape[1])], axis=1)
+        / per_node
+    )
+    by_kind = np.where(topology.group_capacity[:, 2] > 0, 2, 0)
+    return np.where(filled.max(axis=1) > 0, filled.argmax(axis=1), by_kind)
 
 
 def _classes(
