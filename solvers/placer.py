@@ -2,7 +2,9 @@
 
 - `Placer.place_one`: one replica on the cheapest node
 - `Placer.place`: up to `count` identical replicas, the same answer as `count` single placements, in bulk
-- `Placer.costs`: cost of one more replica on every node, to explain a choice
+- `Placer.costs`: cost of one more replica on every node, to explain a choice; `costs_at`: on some nodes only
+- `Placer.propose`: what `place` would do, without doing it
+- `Placer.device_mask`: the GPUs that one replica takes on a node
 - `Placer.release`: give a replica's resources back
 - `place_batch`: a batch of different requests, in order
 
@@ -181,6 +183,39 @@ class Placer:
         self._book_many(shape, placed)
         return placed
 
+    def propose(self, shape: Shape, count: int, nodes: IntArray) -> Placements:
+        """Up to `count` identical replicas on the cheapest of `nodes` (distinct), without booking them."""
+        cost = self.costs_at(shape, nodes)
+        order = _cheapest_first(cost, count)
+        by_node = np.full(self.state.node_count, np.inf)
+        by_node[nodes] = cost
+        return _Bulk(self, shape, nodes[order], by_node, None, None).run(count)
+
+    def costs_at(self, shape: Shape, nodes: IntArray) -> FloatArray:
+        """[len(nodes)] cost in milli-GPU of one more replica on each of these nodes; inf where it does not fit now.
+
+        Only these nodes are looked at: cheaper than `costs` where few nodes come into question.
+        """
+        view = self._known_view(shape)
+        self._recount(nodes[self._synced[nodes] != self.state.stamp[nodes]])
+        table = view.table
+        stale = table.seen[nodes] != self.state.stamp[nodes]
+        if view.allowed is not None:
+            stale &= view.allowed[nodes]
+        dirty = nodes[stale]
+        if len(dirty):
+            self._evaluate(table, shape.needs, view.evaluated, dirty)
+        cost: FloatArray = (self._value[nodes] - table.value_after[nodes]) / SCALE
+        return cost if view.blocked is None else cost + view.blocked[nodes]
+
+    def device_mask(self, shape: Shape, node: int) -> int:
+        """Bit mask of the GPUs that one more replica takes on the node; 0 where it takes none or does not fit."""
+        need = self._need(shape, node)
+        if not need.gpu_count:
+            return 0
+        picked = self._pick_gpus(self._cut[[node]], self.state.gpu_milli[[node]], need)[0]
+        return 0 if picked[0] < 0 else int(self._gpu_bits[picked].sum())
+
     def _place_singly(
         self, shape: Shape, count: int, candidates: Candidates | None, price_milli: FloatArray | None
     ) -> Placements:
@@ -257,11 +292,7 @@ class Placer:
     def _fresh(self, shape: Shape) -> _View:
         """The shape's view with every changed node looked at again."""
         self._sync()
-        view = self._views.get(shape)
-        if view is None:
-            view = self._new_view(shape)
-        else:
-            self._views.move_to_end(shape)
+        view = self._known_view(shape)
         table = view.table
         stale = table.seen != self.state.stamp
         if view.allowed is not None:
@@ -271,9 +302,18 @@ class Placer:
             self._evaluate(table, shape.needs, view.evaluated, dirty)
         return view
 
+    def _known_view(self, shape: Shape) -> _View:
+        view = self._views.get(shape)
+        if view is None:
+            return self._new_view(shape)
+        self._views.move_to_end(shape)
+        return view
+
     def _sync(self) -> None:
         """Recount value and features of the nodes that changed since they were last counted."""
-        changed = np.flatnonzero(self._synced != self.state.stamp)
+        self._recount(np.flatnonzero(self._synced != self.state.stamp))
+
+    def _recount(self, changed: IntArray) -> None:
         if len(changed):
             state = self.state
             features = self.model.features(state.node_group[changed], state.gpu_milli[changed])

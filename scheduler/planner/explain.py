@@ -529,6 +529,7 @@ def _empty(snapshot: Snapshot) -> None:
     )
     nodes.gpu_milli[nodes.gpu_milli >= 0] = 1000
     snapshot.running[:] = 0
+    snapshot.fold_running[:] = 0
     snapshot.dynamic_w[:] = 0
     snapshot.idle_w[:] = 0
     snapshot.link_mbps[:] = 0

@@ -430,6 +430,8 @@ class Views:
 
     def __init__(self, topology: Topology, shapes: ShapeTable) -> None:
         self.topology = topology
+        self.root: Views = self
+        """The views these were forked from: the key of what is kept per fleet."""
         self._shapes = shapes
         self._views: list[SpecView] = []
         self._watts = np.zeros((0, len(topology.group_ids)))
@@ -453,6 +455,7 @@ class Views:
         twin = Views(self.topology, shapes)
         twin._views = list(self._views)
         twin._traffic = self._traffic
+        twin.root = self.root
         return twin
 
     def link_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:

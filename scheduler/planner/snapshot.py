@@ -43,7 +43,18 @@ class Snapshot:
     """(L,) planned load."""
     replica_count: NDArray[np.int64]
     """(N,) replicas on each node."""
+    fold: NDArray[np.int64]
+    """(specs,) fold of each spec: plans count the specs of a fold together."""
+    fold_running: NDArray[np.int64]
+    """(folds, G) `running`, summed over the specs of each fold."""
+    stamp: NDArray[np.int64] = field(init=False)
+    """(N,) grows with every change of a node, so that what is computed of a node can be kept until then."""
+    returned: list[int] = field(default_factory=list)
+    """Nodes to which room was given back since somebody last emptied this list."""
     _nodes_of: dict[bytes, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.stamp = np.ones(self.topology.node_count, np.int64)
 
     @classmethod
     def take(cls, state: ClusterState, views: Views) -> Snapshot:
@@ -60,6 +71,9 @@ class Snapshot:
         drawing = running.copy()
         np.add.at(drawing, (old_spec, topology.node_group[old_node]), 1)
         count = np.bincount(at, minlength=topology.node_count)
+        fold = folds_of(views).all(len(running))
+        fold_running = np.zeros((int(fold.max(initial=-1)) + 1, running.shape[1]), np.int64)
+        np.add.at(fold_running, fold, running)
         snapshot = cls(
             topology=topology,
             views=views,
@@ -74,6 +88,8 @@ class Snapshot:
             ).astype(np.float64),
             link_mbps=np.zeros(len(topology.link_capacity_mbps)),
             replica_count=count,
+            fold=fold,
+            fold_running=fold_running,
         )
         snapshot._add_loads(drawing)
         for workload, sites in pipelines_placed(state):
@@ -102,21 +118,24 @@ class Snapshot:
             idle_w=self.idle_w.copy(),
             link_mbps=self.link_mbps.copy(),
             replica_count=self.replica_count.copy(),
+            fold=self.fold,
+            fold_running=self.fold_running.copy(),
             _nodes_of=self._nodes_of,
         )
 
     def restore(self, saved: Snapshot) -> None:
         """Back to what `copy` kept."""
-        for name in ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count"):
+        names = ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count", "fold_running")
+        for name in names:
             getattr(self, name)[...] = getattr(saved, name)
         for name in NodeResources.__dataclass_fields__:
             getattr(self.nodes, name)[...] = getattr(saved.nodes, name)
+        self.stamp += 1
+        self.returned += range(self.topology.node_count)
 
     def running_of_fold(self, spec: int) -> NDArray[np.int64]:
         """(G,) replicas ordered or running of every spec that plans count together with this one."""
-        running: NDArray[np.int64] = self.running[folds_of(self.views).members(spec, len(self.running))].sum(
-            axis=0
-        )
+        running: NDArray[np.int64] = self.fold_running[self.fold[spec]]
         return running
 
     # ---------------------------------------------------------------- what fits
@@ -199,6 +218,10 @@ class Snapshot:
             for g in devices_of(gpu_mask):
                 row[g] -= count_sign * each
         self.running[view.spec.spec, group] += count_sign
+        self.fold_running[self.fold[view.spec.spec], group] += count_sign
+        self.stamp[node] += 1
+        if count_sign < 0:
+            self.returned.append(node)
         was_empty = self.replica_count[node] == 0
         self.replica_count[node] += count_sign
         is_empty = self.replica_count[node] == 0
@@ -208,6 +231,26 @@ class Snapshot:
         self.dynamic_w[site] += count_sign * view.watts[group]
         if view.has_traffic:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
+
+    def take_many(self, view: SpecView, at: NDArray[np.int64]) -> None:
+        """Put one replica of a spec without GPU on each of these nodes; a node may come several times."""
+        topology, nodes, stage = self.topology, self.nodes, view.spec.stage
+        node, count = np.unique(at, return_counts=True)
+        nodes.cpu_milli[node] -= count * stage.cpu_milli
+        nodes.memory_mib[node] -= count * stage.memory_mib
+        nodes.storage_gib[node] -= count * stage.storage_gib
+        by_group = np.bincount(topology.node_group[node], count, len(topology.group_ids)).astype(np.int64)
+        by_site = np.bincount(topology.node_site[node], count, topology.site_count)
+        self.running[view.spec.spec] += by_group
+        self.fold_running[self.fold[view.spec.spec]] += by_group
+        self.stamp[node] += 1
+        woken = node[self.replica_count[node] == 0]
+        self.replica_count[node] += count
+        self.empty_node[woken] = False
+        np.add.at(self.idle_w, topology.node_site[woken], topology.group_idle_w[topology.node_group[woken]])
+        self.dynamic_w += np.bincount(topology.group_site, by_group * view.watts, topology.site_count)
+        if view.has_traffic:
+            self.link_mbps += by_site @ self.views.link_mbps_per_replica(view.spec.spec)
 
 
 @lru_cache(maxsize=1 << MAX_GPUS_PER_NODE)
