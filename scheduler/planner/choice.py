@@ -153,22 +153,22 @@ class NodeChoice:
         on = self.group_cost(view)[groups]
         wake = on + scorer.wake_cost(view, self.snapshot)[groups]
         cost = np.round(np.concatenate([on, wake]), COST_DIGITS)
-        order = np.argsort(cost, kind="stable")
-        found = np.zeros(len(ranges), bool)
-        for tier in np.split(order, np.flatnonzero(np.diff(cost[order]) > 0) + 1):
-            parts = []
-            for i in tier.tolist():
-                _, first, last = ranges[i % len(ranges)]
-                part = self._with_room(view, left_s, first, last, asleep=i >= len(ranges))
-                found[i % len(ranges)] |= len(part[0]) > 0
-                if len(part[0]):
-                    parts.append(part)
-            if parts:
-                at = parts[0][0] if len(parts) == 1 else np.concatenate([p[0] for p in parts])
-                fit = parts[0][1] if len(parts) == 1 else np.concatenate([p[1] for p in parts])
-                awake = bool((tier < len(ranges)).all())
-                yield self._ordered(view, enough, at, fit, awake and may_alternate)
-        self._bounds.lower(groups[~found])
+        order, costs = np.argsort(cost, kind="stable").tolist(), cost.tolist()
+        found = [False] * len(ranges)
+        parts: list[tuple[IntArray, IntArray]] = []
+        all_awake = True
+        for place, i in enumerate(order):
+            of, asleep = i % len(ranges), i >= len(ranges)
+            part = self._with_room(view, left_s, *ranges[of][1:], asleep=asleep)
+            if len(part[0]):
+                found[of] = True
+                parts.append(part)
+                all_awake &= not asleep
+            tier_goes_on = place + 1 < len(order) and costs[order[place + 1]] == costs[i]
+            if parts and not tier_goes_on:
+                yield self._ordered(view, enough, *_joined(parts), all_awake and may_alternate)
+                parts, all_awake = [], True
+        self._bounds.lower(groups[~np.array(found)])
 
     def _with_room(
         self, view: SpecView, left_s: float, first: int, last: int, asleep: bool
@@ -180,7 +180,7 @@ class NodeChoice:
         ok &= self._usable[here]
         ok &= nodes.cpu_milli[here] >= stage.cpu_milli
         ok &= nodes.memory_mib[here] >= stage.memory_mib
-        at = np.flatnonzero(ok) + first
+        at = ok.nonzero()[0] + first
         if not len(at):
             return at, at
         if self.reservations.groups:
@@ -265,6 +265,12 @@ class NodeChoice:
         if known is None:
             known = self._site_watts[view.spec.spec] = _SiteWatts.of(view, self.snapshot)
         return known
+
+
+def _joined(parts: list[tuple[IntArray, IntArray]]) -> tuple[IntArray, IntArray]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([at for at, _ in parts]), np.concatenate([fit for _, fit in parts])
 
 
 class _Taken:

@@ -83,14 +83,11 @@ class RoomMaker:
 
     def take_all_away(self) -> None:
         """The snapshot as if everybody who could had left."""
-        for row in self._rows.tolist():
-            if row not in self._gone:
-                self._take(row, -1)
+        self._take_away(self._rows[~np.isin(self._rows, list(self._gone))] if self._gone else self._rows)
 
-    def _take(self, row: int, sign: int) -> None:
+    def _take_away(self, rows: NDArray[np.int64]) -> None:
         replicas = self._state.replicas
-        view = self._snapshot.views[int(replicas["spec"][row])]
-        self._snapshot.take_node(view, int(replicas["node"][row]), int(replicas["gpu_mask"][row]), sign)
+        self._snapshot.give_back(*(replicas[c][rows].astype(np.int64) for c in ("spec", "node", "gpu_mask")))
 
     def penalty(self, specs: set[int]) -> NDArray[np.float64]:
         """(N,) 0 where a replica of each spec fits already, else the loss that making room would cost.
@@ -176,8 +173,7 @@ class RoomMaker:
 
     def remove(self, victims: Sequence[int]) -> None:
         """Take the victims off the snapshot for the rest of the round."""
-        for row in victims:
-            self._take(row, -1)
+        self._take_away(np.array(victims, np.int64))
         self._gone.update(victims)
 
     def put_back(self, victims: Sequence[int]) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.state import MAX_GPUS_PER_NODE, NEVER_S, ClusterState
+from scheduler.domain.state import NEVER_S, ClusterState
 from scheduler.planner.feasibility import SpecView, per_empty_node
 from scheduler.planner.queue import START_MARGIN_S
-from scheduler.planner.snapshot import Snapshot, devices_of, gpu_fit
+from scheduler.planner.snapshot import Snapshot, device_shares, gpu_fit
 
 MAX_RESERVATIONS = 8
 MAX_INSTANTS = 64
@@ -31,6 +31,10 @@ class Ends:
     spec: NDArray[np.int64]
     gpu_mask: NDArray[np.int64]
     at_s: NDArray[np.float64]
+
+    def of(self, keep: NDArray[np.bool_]) -> Ends:
+        """Some of the rows."""
+        return Ends(self.node[keep], self.spec[keep], self.gpu_mask[keep], self.at_s[keep])
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,8 @@ def _slot_in_group(
     topology = snapshot.topology
     first = int(topology.group_first_node[group])
     last = first + int(topology.group_node_count[group])
-    here = (ends.node >= first) & (ends.node < last) & (ends.at_s < NEVER_S)
-    instants = np.unique(ends.at_s[here])
+    ends = ends.of((ends.node >= first) & (ends.node < last) & (ends.at_s < NEVER_S))
+    instants = np.unique(ends.at_s)
     if len(instants) > MAX_INSTANTS:
         instants = instants[np.linspace(0, len(instants) - 1, MAX_INSTANTS).round().astype(int)]
     instants = np.concatenate([[float(now_s)], instants])
@@ -146,8 +150,7 @@ def _slot_in_group(
     islands = _islands(first, last, island, count <= per_empty_node(view, group) * island)
 
     def nodes_at(instant: float) -> NDArray[np.int64] | None:
-        gone = here & (ends.at_s <= instant)
-        fit = _fit_after(snapshot, view, first, last, ends, gone)
+        fit = _fit_after(snapshot, view, first, last, ends.of(ends.at_s <= instant))
         for start, stop in islands:
             room = fit[start - first : stop - first]
             if room.sum() >= count:
@@ -177,28 +180,18 @@ def _islands(first: int, last: int, size: int, in_one: bool) -> list[tuple[int, 
     return [(i, min(i + size, last)) for i in range(first, last, size)]
 
 
-def _fit_after(
-    snapshot: Snapshot, view: SpecView, first: int, last: int, ends: Ends, gone: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """(last − first,) replicas each node holds once the placements marked `gone` have ended."""
+def _fit_after(snapshot: Snapshot, view: SpecView, first: int, last: int, gone: Ends) -> NDArray[np.int64]:
+    """(last − first,) replicas each node holds once the placements `gone` have ended."""
     nodes, topology, stage = snapshot.nodes, snapshot.topology, view.spec.stage
     at = np.arange(first, last)
     group = int(topology.node_group[first])
-    cpu, memory = nodes.cpu_milli[at].copy(), nodes.memory_mib[at].copy()
-    storage, gpus = nodes.storage_gib[at].copy(), nodes.gpu_milli[at].copy()
-    for spec in np.unique(ends.spec[gone]).tolist():
-        other = snapshot.views[spec]
-        mine = gone & (ends.spec == spec)
-        where = ends.node[mine] - first
-        np.add.at(cpu, where, other.spec.stage.cpu_milli)
-        np.add.at(memory, where, other.spec.stage.memory_mib)
-        np.add.at(storage, where, other.spec.stage.storage_gib)
-        masks = ends.gpu_mask[mine]
-        for g in range(MAX_GPUS_PER_NODE):
-            takes = masks >> g & 1 == 1
-            if takes.any():
-                each = int(other.need[group, 2]) // len(devices_of(int(masks[takes][0])))
-                np.add.at(gpus, (where[takes], g), each)
+    need, where = snapshot.views.needs()[gone.spec, group], gone.node - first
+    returned = np.zeros((last - first, need.shape[1]), np.int64)
+    np.add.at(returned, where, need)
+    cpu, memory = nodes.cpu_milli[at] + returned[:, 0], nodes.memory_mib[at] + returned[:, 1]
+    storage, gpus = nodes.storage_gib[at] + returned[:, 3], nodes.gpu_milli[at].copy()
+    if stage.gpu_milli:
+        np.add.at(gpus, where, device_shares(gone.gpu_mask, need[:, 2]))
     fit = np.where(nodes.up[at] & ~nodes.cordoned[at], np.iinfo(np.int64).max, 0)
     for free, need in ((cpu, stage.cpu_milli), (memory, stage.memory_mib), (storage, stage.storage_gib)):
         if need > 0:

@@ -24,7 +24,7 @@ from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
 from scheduler.planner.preempt import Preempted, RoomMaker
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
-from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
+from scheduler.planner.reserve import Ends, Reservations, earliest_slot, ends_of
 from scheduler.planner.scoring import Scorer, TieredScorer
 from scheduler.planner.snapshot import (
     LINK_SLACK_MBPS,
@@ -115,6 +115,7 @@ class Round:
     _shortages: dict[int, ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
+    _ends: tuple[tuple[int, int], Ends] | None = None
 
     def __post_init__(self) -> None:
         kept = Reservations(self.snapshot, self.now_s)
@@ -267,6 +268,9 @@ class Round:
     def _place_workloads(self, block: NDArray[np.int64]) -> None:
         """Workloads of one shape in order, each whole or not at all; what needs the same as one that failed waits."""
         owner = self.state.replicas["workload"][block]
+        if owner[0] == owner[-1]:
+            self._place_one_workload(block)
+            return
         starts = np.flatnonzero(np.diff(owner, prepend=-1) != 0)
         size = np.diff(np.append(starts, len(block)))
         left_s = np.maximum.reduceat(
@@ -303,6 +307,19 @@ class Round:
                 reason = self._reason_of(rows, template)
                 self.result.waiting[reason] += int(size[shut].sum())
                 open_ &= ~shut
+
+    def _place_one_workload(self, rows: NDArray[np.int64]) -> None:
+        """A block of one workload; the common case, for most services have a shape of their own."""
+        workload = int(self.state.replicas["workload"][rows[0]])
+        template = self._template_of(int(rows[0]))
+        if template.deferrable and not urgent(self.state, rows, self.now_s).any():
+            if not self._whole_released(rows):
+                self.result.waiting[ReasonCode.WAITS_FOR_PRICE] += len(rows)
+                return
+        is_bound = len(rows) != int(self.state.workloads["replica_count"][workload])
+        key = None if is_bound else (-1 - int(self.state.workloads["shape"][workload]), b"")
+        if not self._try_whole(rows, template, key):
+            self._leave_waiting(rows, template)
 
     def _try_whole(self, rows: NDArray[np.int64], template: Workload, key: tuple[int, bytes] | None) -> bool:
         """Place, or preempt for, one workload; a failure is kept under `key`, unless parts of it lie somewhere."""
@@ -703,17 +720,24 @@ class Round:
         """Keep the nodes of one pool that come free first for this gang."""
         if not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
-        gone = {p.row for p in self.result.preempted}
-        placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]
         slot = earliest_slot(
             self.snapshot,
             self._view_of(int(rows[0])),
             len(rows),
-            ends_of(self.state, placed, self.now_s, gone),
+            self._ends_now(),
             self.now_s,
             self.reservations.groups,
         )
         self.reservations.keep(slot)
+
+    def _ends_now(self) -> Ends:
+        """Declared ends of what is placed by now, this round's placements included; kept until more is placed."""
+        decided = (len(self.result.placed), len(self.result.preempted))
+        if self._ends is None or self._ends[0] != decided:
+            gone = {p.row for p in self.result.preempted}
+            placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]
+            self._ends = (decided, ends_of(self.state, placed, self.now_s, gone))
+        return self._ends[1]
 
     # -------------------------------------------------------------- why not
 

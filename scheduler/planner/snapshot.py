@@ -128,10 +128,13 @@ class Snapshot:
         names = ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count", "fold_running")
         for name in names:
             getattr(self, name)[...] = getattr(saved, name)
+        changed = np.zeros(self.topology.node_count, bool)
         for name in NodeResources.__dataclass_fields__:
-            getattr(self.nodes, name)[...] = getattr(saved.nodes, name)
-        self.stamp += 1
-        self.returned += range(self.topology.node_count)
+            now, then = getattr(self.nodes, name), getattr(saved.nodes, name)
+            changed |= (now != then).any(axis=1) if now.ndim == 2 else now != then
+            now[...] = then
+        self.stamp += changed
+        self.returned += np.flatnonzero(changed).tolist()
 
     def running_of_fold(self, spec: int) -> NDArray[np.int64]:
         """(G,) replicas ordered or running of every spec that plans count together with this one."""
@@ -232,6 +235,29 @@ class Snapshot:
         if view.has_traffic:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
 
+    def give_back(
+        self, spec: NDArray[np.int64], node: NDArray[np.int64], gpu_mask: NDArray[np.int64]
+    ) -> None:
+        """Take many replicas of different specs off their nodes at once; as `take_node` with −1 for each."""
+        topology, nodes = self.topology, self.nodes
+        need = self.views.needs()[spec, topology.node_group[node]]
+        np.add.at(nodes.cpu_milli, node, need[:, 0])
+        np.add.at(nodes.memory_mib, node, need[:, 1])
+        np.add.at(nodes.storage_gib, node, need[:, 3])
+        np.add.at(nodes.gpu_milli, node, device_shares(gpu_mask, need[:, 2]))
+        leaving = np.zeros_like(self.running)
+        np.add.at(leaving, (spec, topology.node_group[node]), 1)
+        self.running -= leaving
+        np.subtract.at(self.fold_running, self.fold, leaving)
+        self.replica_count -= np.bincount(node, minlength=topology.node_count)
+        asleep = (self.replica_count == 0) & ~self.empty_node
+        self.empty_node |= asleep
+        idle_w = np.where(asleep, topology.group_idle_w[topology.node_group], 0.0)
+        self.idle_w -= np.bincount(topology.node_site, idle_w, topology.site_count)
+        self._add_loads(-leaving)
+        np.add.at(self.stamp, node, 1)
+        self.returned += np.unique(node).tolist()
+
     def take_many(self, view: SpecView, at: NDArray[np.int64]) -> None:
         """Put one replica of a spec without GPU on each of these nodes; a node may come several times."""
         topology, nodes, stage = self.topology, self.nodes, view.spec.stage
@@ -257,6 +283,13 @@ class Snapshot:
 def devices_of(gpu_mask: int) -> tuple[int, ...]:
     """Device numbers of a bit mask."""
     return tuple(g for g in range(MAX_GPUS_PER_NODE) if gpu_mask >> g & 1)
+
+
+def device_shares(gpu_mask: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(R, devices) milli-GPUs that each of R replicas holds on each device of its mask."""
+    bits = gpu_mask[:, None] >> np.arange(MAX_GPUS_PER_NODE) & 1
+    each: NDArray[np.int64] = bits * (need_milli // np.maximum(bits.sum(axis=1), 1))[:, None]
+    return each
 
 
 def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -345,6 +378,7 @@ __all__ = [
     "MANY",
     "WHOLE_GPU_MILLI",
     "Snapshot",
+    "device_shares",
     "devices_of",
     "gpu_fit",
     "gpus_for",
