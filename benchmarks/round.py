@@ -249,17 +249,19 @@ def fluid_bound(state: ClusterState, views: Views, scorer: Scorer, result: Round
             limits.append(spare / max(spare, 1.0))
     entries = [(i, c, v) for i, row in enumerate(rows) for c, v in row.items()]
     at_row, at_column, value = (np.array(x) for x in zip(*entries, strict=True))
-    room = coo_matrix((value, (at_row, at_column)), shape=(len(rows), len(cost))).tocsr()
-    each = coo_matrix(
-        (np.ones(len(pairs)), ([i for i, _, _ in pairs], range(len(pairs)))), shape=(len(specs), len(cost))
+    # Any: the stubs of linprog know dense matrices only
+    room: Any = coo_matrix((value, (at_row, at_column)), shape=(len(rows), len(cost))).tocsr()
+    each: Any = coo_matrix(
+        (np.ones(len(pairs)), (np.array([i for i, _, _ in pairs]), np.arange(len(pairs)))),
+        shape=(len(specs), len(cost)),
     ).tocsr()
     solved = linprog(
-        cost,
+        np.array(cost),
         A_ub=room,
         b_ub=np.array(limits) + 1e-6,
         A_eq=each,
-        b_eq=[count[s] for s in specs],
-        bounds=[(0, None)] * len(pairs) + [(0, float(a)) for a in asleep],
+        b_eq=np.array([float(count[s]) for s in specs]),
+        bounds=[(0.0, np.inf)] * len(pairs) + [(0.0, float(a)) for a in asleep],
         method="highs",
     )
     if solved.status != 0:

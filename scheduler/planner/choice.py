@@ -159,7 +159,8 @@ class NodeChoice:
         all_awake = True
         for place, i in enumerate(order):
             of, asleep = i % len(ranges), i >= len(ranges)
-            part = self._with_room(view, left_s, *ranges[of][1:], asleep=asleep)
+            _, first, last = ranges[of]
+            part = self._with_room(view, left_s, first, last, asleep)
             if len(part[0]):
                 found[of] = True
                 parts.append(part)
@@ -456,8 +457,11 @@ class _SiteRoom:
         its power is too short for one more on a node of the same group, on or asleep as this one."""
         topology, asleep = self._snapshot.topology, self._snapshot.empty_node
         if int(topology.node_site[node]) in self._cut_off:
-            return topology.node_site[at] == topology.node_site[node]
-        alike = (topology.node_group[at] == topology.node_group[node]) & (asleep[at] == asleep[node])
+            of_site: NDArray[np.bool_] = topology.node_site[at] == topology.node_site[node]
+            return of_site
+        alike: NDArray[np.bool_] = (topology.node_group[at] == topology.node_group[node]) & (
+            asleep[at] == asleep[node]
+        )
         if self._woken:
             alike &= ~np.isin(at, list(self._woken))
         return alike

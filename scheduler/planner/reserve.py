@@ -93,7 +93,10 @@ def ends_of(
     now_s: int,
     gone: Collection[int] = (),
 ) -> Ends:
-    """Declared ends of what is placed but for rows `gone`, and of the (row, node, devices) this round has placed."""
+    """Declared ends of what is placed but for rows `gone`, and of the (row, node, devices) this round has placed.
+
+    The old placement of a replica that moves ends when the new one runs: so soon that it counts as the next instant.
+    """
     replicas = state.replicas
     on = np.flatnonzero(replicas["node"] >= 0)
     if gone:
@@ -103,11 +106,12 @@ def ends_of(
     start_s = np.maximum(replicas["placed_s"], replicas["running_s"])[rows]
     start_s[len(on) :] = now_s
     left_s = replicas["work_s"][rows] - replicas["done_work_s"][rows]
+    old = np.array([(d.node, d.spec, d.gpu_mask) for d in state.draining.values()], np.int64).reshape(-1, 3)
     return Ends(
-        node=np.concatenate([replicas["node"][on], new[:, 1]]).astype(np.int64),
-        spec=replicas["spec"][rows].astype(np.int64),
-        gpu_mask=np.concatenate([replicas["gpu_mask"][on], new[:, 2]]).astype(np.int64),
-        at_s=np.maximum(start_s + left_s, now_s + 1.0),
+        node=np.concatenate([replicas["node"][on], new[:, 1], old[:, 0]]).astype(np.int64),
+        spec=np.concatenate([replicas["spec"][rows], old[:, 1]]).astype(np.int64),
+        gpu_mask=np.concatenate([replicas["gpu_mask"][on], new[:, 2], old[:, 2]]).astype(np.int64),
+        at_s=np.concatenate([np.maximum(start_s + left_s, now_s + 1.0), np.full(len(old), now_s + 1.0)]),
     )
 
 

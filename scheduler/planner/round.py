@@ -312,10 +312,10 @@ class Round:
         """A block of one workload; the common case, for most services have a shape of their own."""
         workload = int(self.state.replicas["workload"][rows[0]])
         template = self._template_of(int(rows[0]))
-        if template.deferrable and not urgent(self.state, rows, self.now_s).any():
-            if not self._whole_released(rows):
-                self.result.waiting[ReasonCode.WAITS_FOR_PRICE] += len(rows)
-                return
+        may_wait = template.deferrable and not urgent(self.state, rows, self.now_s).any()
+        if may_wait and not self._whole_released(rows):
+            self.result.waiting[ReasonCode.WAITS_FOR_PRICE] += len(rows)
+            return
         is_bound = len(rows) != int(self.state.workloads["replica_count"][workload])
         key = None if is_bound else (-1 - int(self.state.workloads["shape"][workload]), b"")
         if not self._try_whole(rows, template, key):
