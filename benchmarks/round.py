@@ -266,7 +266,7 @@ def fluid_bound(state: ClusterState, views: Views, scorer: Scorer, result: Round
     )
     if solved.status != 0:
         raise RuntimeError(f"the bound's linear program: {solved.message}")
-    return float(solved.fun)
+    return float(np.asarray(solved.fun))
 
 
 def first_fit(state: ClusterState, views: Views, now_s: int) -> tuple[RoundResult, int]:

@@ -25,7 +25,6 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView, per_empty_node
-from scheduler.planner.fragmentation import Fragmentation
 from scheduler.planner.moves import GAIN_HOURS, PlannedMove
 from scheduler.planner.preempt import lost_gpu_s
 from scheduler.planner.queue import heads, urgent
@@ -64,17 +63,19 @@ def defragment(
     scorer: Scorer,
     now_s: int,
     budget: int,
+    *,
+    placed: Collection[int] = (),
     leaving: Collection[int] = (),
-    packing: Fragmentation | None = None,
 ) -> list[Defragmentation]:
     """At most `budget` moves in all, for the gangs that still wait on the snapshot of a finished round.
 
-    Replicas in `leaving` are stopped or moved by the same commit and stay where they are here. The snapshot takes in
-    the new placements; it still holds the old ones. A gang is helped whole or not at all.
+    Rows in `placed` are those that the round has started. Replicas in `leaving` are stopped or moved by the same commit
+    and stay where they are here. The snapshot takes in the new placements; it still holds the old ones. A gang is
+    helped whole or not at all; what drains already counts as gone, so that nobody is helped twice.
     """
-    helper = _Helper(state, snapshot, scorer, now_s, leaving, packing)
+    helper = _Helper(state, snapshot, scorer, now_s, leaving)
     found: list[Defragmentation] = []
-    for rows in waiting_gangs(state, now_s)[:MAX_GANGS]:
+    for rows in waiting_gangs(state, now_s, placed)[:MAX_GANGS]:
         left = budget - sum(len(d.moves) for d in found)
         if left <= 0:
             break
@@ -84,9 +85,10 @@ def defragment(
     return found
 
 
-def waiting_gangs(state: ClusterState, now_s: int) -> list[IntArray]:
+def waiting_gangs(state: ClusterState, now_s: int, placed: Collection[int] = ()) -> list[IntArray]:
     """Rows of each gang that waits whole and would start at once, longest waiting first; one stage only."""
     rows = heads(state, now_s)
+    rows = rows[~np.isin(rows, sorted(placed))]
     rows = rows[state.shapes.columns["gang"][state.replicas["spec"][rows]]]
     gangs: list[tuple[int, int, IntArray]] = []
     for index in np.unique(state.replicas["workload"][rows]).tolist():
@@ -181,11 +183,12 @@ class _Helper:
         scorer: Scorer,
         now_s: int,
         leaving: Collection[int],
-        packing: Fragmentation | None,
     ) -> None:
         self._state, self._snapshot, self._scorer, self._now_s = state, snapshot, scorer, now_s
+        self._drained = _without_draining(state, snapshot)
+        """The snapshot as it will be when old placements of replicas that move have ended."""
         self._kept = Reservations(snapshot, now_s)
-        self._choice = NodeChoice(snapshot, scorer, self._kept, packing)
+        self._choice = NodeChoice(snapshot, scorer, self._kept, None)
         self._movable = _movable_rows(state, leaving)
         lost_gpu_h = lost_gpu_s(state, self._movable, now_s) / SECONDS_PER_HOUR
         self._leave_yuan = {
@@ -221,7 +224,7 @@ class _Helper:
                 return None
             if len(clearing.rows) > budget:
                 continue
-            saved = snapshot.copy()
+            saved, saved_drained = snapshot.copy(), self._drained.copy()
             moves = self._moves(clearing, gain_yuan, state.names[int(state.replicas["workload"][rows[0]])])
             if moves is not None:
                 self._keep(clearing.nodes)
@@ -229,6 +232,7 @@ class _Helper:
                 name = state.names[int(state.replicas["workload"][rows[0]])]
                 return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, gain_yuan, wait_h)
             snapshot.restore(saved)
+            self._drained.restore(saved_drained)
         return None
 
     def _view(self, row: int) -> SpecView:
@@ -242,7 +246,7 @@ class _Helper:
         )
 
     def _fit(self, view: SpecView, at: IntArray) -> IntArray:
-        fit = self._snapshot.fit(view, at)
+        fit = self._drained.fit(view, at)
         return np.where(self._kept.until_s[at] > 0, 0, fit)
 
     def _wait_h(self, view: SpecView, count: int) -> float:
@@ -315,7 +319,7 @@ class _Helper:
 
     def _holds_without(self, view: SpecView, node: int, group: int, rows: Sequence[int]) -> bool:
         """Whether the node holds one replica of the gang once these rows have left it."""
-        nodes, replicas = self._snapshot.nodes, self._state.replicas
+        nodes, replicas = self._drained.nodes, self._state.replicas
         if not nodes.up[node] or nodes.cordoned[node]:
             return False
         left = np.array(rows, np.int64)
@@ -371,6 +375,7 @@ class _Helper:
         cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(GAIN_HOURS, self._hours_left(row))
         mask = self._choice.devices_for(view, node)
         snapshot.take_node(view, node, mask)
+        self._drained.take_node(view, node, mask)
         a, b = int(topology.node_site[here]), int(topology.node_site[node])
         return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, gain_yuan, reason)
 
@@ -383,6 +388,13 @@ class _Helper:
         """Neither a destination of moves nor cleared for another gang."""
         self._kept.until_s[list(nodes)] = MANY * SECONDS_PER_HOUR
         self._kept.groups.update(int(g) for g in self._snapshot.topology.node_group[list(nodes)])
+
+
+def _without_draining(state: ClusterState, snapshot: Snapshot) -> Snapshot:
+    old = np.array([(d.spec, d.node, d.gpu_mask) for d in state.draining.values()], np.int64).reshape(-1, 3)
+    drained = snapshot.copy()
+    drained.give_back(*old.T)
+    return drained
 
 
 def _movable_rows(state: ClusterState, leaving: Collection[int]) -> IntArray:
