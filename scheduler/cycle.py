@@ -29,6 +29,7 @@ from scheduler.domain.shapes import shape_document, shape_key
 from scheduler.domain.state import STATE_CODE, ClusterState, Phase
 from scheduler.planner.admission import impossible
 from scheduler.planner.audit import audit_placements
+from scheduler.planner.defragment import defragment
 from scheduler.planner.drafts import (
     start_draft,
     state_changes,
@@ -144,6 +145,8 @@ class Cycle:
         # 4. moves worth their cost, once per plan
         leaving = {d.row for d in result.displaced} | {p.row for p in result.preempted}
         moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving) if outcome is not None else []
+        if outcome is not None:
+            moves += self._moves_for_gangs(state, snapshot, scorer, result, moves, now_s)
         # 5. check, with nothing shared
         gone = [p.row for p in result.preempted]
         violations = audit_placements(state, [*result.placed, *(m.placed for m in moves)], gone)
@@ -157,6 +160,23 @@ class Cycle:
         if result.placed or moves or result.displaced or outcome is not None:
             events.append(_round_event(state, result, moves, now_s))
         return CommitBatch(tuple(events), tuple(documents))
+
+    def _moves_for_gangs(
+        self,
+        state: ClusterState,
+        snapshot: Snapshot,
+        scorer: Scorer,
+        result: RoundResult,
+        moves: Sequence[PlannedMove],
+        now_s: int,
+    ) -> list[PlannedMove]:
+        """Moves that make room for gangs that wait, with what is left of the policy's budget."""
+        budget = state.policy.move_budget_per_hour - len(moves)
+        leaving = {d.row for d in result.displaced} | {p.row for p in result.preempted}
+        leaving |= {m.placed.row for m in moves}
+        placed = {p.row for p in result.placed}
+        found = defragment(state, snapshot, scorer, now_s, budget, placed=placed, leaving=leaving)
+        return [move for help_ in found for move in help_.moves]
 
     def _caches(self, state: ClusterState) -> tuple[Views, PatternCache]:
         assert state.topology is not None

@@ -1,0 +1,232 @@
+"""Defragmentation: a gang that waits gets its nodes by moves that pay, and only by those."""
+
+from __future__ import annotations
+
+from itertools import chain, combinations
+
+import pytest
+from hypothesis import given as for_all
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from scheduler.planner.audit import audit_placements
+from scheduler.planner.defragment import Defragmentation, defragment, undo_moves, waiting_gangs
+from scheduler.planner.feasibility import Views
+from scheduler.planner.snapshot import Snapshot
+from suanli.model import Policy, ReplicaPhase
+from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload, given, name_of
+
+HOUR_S = 3600
+GANG_GPUS = 2 * 8
+LATENESS_YUAN = 5.0
+MIGRATION_YUAN = 2.0
+
+
+def two_rooms() -> City:
+    """Room `full` with two 8-GPU nodes for the gang, room `spare` of the same model with two more."""
+    sites = [a_site(s, "cloud").gpus("h20", nodes=2, per_node=8, cores=64) for s in ("full", "spare")]
+    return given(a_fleet(*sites))
+
+
+def fragmented(*names: str, gpu_milli: int = 1000) -> City:
+    """Services spread over both nodes of `full`; a gang that may lie nowhere else needs both of them empty."""
+    city = two_rooms()
+    for name in names:
+        city.submits(a_workload(name).gpus(h20=gpu_milli))
+    city.strategy.plain.cost_by_site = {"spare": 50.0}
+    city.when_planned().all_run()
+    city.strategy.plain.cost_by_site = {}
+    gang = a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).at("full")
+    return city.submits(gang).when_planned().expect_waiting("gang")
+
+
+def proposed(city: City, budget: int = 100, scorer: PlainScorer | None = None) -> list[Defragmentation]:
+    snapshot = Snapshot.take(city.state, views_of(city))
+    return defragment(city.state, snapshot, scorer or city.strategy.plain, city.now_s, budget)
+
+
+def views_of(city: City) -> Views:
+    assert city.state.topology is not None
+    return Views(city.state.topology, city.state.shapes)
+
+
+def moved_names(city: City, helped: Defragmentation) -> set[str]:
+    rows = [m.placed.row for m in helped.moves]
+    return {city.state.names[int(city.state.replicas["workload"][r])].split("/")[3] for r in rows}
+
+
+def test_a_service_leaves_the_nearly_empty_node_and_the_gang_then_fits():
+    city = fragmented("chat")
+    (helped,) = proposed(city)
+    assert helped.gang == name_of("gang")
+    assert moved_names(city, helped) == {"chat"}
+    (move,) = helped.moves
+    topology = city.state.topology
+    assert topology is not None
+    assert topology.site_ids[move.to_site] == "spare"
+    assert audit_placements(city.state, [move.placed]) == []
+
+
+def test_cost_is_the_price_of_moving_and_gain_the_hours_of_waiting_saved():
+    """Services never end, so the gang would wait the full day that is counted at most."""
+    (helped,) = proposed(fragmented("chat"))
+    assert helped.saved_wait_h == 24.0
+    assert helped.gain_yuan == GANG_GPUS * LATENESS_YUAN * 24.0
+    assert helped.cost_yuan == pytest.approx(
+        MIGRATION_YUAN * 1, abs=0.1
+    )  # and the idle power of the node it wakes
+
+
+def test_every_replica_that_is_in_the_way_moves_or_none():
+    city = fragmented("a", "b", "c")
+    (helped,) = proposed(city)
+    assert moved_names(city, helped) == {"a", "b", "c"}
+    assert proposed(city, budget=2) == []
+
+
+def test_nothing_moves_when_moving_costs_more_than_waiting():
+    city = fragmented("chat")
+    dear = GANG_GPUS * LATENESS_YUAN * 24.0
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, Policy(migration_yuan_per_gpu=dear)))
+    assert proposed(city) == []
+
+
+def test_a_dearer_place_counts_for_as_long_as_the_replica_stays():
+    city = fragmented("chat")
+    yuan_per_h = GANG_GPUS * LATENESS_YUAN * 24.0 / 6.0
+    assert proposed(city, scorer=PlainScorer({"spare": 1.0 + yuan_per_h})) == []
+    assert proposed(city, scorer=PlainScorer({"spare": 1.0 + yuan_per_h * 0.9}))
+
+
+def test_without_budget_nothing_moves():
+    assert proposed(fragmented("chat"), budget=0) == []
+
+
+def test_work_without_checkpoints_is_never_moved():
+    city = (
+        two_rooms()
+        .submits(a_workload("job").gpus(h20=1000).lasts(99 * HOUR_S).at("full"))
+        .when_planned()
+        .all_run()
+    )
+    city.submits(a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).at("full")).when_planned()
+    assert proposed(city) == []
+
+
+@pytest.mark.parametrize("ran_s", [0, 1800])
+def test_work_with_checkpoints_moves_and_its_lost_work_is_counted(ran_s):
+    """Half an hour since the last checkpoint is run again at one yuan per hour."""
+    job = a_workload("job").gpus(h20=1000).lasts(99 * HOUR_S).preemptible(checkpoint_s=HOUR_S)
+    city = two_rooms().submits(job)
+    city.strategy.plain.cost_by_site = {"spare": 2.0}
+    city.when_planned().all_run(after_s=0)
+    city.strategy.plain.cost_by_site = {}
+    city.submits(a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).at("full")).when_planned(
+        after_s=ran_s
+    )
+    (helped,) = proposed(city)
+    wake_yuan = 1e-3 * 6.0
+    assert helped.cost_yuan == pytest.approx(MIGRATION_YUAN + ran_s / HOUR_S * 1.0 + wake_yuan)
+
+
+def test_a_gang_that_power_keeps_waiting_is_not_helped():
+    """Room is there; moving others makes no power."""
+    city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=3, cores=4).power_limit_kw(0.65)))
+    city.submits(a_workload("gang").cpu(4).gang(3).lasts(60)).when_planned().expect_waiting("gang")
+    assert proposed(city) == []
+
+
+def test_what_drains_already_is_not_moved_a_second_time():
+    city = fragmented("chat")
+    city.strategy.guide = {}
+    city.when_planned(after_s=60)
+    assert len(city.state.draining) == 1
+    assert proposed(city) == []
+
+
+def test_the_gang_starts_when_the_old_placement_has_ended():
+    city = fragmented("chat")
+    city.strategy.guide = {}
+    city.when_planned(after_s=60).expect_waiting("gang")
+    rival = a_workload("rival").gpus(h20=1000).at("full")
+    city.submits(rival).when_planned(after_s=60).expect_waiting("rival")  # the nodes are kept meanwhile
+    before = set(city.open_placements())
+    city.all_run()
+    old = [i for i in before if i.startswith(name_of("chat")) and i.endswith("#0")]
+    city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).when_planned(after_s=60)
+    city.expect("gang", replicas=2)
+
+
+def test_deferrable_gangs_that_wait_for_their_hour_are_left_alone():
+    city = two_rooms()
+    gang = a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).deferrable(city.now_s + 99 * HOUR_S)
+    city.submits(gang)
+    assert waiting_gangs(city.state, city.now_s) == []
+
+
+def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
+    city = fragmented("chat")
+    city.strategy.guide = {}
+    old_node = int(city.state.replicas["node"][0])
+    city.when_planned(after_s=60).all_run()
+    old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
+    city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
+    snapshot = Snapshot.take(city.state, views_of(city))
+    (back,) = undo_moves(city.state, snapshot, PlainScorer({"spare": 9.0}), [(0, old_node)])
+    assert back.placed.node == old_node
+    assert back.gain_yuan > back.cost_yuan
+    assert audit_placements(city.state, [back.placed]) == []
+
+
+def test_undo_leaves_alone_what_is_no_dearer_where_it_is():
+    city = fragmented("chat")
+    city.strategy.guide = {}
+    old_node = int(city.state.replicas["node"][0])
+    city.when_planned(after_s=60).all_run()
+    old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
+    city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
+    snapshot = Snapshot.take(city.state, views_of(city))
+    assert undo_moves(city.state, snapshot, PlainScorer(), [(0, old_node)]) == []
+
+
+# ---------------------------------------------------------------------- against all ways there are
+
+
+@for_all(st.lists(st.lists(st.integers(1, 4), max_size=3), min_size=3, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_no_cheaper_set_of_moves_empties_two_nodes(sizes):
+    """Three nodes with services of 1–4 whole GPUs; a gang of two whole nodes. Cost is the GPUs moved."""
+    sizes = [[s for s, total in zip(node, _sums(node), strict=True) if total <= 8] for node in sizes]
+    fleet = a_fleet(a_site("full", "cloud").gpus("h20", nodes=3, per_node=8, cores=64))
+    fleet.site(a_site("spare", "cloud").gpus("h20", nodes=9, per_node=8, cores=64))
+    city = given(fleet)
+    for n, node in enumerate(sizes):
+        for i, gpus in enumerate(node):
+            city.submits(a_workload(f"s{n}-{i}").gpus(h20=gpus * 1000))
+    total = [sum(node) for node in sizes]
+    city.strategy.plain.cost_by_site = {"spare": 50.0}
+    city.when_planned().all_run()
+    city.submits(a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).at("full")).when_planned()
+    on_node = [0, 0, 0]
+    for row in range(sum(map(len, sizes))):
+        node = int(city.state.replicas["node"][row])
+        if node < 3:
+            on_node[node] += (
+                int(city.state.spec(int(city.state.replicas["spec"][row])).stage.reference_gpu_milli) // 1000
+            )
+    least = min(sum(on_node[n] for n in pair) for pair in combinations(range(3), 2))
+    helped = proposed(city)
+    if least == 0:
+        assert helped == []
+    else:
+        moved = chain.from_iterable(h.moves for h in helped)
+        gpus = [
+            city.state.spec(int(city.state.replicas["spec"][m.placed.row])).stage.reference_gpu_milli
+            for m in moved
+        ]
+        assert sum(gpus) // 1000 == least
+    assert sum(total) >= sum(on_node)
+
+
+def _sums(sizes: list[int]) -> list[int]:
+    return [sum(sizes[: i + 1]) for i in range(len(sizes))]
