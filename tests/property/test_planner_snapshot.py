@@ -36,7 +36,7 @@ def placed_rows(city: City) -> np.ndarray:
 
 
 @for_all(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_giving_back_many_is_giving_back_each(seed):
     city = play(seed, steps=8)
     one, many = taken(city), taken(city)
@@ -49,7 +49,7 @@ def test_giving_back_many_is_giving_back_each(seed):
 
 
 @for_all(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_taking_many_is_taking_each(seed):
     city = play(seed, steps=6)
     one, many = taken(city), taken(city)
@@ -66,7 +66,7 @@ def test_taking_many_is_taking_each(seed):
 
 
 @for_all(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_restoring_brings_everything_back_and_says_which_nodes_changed(seed):
     city = play(seed, steps=6)
     snapshot, replicas, rows = taken(city), city.state.replicas, placed_rows(city)
@@ -81,7 +81,7 @@ def test_restoring_brings_everything_back_and_says_which_nodes_changed(seed):
 
 
 @for_all(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_folds_count_what_their_specs_run(seed):
     snapshot = taken(play(seed))
     for fold in np.unique(snapshot.fold).tolist():
