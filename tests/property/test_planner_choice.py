@@ -74,6 +74,7 @@ def test_the_packing_measure_changes_where_work_lies_but_not_what_it_costs_at_th
     if not with_it or not without:
         assert with_it == without
         return
+    assert city.state.topology is not None
     snapshot = Snapshot.take(city.state, Views(city.state.topology, city.state.shapes))
     view = snapshot.views[int(city.state.replicas["spec"][with_it[0].row])]
     cost = plain.group_cost(view, snapshot)[snapshot.topology.node_group] + plain.node_cost(view, snapshot)

@@ -20,6 +20,7 @@ def test_a_share_goes_to_the_device_that_it_fills_and_not_to_the_fullest_node():
     )
     state = city.state
     assert state.nodes is not None
+    assert state.topology is not None
     state.nodes.gpu_milli[:, :2] = [[300, 1000], [500, 0]]
     for node in range(2):  # both are on
         state.nodes.cpu_milli[node] -= 1000
