@@ -4,7 +4,7 @@
 - `Placer.place`: up to `count` identical replicas, the same answer as `count` single placements, in bulk
 - `Placer.costs`: cost of one more replica on every node, to explain a choice; `costs_at`: on some nodes only
 - `Placer.propose`: what `place` would do, without doing it
-- `Placer.device_mask`: the GPUs that one replica takes on a node
+- `Placer.share_cost`: which GPU of a node a share is taken from
 - `Placer.release`: give a replica's resources back
 - `place_batch`: a batch of different requests, in order
 
@@ -142,6 +142,7 @@ class Placer:
         self._views: OrderedDict[Shape, _View] = OrderedDict()
         self._tables: OrderedDict[object, _Table] = OrderedDict()
         self._preferences: dict[int, FloatArray] = {}
+        self._share_costs: dict[tuple[int, int], list[float]] = {}
         self._gpu_bits = 1 << np.arange(state.gpu_milli.shape[1], dtype=np.int64)
         self._features = np.zeros((state.node_count, model.gpu_features.shape[2]))
         self._value = np.zeros(state.node_count)
@@ -208,13 +209,16 @@ class Placer:
         cost: FloatArray = (self._value[nodes] - table.value_after[nodes]) / SCALE
         return cost if view.blocked is None else cost + view.blocked[nodes]
 
-    def device_mask(self, shape: Shape, node: int) -> int:
-        """Bit mask of the GPUs that one more replica takes on the node; 0 where it takes none or does not fit."""
-        need = self._need(shape, node)
-        if not need.gpu_count:
-            return 0
-        picked = self._pick_gpus(self._cut[[node]], self.state.gpu_milli[[node]], need)[0]
-        return 0 if picked[0] < 0 else int(self._gpu_bits[picked].sum())
+    def share_cost(self, node: int, gpu_milli: int) -> list[float]:
+        """[1002] by r: cost of taking a share from a GPU of the node with r milli free; the least is taken.
+
+        Only for comparison; inf where it does not fit. The last entry, reached by −1, is for slots without GPU.
+        """
+        cut = int(self._cut[node])
+        known = self._share_costs.get((cut, gpu_milli))
+        if known is None:
+            known = self._share_costs[cut, gpu_milli] = self._preference(gpu_milli)[cut].tolist()
+        return known
 
     def _place_singly(
         self, shape: Shape, count: int, candidates: Candidates | None, price_milli: FloatArray | None

@@ -26,7 +26,8 @@ from scheduler.planner.snapshot import (
     POWER_SLACK_W,
     WHOLE_GPU_MILLI,
     Snapshot,
-    gpus_for,
+    devices_among,
+    devices_of,
 )
 
 IntArray = NDArray[np.int64]
@@ -121,12 +122,25 @@ class NodeChoice:
             tiers = iter([self._all_sorted(view, left_s, among, shut, enough)])
         return self._fill(count, tiers, room, spread)
 
-    def devices_for(self, view: SpecView, node: int) -> int:
-        """Bit mask of the devices that one more replica takes on a node that has room for it."""
-        need = int(view.need[self.snapshot.topology.node_group[node], 2])
-        if 0 < need < WHOLE_GPU_MILLI and self.packing is not None and self.node_penalty is None:
-            return self.packing.device_mask(view, node)
-        return gpus_for(self.snapshot.nodes.gpu_milli[node], need)
+    def devices_for(self, view: SpecView, nodes: list[int]) -> list[int]:
+        """Bit mask of the devices of each replica, put one after the other on nodes that have room for them."""
+        group, gpus = self.snapshot.topology.node_group, self.snapshot.nodes.gpu_milli
+        by_value = self.packing if self.node_penalty is None else None
+        left: dict[int, list[int]] = {}
+        masks = []
+        for node in nodes:
+            free = left.get(node)
+            if free is None:
+                free = left[node] = gpus[node].tolist()
+            need = int(view.need[group[node], 2])
+            if 0 < need < WHOLE_GPU_MILLI and by_value is not None:
+                mask = by_value.share_on(node, free, need)
+            else:
+                mask = devices_among(free, need)
+            masks.append(mask)
+            for g in devices_of(mask):
+                free[g] -= need // mask.bit_count()
+        return masks
 
     # ------------------------------------------------------------------ tiers
 
@@ -155,12 +169,15 @@ class NodeChoice:
         cost = np.round(np.concatenate([on, wake]), COST_DIGITS)
         order, costs = np.argsort(cost, kind="stable").tolist(), cost.tolist()
         found = [False] * len(ranges)
+        large_enough: dict[int, NDArray[np.bool_]] = {}
         parts: list[tuple[IntArray, IntArray]] = []
         all_awake = True
         for place, i in enumerate(order):
             of, asleep = i % len(ranges), i >= len(ranges)
             _, first, last = ranges[of]
-            part = self._with_room(view, left_s, first, last, asleep)
+            if of not in large_enough:
+                large_enough[of] = self._large_enough(view, first, last)
+            part = self._with_room(view, left_s, first, large_enough[of], asleep)
             if len(part[0]):
                 found[of] = True
                 parts.append(part)
@@ -171,22 +188,25 @@ class NodeChoice:
                 parts, all_awake = [], True
         self._bounds.lower(groups[~np.array(found)])
 
-    def _with_room(
-        self, view: SpecView, left_s: float, first: int, last: int, asleep: bool
-    ) -> tuple[IntArray, IntArray]:
-        """Nodes of the range, on or asleep, that hold at least one more replica, and how many each holds."""
-        snapshot, nodes, stage = self.snapshot, self.snapshot.nodes, view.spec.stage
-        here = slice(first, last)
-        ok = snapshot.empty_node[here] == asleep
-        ok &= self._usable[here]
-        ok &= nodes.cpu_milli[here] >= stage.cpu_milli
+    def _large_enough(self, view: SpecView, first: int, last: int) -> NDArray[np.bool_]:
+        """(last − first,) usable nodes with CPU and memory for one replica."""
+        nodes, stage, here = self.snapshot.nodes, view.spec.stage, slice(first, last)
+        ok: NDArray[np.bool_] = nodes.cpu_milli[here] >= stage.cpu_milli
         ok &= nodes.memory_mib[here] >= stage.memory_mib
-        at = ok.nonzero()[0] + first
+        ok &= self._usable[here]
+        return ok
+
+    def _with_room(
+        self, view: SpecView, left_s: float, first: int, large_enough: NDArray[np.bool_], asleep: bool
+    ) -> tuple[IntArray, IntArray]:
+        """Of the nodes from `first` on, on or asleep, those with room for one more replica, and how many each holds."""
+        is_asleep = self.snapshot.empty_node[first : first + len(large_enough)]
+        at = (large_enough & (is_asleep if asleep else ~is_asleep)).nonzero()[0] + first
         if not len(at):
             return at, at
         if self.reservations.groups:
             at = at[self.reservations.passes(at, left_s)]
-        fit = snapshot.fit(view, at)
+        fit = self.snapshot.fit(view, at)
         has = fit > 0
         return (at, fit) if has.all() else (at[has], fit[has])
 

@@ -140,7 +140,7 @@ def undo_moves(
         gain_yuan = float(saved) * GAIN_HOURS
         if gain_yuan <= cost_yuan:
             continue
-        mask = choice.devices_for(view, node)
+        (mask,) = choice.devices_for(view, [node])
         snapshot.take_node(view, node, mask)
         sites = snapshot.topology.node_site
         reason = "back where it was: nobody needs the room any more"
@@ -373,7 +373,7 @@ class _Helper:
         if snapshot.empty_node[node]:
             dearer += float(self._scorer.node_cost(view, snapshot)[node])
         cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(GAIN_HOURS, self._hours_left(row))
-        mask = self._choice.devices_for(view, node)
+        (mask,) = self._choice.devices_for(view, [node])
         snapshot.take_node(view, node, mask)
         self._drained.take_node(view, node, mask)
         a, b = int(topology.node_site[here]), int(topology.node_site[node])

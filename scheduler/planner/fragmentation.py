@@ -103,9 +103,10 @@ class Fragmentation:
         """(≤ count,) node of each of up to `count` replicas, each where it destroys least by then."""
         return self._placer.propose(self._models.shape(view), count, nodes).node
 
-    def device_mask(self, view: SpecView, node: int) -> int:
-        """Bit mask of the devices that one more replica takes: the share of a GPU that loses least cut value."""
-        return self._placer.device_mask(self._models.shape(view), node)
+    def share_on(self, node: int, free: list[int], need_milli: int) -> int:
+        """Bit of the device that loses least cut value by a share, among devices with `free` milli each."""
+        cost = self._placer.share_cost(node, need_milli)
+        return 1 << min(range(len(free)), key=lambda g: (cost[free[g]], g))
 
 
 _MODELS: WeakKeyDictionary[Views, PackingModels] = WeakKeyDictionary()

@@ -45,8 +45,8 @@ MAX_ROOM_TRIES = 32
 """Attempts at preemption in one round: each costs some milliseconds, and a round must answer in time."""
 MAX_SHORTER_TRIES = 32
 """After so many failures of one shape in a block, its shorter work is not tried before reservations either."""
-MANY_ROWS = 4
-"""From so many rows without GPU on, one sum over the nodes is cheaper than row after row."""
+MANY_ROWS = 6
+"""From so many rows on, sums over the nodes are cheaper than row after row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,7 @@ class Round:
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
     _ends: tuple[tuple[int, int], Ends] | None = None
+    _placed_known: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kept = Reservations(self.snapshot, self.now_s)
@@ -252,16 +253,14 @@ class Round:
 
     def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
         """Put the rows on the nodes chosen for them, on the devices that suit best."""
-        if not view.spec.stage.gpu_milli and len(rows) >= MANY_ROWS:
-            self.snapshot.take_many(view, nodes)
-            self.result.placed += [
-                Placed(r, n, 0) for r, n in zip(rows.tolist(), nodes.tolist(), strict=True)
-            ]
-            return
-        for row, node in zip(rows.tolist(), nodes.tolist(), strict=True):
-            mask = self.choice.devices_for(view, node)
-            self.snapshot.take_node(view, node, mask)
-            self.result.placed.append(Placed(row, node, mask))
+        at = nodes.tolist()
+        masks = self.choice.devices_for(view, at) if view.spec.stage.gpu_milli else [0] * len(at)
+        if len(at) >= MANY_ROWS:
+            self.snapshot.take_many(view, nodes, np.array(masks, np.int64))
+        else:
+            for node, mask in zip(at, masks, strict=True):
+                self.snapshot.take_node(view, node, mask)
+        self.result.placed += map(Placed, rows.tolist(), at, masks)
 
     # -------------------------------------------------------------- whole workloads
 
@@ -735,8 +734,9 @@ class Round:
         decided = (len(self.result.placed), len(self.result.preempted))
         if self._ends is None or self._ends[0] != decided:
             gone = {p.row for p in self.result.preempted}
-            placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]
-            self._ends = (decided, ends_of(self.state, placed, self.now_s, gone))
+            new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
+            self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
+            self._ends = (decided, ends_of(self.state, self._placed_known, self.now_s, gone))
         return self._ends[1]
 
     # -------------------------------------------------------------- why not

@@ -258,9 +258,12 @@ class Snapshot:
         np.add.at(self.stamp, node, 1)
         self.returned += np.unique(node).tolist()
 
-    def take_many(self, view: SpecView, at: NDArray[np.int64]) -> None:
-        """Put one replica of a spec without GPU on each of these nodes; a node may come several times."""
+    def take_many(self, view: SpecView, at: NDArray[np.int64], gpu_mask: NDArray[np.int64]) -> None:
+        """Put one replica of the spec on each of these nodes, on these devices; a node may come several times."""
         topology, nodes, stage = self.topology, self.nodes, view.spec.stage
+        if stage.gpu_milli:
+            need_milli = view.need[topology.node_group[at], 2]
+            np.subtract.at(nodes.gpu_milli, at, device_shares(gpu_mask, need_milli))
         node, count = np.unique(at, return_counts=True)
         nodes.cpu_milli[node] -= count * stage.cpu_milli
         nodes.memory_mib[node] -= count * stage.memory_mib
@@ -305,9 +308,13 @@ def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) ->
 
 def gpus_for(gpu_free_milli: NDArray[np.int64], need_milli: int) -> int:
     """Bit mask of the devices that one more replica takes: whole ones in order, a share on the fullest that fits."""
+    return devices_among(gpu_free_milli.tolist(), need_milli)
+
+
+def devices_among(free: list[int], need_milli: int) -> int:
+    """`gpus_for` on a list."""
     if need_milli <= 0:
         return 0
-    free = gpu_free_milli.tolist()
     if need_milli >= WHOLE_GPU_MILLI:
         whole = [g for g, milli in enumerate(free) if milli == WHOLE_GPU_MILLI]
         return sum(1 << g for g in whole[: need_milli // WHOLE_GPU_MILLI])
@@ -379,6 +386,7 @@ __all__ = [
     "WHOLE_GPU_MILLI",
     "Snapshot",
     "device_shares",
+    "devices_among",
     "devices_of",
     "gpu_fit",
     "gpus_for",

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from scheduler.planner.feasibility import Views
-from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.snapshot import Snapshot, gpus_for
 from tests.builders import City
 from tests.property.test_planner_safety import play
 
@@ -55,13 +55,17 @@ def test_taking_many_is_taking_each(seed):
     one, many = taken(city), taken(city)
     for spec in range(len(city.state.shapes.specs)):
         view = one.views[spec]
-        if view.spec.stage.gpu_milli or not view.group_ok.any():
+        if not view.group_ok.any():
             continue
         at = one.nodes_of(view.group_ok)
         at = np.repeat(at, np.minimum(one.fit(view, at), 2))
+        masks = []
         for node in at.tolist():
-            one.take_node(view, node, 0)
-        many.take_many(view, at)
+            masks.append(
+                gpus_for(one.nodes.gpu_milli[node], int(view.need[one.topology.node_group[node], 2]))
+            )
+            one.take_node(view, node, masks[-1])
+        many.take_many(view, at, np.array(masks, np.int64))
     assert_equal(one, many)
 
 

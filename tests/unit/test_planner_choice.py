@@ -32,7 +32,7 @@ def test_a_share_goes_to_the_device_that_it_fills_and_not_to_the_fullest_node():
     view = snapshot.views[int(state.replicas["spec"][1])]
     loss = packing.loss_milli(view, np.array([0, 1]))
     assert loss[0] < loss[1]
-    assert packing.device_mask(view, 0) == 0b01
+    assert packing.share_on(0, [300, 1000, -1], 300) == 0b001
 
 
 @for_all(st.integers(0, 100_000))
