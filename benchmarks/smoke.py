@@ -10,6 +10,7 @@ from pathlib import Path
 COMMANDS = {
     "plan": ["-m", "benchmarks.plan", "--classes", "40", "--scale", "0.1"],
     "service": ["-m", "benchmarks.service", "--quick"],
+    "explain": ["-m", "benchmarks.explain", "--nodes", "400", "--sites", "10"],
 }
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,16 +23,29 @@ from cluster_sim.play import ENGINES, LoggedGateway, PlayedDay, play_day
 from cluster_sim.questions import Questions
 from cluster_sim.report import write_report
 from cluster_sim.result import Comparison, DayStory, DayWindow, RunChecks
+from cluster_sim.scenarios.check import check as check_scenario
+from cluster_sim.scenarios.check import table as check_table
 from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceProcess
 from cluster_sim.summary import LiveDay, print_summary
+from cluster_sim.traces.azure_llm import azure_llm_day, read_azure_llm
+from cluster_sim.traces.openb_day import Cut, openb_day, read_openb
 from scheduler.workers import InlineSolverPool
 from suanli.model import InvalidRequest
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 OURS = "suanli"
+DEFAULT_SCENARIO = "songjiang-s"
+TRACES = ("openb", "azure-llm")
+DAY_HOURS = 24.0
+TRACE_PANEL = "Recorded input"
+TRACE_NEEDS = {"openb": ("nodes", "pods"), "azure-llm": ("requests",)}
+TRACE_TAKES = {
+    "openb": ("nodes", "pods", "limit_pods", "limit_nodes", "hours", "from_hour", "compress", "stay"),
+    "azure-llm": ("requests", "hours"),
+}
 
 ScenarioArgument = Annotated[
     str, typer.Argument(help="Shipped scenario or path to a YAML file.", metavar="SCENARIO")
@@ -91,7 +105,13 @@ def demo(
 
 
 def simulate(
-    scenario: ScenarioArgument = "songjiang-s",
+    scenario: Annotated[
+        str | None,
+        typer.Argument(
+            help="Shipped scenario or path to a YAML file; songjiang-s unless a trace brings its own.",
+            metavar="[SCENARIO]",
+        ),
+    ] = None,
     policy: Annotated[str, typer.Option(help=f"{OURS} or a baseline: {', '.join(BASELINES)}.")] = OURS,
     engine: EngineOption = "local",
     seed: SeedOption = 42,
@@ -99,29 +119,105 @@ def simulate(
         "runs"
     ),
     quiet: Annotated[bool, typer.Option("--quiet", help="Write the files, print nothing.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Prove that the scenario can be played (loads, hosts, caps per month); play nothing.",
+        ),
+    ] = False,
+    trace: Annotated[
+        str | None,
+        typer.Option(help=f"Play recorded input instead: {', '.join(TRACES)}.", rich_help_panel=TRACE_PANEL),
+    ] = None,
+    nodes: Annotated[
+        Path | None, typer.Option(help="openb: node list (CSV, may be gzip).", rich_help_panel=TRACE_PANEL)
+    ] = None,
+    pods: Annotated[
+        Path | None, typer.Option(help="openb: pod list (CSV, may be gzip).", rich_help_panel=TRACE_PANEL)
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            help="azure-llm: TIMESTAMP,ContextTokens,GeneratedTokens; they replace the requests of SCENARIO's LLMs.",
+            rich_help_panel=TRACE_PANEL,
+        ),
+    ] = None,
+    limit_pods: Annotated[
+        int | None,
+        typer.Option(help="openb: so many pods, evenly over the list.", min=1, rich_help_panel=TRACE_PANEL),
+    ] = None,
+    limit_nodes: Annotated[
+        int | None,
+        typer.Option(help="openb: so many nodes, evenly over the list.", min=1, rich_help_panel=TRACE_PANEL),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            help="Length of the day: 24 for openb, as long as the requests (at most 24) for azure-llm.",
+            min=0.1,
+            max=168,
+            rich_help_panel=TRACE_PANEL,
+        ),
+    ] = None,
+    from_hour: Annotated[
+        float | None,
+        typer.Option(
+            help="openb: trace hour at which the day opens; older pods run on. Left out: 1 % are older.",
+            min=0,
+            rich_help_panel=TRACE_PANEL,
+        ),
+    ] = None,
+    compress: Annotated[
+        float | None,
+        typer.Option(
+            help="openb: trace seconds in a second of the day. Left out: the whole list fits.",
+            min=0.001,
+            rich_help_panel=TRACE_PANEL,
+        ),
+    ] = None,
+    stay: Annotated[
+        bool | None,
+        typer.Option(
+            "--stay",
+            help="openb: pods never leave, so that the cluster fills up as in the published experiments.",
+            rich_help_panel=TRACE_PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Play a day under one policy, in process: no service, the same decisions.
+
+    With --trace the day comes from a recorded list; under Suanli's own policy it is submitted to a real service through
+    the public client.
 
     Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
 
     Examples:
         suanli simulate tiny-cloud-edge
         suanli simulate songjiang-s --policy least-loaded --out runs/least-loaded
+        suanli simulate songjiang-m --check
+        suanli simulate --trace openb --nodes NODES.csv --pods PODS.csv --limit-pods 500 --limit-nodes 80
+        suanli simulate --trace azure-llm --requests REQUESTS.csv --hours 2
     """
     console = Console(highlight=False, quiet=quiet)
-    world = _load(scenario)
     _check_engine(engine)
     if policy not in (OURS, *BASELINES):
         _refuse(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
-    gateway = InProcessGateway(strategy_of(policy), InlineSolverPool())
-    day = _play(world, seed, policy, gateway, engine, console, None)
-    day.save(out)
-    audit = audit_log(day.log, world.fleet())
-    story = DayStory(
-        comparison=Comparison.of([(policy, day.result(world))]),
-        checks=RunChecks(audit.checked_count, audit.violations),
-        report_path=str(out / "report.html"),
+    asked = _TraceOptions(
+        trace, nodes, pods, requests, limit_pods, limit_nodes, hours, from_hour, compress, stay
     )
+    world = _load(scenario or DEFAULT_SCENARIO) if trace is None else _recorded(console, scenario, asked)
+    if trace is None:
+        asked.refuse_without_trace()
+    if check:
+        _check_playable(console, world)
+        return
+    if trace is not None and policy == OURS:
+        story = _play_through_service(console, world, seed, engine, out)
+    else:
+        gateway = InProcessGateway(strategy_of(policy), InlineSolverPool())
+        day = _play(world, seed, policy, gateway, engine, console, None)
+        story = _story(day, world, out)
     if not quiet:
         write_report(out / "report.html", story, title=world.title.en, title_zh=world.title.zh)
         print_summary(console, story)
@@ -162,6 +258,105 @@ def _load(name: str) -> Scenario:
         return load_scenario(name)
     except InvalidRequest as error:
         _refuse(str(error))
+
+
+@dataclass(frozen=True)
+class _TraceOptions:
+    """The options of `simulate` that speak of recorded input, as they were given."""
+
+    trace: str | None
+    nodes: Path | None
+    pods: Path | None
+    requests: Path | None
+    limit_pods: int | None
+    limit_nodes: int | None
+    hours: float | None
+    from_hour: float | None
+    compress: float | None
+    stay: bool | None
+
+    def refuse_without_trace(self) -> None:
+        """Options that mean nothing here are an error, not ignored."""
+        self._refuse_strangers((), "goes with --trace only")
+
+    def refuse_misfits(self) -> None:
+        """Everything missing or out of place for the trace asked for, in one answer."""
+        if self.trace not in TRACES:
+            _refuse(f"--trace {self.trace!r}: expected one of {', '.join(TRACES)}")
+        missing = [_flag(name) for name in TRACE_NEEDS[self.trace] if getattr(self, name) is None]
+        if missing:
+            _refuse(f"--trace {self.trace} needs {' and '.join(missing)}")
+        self._refuse_strangers(TRACE_TAKES[self.trace], f"does not go with --trace {self.trace}")
+
+    def _refuse_strangers(self, taken: tuple[str, ...], why: str) -> None:
+        names = [f.name for f in fields(self) if f.name != "trace" and f.name not in taken]
+        strangers = [_flag(name) for name in names if getattr(self, name) is not None]
+        if strangers:
+            _refuse("\n".join(f"{flag} {why}" for flag in strangers))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _recorded(console: Console, scenario: str | None, asked: _TraceOptions) -> Scenario:
+    """The scenario that the recorded input makes, and what became of it on the way, said first."""
+    asked.refuse_misfits()
+    try:
+        if asked.trace == "openb":
+            if scenario is not None:
+                _refuse(f"{scenario}: --trace openb brings its own site, so it goes without a scenario")
+            assert asked.nodes is not None and asked.pods is not None
+            cut = Cut(
+                asked.limit_pods,
+                asked.limit_nodes,
+                asked.hours or DAY_HOURS,
+                asked.from_hour,
+                asked.compress,
+                bool(asked.stay),
+            )
+            day = openb_day(*read_openb(asked.nodes, asked.pods), cut)
+        else:
+            assert asked.requests is not None
+            recorded = read_azure_llm(asked.requests)
+            day = azure_llm_day(_load(scenario or DEFAULT_SCENARIO), recorded, asked.hours)
+    except ValueError as error:
+        _refuse(str(error))
+    for note in day.notes:
+        console.print(note)
+    return day.scenario
+
+
+def _check_playable(console: Console, world: Scenario) -> None:
+    """The check of `cluster_sim.scenarios.check` on the terminal; exit 1 when the scenario cannot be played."""
+    verdict = check_scenario(world)
+    console.print(check_table(verdict), markup=False, soft_wrap=True)
+    if verdict.problems:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _play_through_service(console: Console, world: Scenario, seed: int, engine: str, out: Path) -> DayStory:
+    """Like `demo` without baselines: a service of its own, everything through the public client."""
+    run_dir = _new_run_dir(out, world.scenario_id)
+    with ServiceProcess(run_dir) as service:
+        gateway = ClientGateway(service.address)
+        questions = Questions(gateway.client, world)
+        day = _play(world, seed, OURS, gateway, engine, console, questions)
+        gateway.client.close()
+    return _story(day, world, out, questions)
+
+
+def _story(day: PlayedDay, world: Scenario, out: Path, questions: Questions | None = None) -> DayStory:
+    """Save the day, audit it, and put together what is told of it."""
+    day.save(out)
+    audit = audit_log(day.log, world.fleet())
+    return DayStory(
+        comparison=Comparison.of([(day.policy, day.result(world))]),
+        checks=RunChecks(audit.checked_count, audit.violations),
+        pending=questions.pending if questions else None,
+        placed=questions.placed if questions else None,
+        report_path=str(out / "report.html"),
+    )
 
 
 def _check_engine(engine: str) -> None:

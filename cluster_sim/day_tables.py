@@ -34,6 +34,7 @@ from cluster_sim.day_values import (
     ClassWait,
     CutOff,
     Flows,
+    GpuModelDay,
     LatencyMeasured,
     LearnedError,
     MoveCount,
@@ -46,6 +47,7 @@ from cluster_sim.day_values import (
     tightest_first,
 )
 from scheduler.domain.ledger import released_kwh
+from scheduler.domain.limits import caps_in_force
 from suanli.model import (
     Bound,
     Event,
@@ -230,12 +232,7 @@ def learned_errors(log: DayLog, window: DayWindow) -> LearnedError:
 
 def effective_caps(site: Site, policy: Policy) -> PueCap:
     """Caps in force at a site: its own, overridden by the policy for fleet, class, or the site itself."""
-    caps = site.caps
-    for target in ("fleet", f"class:{site.kind.value}", f"sites/{site.site_id}"):
-        for override in policy.sites:
-            if override.target == target and override.caps is not None:
-                caps = override.caps
-    return caps
+    return caps_in_force(site, policy)
 
 
 def site_table(
@@ -545,6 +542,26 @@ def gpu_installed(fleet: Fleet) -> dict[str, int]:
     for site in fleet.sites:
         out[site.kind.value] += sum(g.gpu_count * g.node_count for g in site.groups)
     return out
+
+
+def gpu_models_of(log: DayLog, window: DayWindow) -> tuple[GpuModelDay, ...]:
+    """Allocation per GPU model, the most numerous first; a replica's model is that of the node it was ordered to."""
+    groups = {(s.site_id, g.group_id): g for s in log.fleet.sites for g in s.groups}
+    installed: dict[str, int] = {}
+    for group in groups.values():
+        if group.gpu_count:
+            installed[group.gpu_model] = (
+                installed.get(group.gpu_model, 0) + group.gpu_count * group.node_count
+            )
+    at_s, runs = _samples(window), log.runs
+    orders = [e.body["command"] for e in log.by_kind[EventKind.REPLICA_START_ORDERED]]
+    model = np.array([groups[c["site_id"], c["group_id"]].gpu_model for c in orders], dtype=str)
+    rows = []
+    for name, count in sorted(installed.items(), key=lambda item: (-item[1], item[0])):
+        mine = model == name
+        curve = _count_at(runs.ordered_s[mine], runs.ended_s[mine], at_s, runs.gpu_milli[mine] / MILLI)
+        rows.append(GpuModelDay(name, count, float(curve.mean()), float(curve.max())))
+    return tuple(rows)
 
 
 # ---------------------------------------------------------------------------------------------------- moves

@@ -167,6 +167,16 @@ class ClassWait:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuModelDay:
+    """GPUs of one model: installed, and promised to replicas in the mean and at most over the day."""
+
+    model: str
+    installed_count: int
+    mean_allocated: float
+    peak_allocated: float
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over a span: of the day, or until drained."""
 
@@ -306,6 +316,8 @@ class DayResult:
     queue: Series
     gpus: Series
     gpu_installed: Mapping[str, int]
+    gpu_models: tuple[GpuModelDay, ...]
+    """Most numerous first; empty without GPUs."""
     power: PowerCurves
     forecast_error_frac: Mapping[str, float]
     """Per site Σ|forecast − measured| / Σ measured facility power, where a plan had spoken."""

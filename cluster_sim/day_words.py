@@ -3,18 +3,23 @@
 one_sentence      the day for a stranger
 reason_in_words   one no of an Explanation
 event_in_words    one event of the log, None when it tells nothing on its own
+wrapped           lines of a width that tear no figure apart
 number, percent   figures with thin groups: 1 204
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 
-from cluster_sim.day_values import Comparison, DayResult
+from rich.cells import cell_len
+
+from cluster_sim.day_values import ClassLatency, Comparison, DayResult
 from suanli.model import Event, EventKind, Fleet, MoveMode, Reason
 
 GROUP = " "
-"""No-break space between groups of three digits, so that a figure is never torn apart."""
+"""A plain space between groups of three digits, as a terminal can search and copy it; `wrapped` never breaks there."""
 NONE = "–"
 MODE_NAMES = {
     MoveMode.CLOUD_CLOUD: ("cloud–cloud", "云云协同"),
@@ -30,6 +35,32 @@ def number(value: float | None, digits: int = 0) -> str:
         return NONE
     text = f"{value:,.{digits}f}".replace(",", GROUP)
     return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
+
+
+_BREAK = re.compile(r" (?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b))")
+"""Where a line may end: at spaces that do not stand inside a figure or between a figure and its unit."""
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` terminal cells, figures and their units kept together."""
+    lines: list[str] = []
+    for word in _BREAK.split(text):
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+IDLE_IPUE = 20.0
+"""Above it (IT under 5 % of the facility's energy) the ratio tells of an empty room, not of work (ASSUMED)."""
+
+
+def ipue_in_words(it_kwh: float, facility_kwh: float, *, is_empty: bool = False) -> str:
+    """`1.234`; `idle` where nothing ran or next to no IT energy was drawn; a dash where the meters read nothing."""
+    if facility_kwh <= 0:
+        return NONE
+    return "idle" if is_empty or facility_kwh > IDLE_IPUE * it_kwh else number(facility_kwh / it_kwh, 3)
 
 
 def signed(value: float | None, digits: int = 0) -> str:
@@ -63,6 +94,16 @@ def site_label(fleet: Fleet, site_id: str) -> str:
     """`e01-hub Songjiang Hub 松江枢纽`."""
     site = fleet.site(site_id)
     return " ".join(filter(None, (site_id, site.display_name, site.display_name_zh)))
+
+
+def in_order(classes: Iterable[ClassLatency]) -> list[ClassLatency]:
+    """W1, W1h, W2 … W10: numbers count as numbers."""
+
+    def key(row: ClassLatency) -> tuple[tuple[int, int, str], ...]:
+        parts = re.findall(r"\d+|\D+", row.workload_class)
+        return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts)
+
+    return sorted(classes, key=key)
 
 
 def minutes(duration_s: float) -> str:

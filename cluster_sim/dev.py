@@ -20,14 +20,17 @@ from cluster_sim.driver import SUBMIT_BATCH
 from cluster_sim.play import ENGINES, engine_of
 from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
-from cluster_sim.service_process import ServiceProcess
+from cluster_sim.service_process import ServiceError, ServiceProcess
 from cluster_sim.world.arrivals import arrivals
 from cluster_sim.world.build import weather_of
+from suanli.client.core import DEFAULT_ADDRESS
 from suanli.model import InvalidRequest, TelemetryReport
 from suanli.model.units import SECONDS_PER_HOUR
 
-DEFAULT_PORT = 7460
+DEFAULT_PORT = int(DEFAULT_ADDRESS.rpartition(":")[2])
+"""Where the command line looks when nobody tells it."""
 FORECAST_HOURS = 30
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 
 
@@ -55,18 +58,28 @@ def dev(
         Console(stderr=True).print(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}", style="red")
         raise typer.Exit(EXIT_BAD_INPUT)
     run_dir = out / uuid.uuid4().hex[:8]
-    with ServiceProcess(run_dir, virtual=False, port=port) as service:
-        console.print(
-            f"{world.title.en} · {world.title.zh} on {service.address}; files in {run_dir}; Ctrl-C ends it"
-        )
-        console.print(
-            "try:  .venv/bin/suanli sites\n      .venv/bin/suanli list\n"
-            "      .venv/bin/suanli submit examples/inference.yaml"
-        )
-        try:
+    try:
+        with ServiceProcess(run_dir, virtual=False, port=port) as service:
+            _greet(console, world, service.address, run_dir)
             _keep_up(world, seed, engine, ClientGateway(service.address), every_s, console)
-        except KeyboardInterrupt:
-            console.print("\nthe city closes")
+    except ServiceError as error:
+        hint = f"\nif something else listens on port {port}: --port takes another one"
+        Console(stderr=True).print(str(error) + hint, style="red", markup=False)
+        raise typer.Exit(EXIT_FAILED) from error
+    except KeyboardInterrupt:
+        console.print("\nthe city closes")
+
+
+def _greet(console: Console, world: Scenario, address: str, run_dir: Path) -> None:
+    console.print(
+        f"{world.title.en} · {world.title.zh} on {address}; files in {run_dir}; Ctrl-C ends it",
+        soft_wrap=True,
+    )
+    console.print("in another terminal:")
+    if address != DEFAULT_ADDRESS:
+        console.print(f"  export SUANLI_ADDRESS={address}")
+    for command in ("sites", "list", "submit examples/inference.yaml"):
+        console.print(f"  .venv/bin/suanli {command}")
 
 
 def today(world: Scenario, now: datetime) -> Scenario:

@@ -28,12 +28,12 @@ class Questions:
     def ask(self, now_s: int) -> None:
         """Ask when a whole hour of the day has passed."""
         elapsed_s = now_s - self._scenario.start_s
-        if now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
-            return
+        if not elapsed_s or now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
+            return  # at the opening everything waits, and only because it has just come
         for name in self._names("state = PENDING"):
             answer = self._client.explain_workload(name)
             if _telling(answer) > _telling(self.pending):
-                self.pending = answer
+                self.pending = self._client.explain_workload(name, with_relaxations=True)
         if elapsed_s // SECONDS_PER_HOUR in PLACED_ASKED_AT_HOURS:
             for name in self._names('state = RUNNING AND workload_class = "W9"') + self._names(
                 "state = RUNNING"

@@ -28,6 +28,8 @@ from cluster_sim.day_words import (
     NONE,
     below,
     gap_percent,
+    in_order,
+    ipue_in_words,
     minutes,
     number,
     one_sentence,
@@ -74,14 +76,14 @@ def render_report(story: DayStory, *, title: str = "A day of Songjiang", title_z
             _header(story, title, title_zh),
             "<main>",
             _sites_section(day),
-            _map_section(day),
+            _map_section(day) if day.fleet.zones else "",
             _power_section(day),
             _pair(_prices_section(), _gpu_section(day)),
             _pair(_queue_section(day), _waits_section(day)),
             _latency_section(day),
             _learning_section(day),
             _pair(_ledger_section(day), _moves_section(day)),
-            _comparison_section(story),
+            _comparison_section(story) if len(story.comparison.rows) > 1 else "",
             _explanations(story),
             _optimality_section(day),
             "</main>",
@@ -159,12 +161,12 @@ def _header(story: DayStory, title: str, title_zh: str) -> str:
     hours = number((day.window.drained_until_s - day.window.day_end_s) / SECONDS_PER_HOUR, 1)
     links = (
         ("sites", "Sites"),
-        ("city", "Map"),
+        *([("city", "Map")] if day.fleet.zones else []),
         ("curves", "Power"),
         ("waiting", "Queue"),
         ("rtt", "Latency"),
         ("learning", "Forecast"),
-        ("against", "Comparison"),
+        *([("against", "Comparison")] if len(story.comparison.rows) > 1 else []),
         ("why", "Why"),
         ("proof", "Proof"),
     )
@@ -219,7 +221,7 @@ def _verdict(story: DayStory) -> str:
         )
     return (
         f"<div class=verdict>The independent checker found {len(checks.violations)} violations in "
-        f"{number(checks.checked_count)} plans and rounds; {closes} over {number(day.event_count)} events.</div>"
+        f"{number(checks.checked_count)} checks; {closes} over {number(day.event_count)} events.</div>"
     )
 
 
@@ -279,7 +281,7 @@ def _site_row(s: SiteDay) -> Sequence[str]:
         number(s.placed_count),
         number(s.it_kwh),
         number(s.facility_kwh),
-        number(s.ipue, 3),
+        ipue_in_words(s.it_kwh, s.facility_kwh, is_empty=not s.placed_count),
         cap + verdict[s.cap_held],
         signed(s.balance_before_kwh),
         signed(s.balance_after_kwh),
@@ -370,7 +372,7 @@ def _two_hourly_ipue(day: DayResult) -> list[list[str]]:
         cells = []
         for b in range(HOURS_SHOWN // 2):
             it, facility = day.power.it_kw[i, into == b].sum(), day.power.facility_kw[i, into == b].sum()
-            cells.append(number(float(facility / it), 3) if it > 0 else NONE)
+            cells.append(ipue_in_words(float(it), float(facility)))
         rows.append([_site_cell(site.kind, site.display_name or site.site_id, ""), *cells])
     return rows
 
@@ -391,6 +393,10 @@ def _gpu_section(day: DayResult) -> str:
         (tier, number(installed), number(float(day.gpus.values[tier].mean()), 1),
          percent(float(day.gpus.values[tier].mean()) / installed if installed else None))
         for tier, installed in day.gpu_installed.items()
+    ] + [
+        (escape(g.model), number(g.installed_count), number(g.mean_allocated, 1),
+         percent(g.mean_allocated / g.installed_count))
+        for g in day.gpu_models
     ]  # fmt: skip
     return _section(
         "allocation",
@@ -399,7 +405,8 @@ def _gpu_section(day: DayResult) -> str:
         "Share of the installed GPUs that is promised to replicas, from the order until the end.",
         _chart("gpus", "Allocated share of installed GPUs in cloud and edge over the day")
         + _folded(
-            "Table: mean over the day", _table(("tier", "installed GPUs", "allocated", "share"), means)
+            "Table: mean over the day",
+            _table(("tier or model", "installed GPUs", "allocated", "share"), means),
         ),
     )
 
@@ -448,6 +455,8 @@ def _waits_section(day: DayResult) -> str:
 def _latency_section(day: DayResult) -> str:
     if day.latency is None:
         return _section("rtt", "Latency", "时延", "The network did not measure latency on this log.", "")
+    if not day.latency.classes:
+        return _section("rtt", "Latency", "时延", "Nothing that ran has a latency budget.", "")
     rows = [
         (
             escape(day.class_name(c.workload_class)) + (" <span class=chip>hard</span>" if c.is_hard else ""),
@@ -458,7 +467,7 @@ def _latency_section(day: DayResult) -> str:
             number(c.outside_count),
             number(c.outage_min),
         )
-        for c in day.latency.classes
+        for c in in_order(day.latency.classes)
     ]
     head = ("class", "samples inside", "p99 RTT ms", "budget ms", "workloads", "outside", "outage min")
     return _section(

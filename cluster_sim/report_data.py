@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cluster_sim.day_log import FORECAST_GOAL_FRAC
 from cluster_sim.day_tables import clock
 from cluster_sim.day_values import DayResult
-from cluster_sim.day_words import MODE_NAMES
+from cluster_sim.day_words import MODE_NAMES, in_order
 from cluster_sim.result import DayStory
 from suanli.model import SiteKind
 from suanli.model.units import SECONDS_PER_MINUTE
@@ -160,7 +160,7 @@ def _latency(day: DayResult) -> list[dict[str, Any]]:
             "budget": _r(c.budget_ms),
             "hours": [None if v is None else _r(v) for v in c.hour_p99_ms],
         }
-        for c in day.latency.classes
+        for c in in_order(day.latency.classes)
     ]
 
 
@@ -176,7 +176,12 @@ def _marks(day: DayResult) -> list[dict[str, Any]]:
     """Spans to shade in a site's curves: outages, what the scenario broke, breaches."""
     end_s = day.window.day_end_s
     outages = [(o.site_id, o.from_s, o.until_s, "down", o.cause or "site down") for o in day.outages]
-    marks = [(m.site_id, m.from_s, m.until_s, "mark", m.label) for m in day.marks]
+    told = {(o.site_id, o.from_s, o.until_s) for o in day.outages}
+    marks = [
+        (m.site_id, m.from_s, m.until_s, "mark", m.label)
+        for m in day.marks
+        if (m.site_id, m.from_s, m.until_s) not in told
+    ]
     breaches = [(b.site_id, b.from_s, b.until_s, "breach", b.cause) for b in day.breaches if b.debt_kwh > 0]
     return [
         {

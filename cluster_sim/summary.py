@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
@@ -28,21 +29,23 @@ from cluster_sim.day_words import (
     NONE,
     event_in_words,
     gap_percent,
+    in_order,
+    ipue_in_words,
     number,
     one_sentence,
     percent,
     reason_in_words,
     signed,
     site_label,
+    wrapped,
 )
 from cluster_sim.result import DayStory, DayWindow
 from suanli.model import Event, EventKind, Explanation, Fleet, WorkloadState
 from suanli.model.units import SECONDS_PER_HOUR
 
 MEDIUM_COLUMNS = 96
-"""From here one site table holds all its columns."""
-WIDE_COLUMNS = 140
-"""From here it also shows names in both languages and how much the day could still have used."""
+"""From here a candidate's row also shows its power and marginal iPUE."""
+COLUMN_GAP = 2
 COMMAND_MARK = "$"
 
 
@@ -50,14 +53,17 @@ def print_summary(console: Console, story: DayStory) -> None:
     """Write the whole summary to the console in its width."""
     day = story.comparison.ours
     console.print()
-    console.print(Text(one_sentence(story.comparison, story.versus), style="bold"))
+    console.print(Text(wrapped(one_sentence(story.comparison, story.versus), console.width), style="bold"))
     _section(console, "Sites, tightest cap first")
     _print_sites(console, day)
     _section(console, "Moves")
     _print_moves(console, day)
     _section(console, "Latency")
     _print_latency(console, day)
-    _section(console, "The same day under other policies, drained")
+    _section(console, "GPUs")
+    _print_gpus(console, day)
+    alone = len(story.comparison.rows) == 1
+    _section(console, "Energy and money, drained" if alone else "The same day under other policies, drained")
     _print_comparison(console, story.comparison)
     _section(console, "One that waits")
     _print_pending(console, day, story.pending)
@@ -100,32 +106,70 @@ def _table(*columns: tuple[str, str]) -> Table:
     return table
 
 
-def _indented(console: Console, text: str | Text, style: str = "") -> None:
-    console.print(Padding(Text(text, style=style) if isinstance(text, str) else text, (0, 0, 0, 2)))
+def _indented(console: Console, text: str, style: str = "", by: int = 2) -> None:
+    console.print(Padding(Text(wrapped(text, console.width - by), style=style), (0, 0, 0, by)))
+
+
+def _fits(console: Console, table: Table) -> bool:
+    """Whether the table's names and figures stand whole in the console's width; only words may fold."""
+    needed = 0
+    for column in table.columns:
+        cells = [str(column.header), *map(str, column.cells)]
+        parts = cells if column.no_wrap else [word for cell in cells for word in cell.split()]
+        needed += max(map(cell_len, parts), default=0)
+    return needed + COLUMN_GAP * (len(table.columns) - 1) <= console.width
+
+
+def _print_first_fitting(console: Console, *layouts: Callable[[], Sequence[Table]]) -> None:
+    """Print the first layout of which every table fits; the last one whatever the width."""
+    for layout in layouts:
+        tables = layout()
+        if layout is layouts[-1] or all(_fits(console, t) for t in tables):
+            break
+    for i, table in enumerate(tables):
+        if i:
+            console.print()
+        console.print(table)
 
 
 def _print_sites(console: Console, day: DayResult) -> None:
-    if console.width < MEDIUM_COLUMNS:
-        _print_sites_narrow(console, day)
-    else:
-        _print_sites_whole(console, day, wide=console.width >= WIDE_COLUMNS)
+    _print_first_fitting(
+        console,
+        lambda: [_sites_whole(day, names=True, room=True)],
+        lambda: [_sites_whole(day, names=False, room=True)],
+        lambda: [_sites_whole(day, names=False, room=False)],
+        lambda: _sites_halves(day),
+    )
+    marked = {(m.site_id, m.from_s, m.until_s) for m in day.marks}
     for outage in day.outages:
+        if (outage.site_id, outage.from_s, outage.until_s) not in marked:
+            _print_span(console, day, outage.site_id, outage.from_s, outage.until_s, outage.cause, down=True)
+    down = {(o.site_id, o.from_s, o.until_s) for o in day.outages}
+    for mark in day.marks:
+        was_down = (mark.site_id, mark.from_s, mark.until_s) in down
+        _print_span(console, day, mark.site_id, mark.from_s, mark.until_s, mark.label, down=was_down)
+    _indented(console, "balance = cap × IT energy − facility energy, since 1 January", "dim")
+    if any(_ipue(s) == "idle" for s in day.sites):
         _indented(
             console,
-            f"{outage.site_id} was down {clock(day.fleet, outage.from_s)}–{clock(day.fleet, outage.until_s)}"
-            + (f": {outage.cause}" if outage.cause else ""),
+            "idle: nothing ran there, or too little for the ratio to tell anything",
+            "dim",
         )
-    for mark in day.marks:
-        span = f"{clock(day.fleet, mark.from_s)}–{clock(day.fleet, mark.until_s)}"
-        _indented(console, f"{mark.site_id} {span}: {mark.label}")
-    _indented(console, "balance = cap × IT energy − facility energy, since 1 January", "dim")
     if any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites):
         _indented(console, "* RTT as predicted when placed; the network did not measure it", "dim")
-    if console.width < WIDE_COLUMNS:
+    if not _fits(console, _sites_whole(day, names=True, room=True)):
         _indented(console, "; ".join(site_label(day.fleet, s.site_id) for s in day.sites), "dim")
 
 
-def _print_sites_narrow(console: Console, day: DayResult) -> None:
+def _print_span(
+    console: Console, day: DayResult, site_id: str, from_s: int, until_s: int, cause: str, *, down: bool
+) -> None:
+    span = f"{clock(day.fleet, from_s)}–{clock(day.fleet, until_s)}"
+    said = f"{site_id} was down {span}" if down else f"{site_id} {span}"
+    _indented(console, f"{said}: {cause}" if cause else said)
+
+
+def _sites_halves(day: DayResult) -> list[Table]:
     """Two tables under each other: what ran, then what it did to the ledger."""
     first = _table(
         ("site", "|"), ("placed", ">"), ("IT kWh", ">"), ("fac. kWh", ">"), ("iPUE", ">"), ("p99 ms", ">")
@@ -139,7 +183,7 @@ def _print_sites_narrow(console: Console, day: DayResult) -> None:
             number(s.placed_count),
             number(s.it_kwh),
             number(s.facility_kwh),
-            number(s.ipue, 3),
+            _ipue(s),
             _rtt(s),
         )
         second.add_row(
@@ -150,17 +194,14 @@ def _print_sites_narrow(console: Console, day: DayResult) -> None:
             _held(s),
             number(s.price_yuan_per_kwh, 3),
         )
-    console.print(first)
-    console.print()
-    console.print(second)
+    return [first, second]
 
 
-def _print_sites_whole(console: Console, day: DayResult, *, wide: bool) -> None:
-    names = [("name", "|"), ("名称", "|")] if wide else []
-    extra = [("room", ">"), ("down min", ">")] if wide else []
+def _sites_whole(day: DayResult, *, names: bool, room: bool) -> Table:
+    """All of a site in one row."""
     table = _table(
         ("site", "|"),
-        *names,
+        *([("name", "|"), ("名称", "|")] if names else []),
         ("placed", ">"),
         ("IT kWh", ">"),
         ("facil. kWh", ">"),
@@ -168,7 +209,7 @@ def _print_sites_whole(console: Console, day: DayResult, *, wide: bool) -> None:
         ("cap", ">"),
         ("bal. before", ">"),
         ("after kWh", ">"),
-        *extra,
+        *([("room", ">"), ("down min", ">")] if room else []),
         ("held", ">"),
         ("¥/kWh", ">"),
         ("p99 ms", ">"),
@@ -176,20 +217,24 @@ def _print_sites_whole(console: Console, day: DayResult, *, wide: bool) -> None:
     for s in day.sites:
         table.add_row(
             s.site_id,
-            *((s.name, s.name_zh) if wide else ()),
+            *((s.name, s.name_zh) if names else ()),
             number(s.placed_count),
             number(s.it_kwh),
             number(s.facility_kwh),
-            number(s.ipue, 3),
+            _ipue(s),
             _cap(s),
             signed(s.balance_before_kwh),
             signed(s.balance_after_kwh),
-            *((percent(s.room_frac), number(s.outage_min) if s.outage_min else "") if wide else ()),
+            *((percent(s.room_frac), number(s.outage_min) if s.outage_min else "") if room else ()),
             _held(s),
             number(s.price_yuan_per_kwh, 3),
             _rtt(s),
         )
-    console.print(table)
+    return table
+
+
+def _ipue(site: SiteDay) -> str:
+    return ipue_in_words(site.it_kwh, site.facility_kwh, is_empty=not site.placed_count)
 
 
 def _cap(site: SiteDay) -> str:
@@ -219,16 +264,29 @@ def _print_moves(console: Console, day: DayResult) -> None:
             ),
         )
         if move.example:
-            console.print(Padding(Text(f"e.g. {move.example}", style="dim"), (0, 0, 0, 4)))
+            _indented(console, f"e.g. {move.example}", "dim", by=4)
 
 
 def _print_latency(console: Console, day: DayResult) -> None:
     if day.latency is None:
         _indented(console, "not measured")
         return
-    names = console.width >= MEDIUM_COLUMNS
+    if not day.latency.classes:
+        _indented(console, "nothing that ran has a latency budget")
+        return
+    _print_first_fitting(
+        console, lambda: [_latency_table(day, names=True)], lambda: [_latency_table(day, names=False)]
+    )
+    if day.class_names and not _fits(console, _latency_table(day, names=True)):
+        _indented(
+            console, "; ".join(day.class_name(c.workload_class) for c in in_order(day.latency.classes)), "dim"
+        )
+
+
+def _latency_table(day: DayResult, *, names: bool) -> Table:
+    assert day.latency is not None
     table = _table(
-        ("class", "|" if names else "<"),
+        ("class", "|"),
         ("hard", ">"),
         ("inside", ">"),
         ("p99 ms", ">"),
@@ -236,7 +294,7 @@ def _print_latency(console: Console, day: DayResult) -> None:
         ("outside", ">"),
         ("down min", ">"),
     )
-    for c in day.latency.classes:
+    for c in in_order(day.latency.classes):
         table.add_row(
             day.class_name(c.workload_class) if names else c.workload_class,
             "hard" if c.is_hard else "",
@@ -246,9 +304,31 @@ def _print_latency(console: Console, day: DayResult) -> None:
             number(c.outside_count),
             number(c.outage_min),
         )
+    return table
+
+
+def _print_gpus(console: Console, day: DayResult) -> None:
+    if not day.gpu_models:
+        _indented(console, "no GPU is installed")
+        return
+    table = _table(("model", "|"), ("installed", ">"), ("in use", ">"), ("mean", ">"), ("peak", ">"))
+    for g in day.gpu_models:
+        table.add_row(
+            g.model,
+            number(g.installed_count),
+            number(g.mean_allocated, 1),
+            percent(g.mean_allocated / g.installed_count),
+            percent(g.peak_allocated / g.installed_count),
+        )
     console.print(table)
-    if not names and day.class_names:
-        _indented(console, "; ".join(day.class_name(c.workload_class) for c in day.latency.classes), "dim")
+    installed = sum(g.installed_count for g in day.gpu_models)
+    allocated = np.sum(list(day.gpus.values.values()), axis=0)
+    _indented(
+        console,
+        f"all {number(installed)} GPUs: {percent(float(allocated.mean()) / installed)} promised to replicas in the "
+        f"mean of the day, {percent(float(allocated.max()) / installed)} at most, "
+        f"{percent(float(allocated[-1]) / installed)} at its end",
+    )
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:
@@ -270,47 +350,56 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
             number(row.pending_count),
         )
         rows.append((row.policy, costs, kept))
-    if console.width >= MEDIUM_COLUMNS:
+
+    def whole() -> list[Table]:
         table = _table(("policy", "|"), *money, *promises)
         for policy, costs, kept in rows:
             table.add_row(policy, *costs, *kept)
-        console.print(table)
-    else:
-        first, second = _table(("policy", "<"), *money), _table(("policy", "|"), *promises)
+        return [table]
+
+    def halves() -> list[Table]:
+        first, second = _table(("policy", "|"), *money), _table(("policy", "|"), *promises)
         for policy, costs, kept in rows:
             first.add_row(policy, *costs)
             second.add_row(policy, *kept)
-        console.print(first)
-        console.print()
-        console.print(second)
+        return [first, second]
+
+    _print_first_fitting(console, whole, halves)
     _indented(
         console,
-        "energy of all facilities; outside, hard: workloads (of hard classes) outside their latency; waits: pending",
+        "energy of all facilities; outside, hard: workloads (of hard classes) outside their latency; "
+        "waits: pending or planned",
         "dim",
     )
 
 
 def _print_pending(console: Console, day: DayResult, pending: Explanation | None) -> None:
-    if pending is None:
-        count = day.day.pending_count
+    waiting, planned = (day.state_counts.get(s, 0) for s in (WorkloadState.PENDING, WorkloadState.PLANNED))
+    if waiting or planned:
         _indented(
             console,
-            f"{number(count)} pending, none explained" if count else "nothing waits at the end of the day",
+            f"at the end of the drain {number(waiting)} pending and {number(planned)} planned for later",
         )
+    if day.pending_by_reason:
+        reasons = ", ".join(f"{r.replace('_', ' ')} {number(n)}" for r, n in day.pending_by_reason.items())
+        _indented(console, f"replicas that waited in the last round of the day, by reason: {reasons}")
+    if pending is None:
+        if not (waiting or planned or day.pending_by_reason):
+            _indented(console, "nothing waits at the end of the day")
         return
     _indented(
         console, f"{pending.workload} {pending.state}" + (f": {pending.summary}" if pending.summary else "")
     )
     for reason in pending.reasons:
         where = reason.site_id or "anywhere"
-        console.print(Padding(Text(f"• {where}: {reason_in_words(reason)}"), (0, 0, 0, 4)))
+        _indented(console, f"• {where}: {reason_in_words(reason)}", "", by=4)
     if pending.conflict:
         _indented(console, "smallest set that conflicts (drop any one and it runs):")
         for rule in pending.conflict:
-            console.print(Padding(Text(f"× {rule}"), (0, 0, 0, 4)))
+            _indented(console, f"× {rule}", "", by=4)
     for relaxation in pending.relaxations:
         price = f" (¥{number(relaxation.price_yuan, 2)})" if relaxation.price_yuan is not None else ""
-        console.print(Padding(Text(f"would run with: {relaxation.change}{price}", style="dim"), (0, 0, 0, 4)))
+        _indented(console, f"would run with: {relaxation.change}{price}", "dim", by=4)
 
 
 def _print_placed(console: Console, day: DayResult, placed: Explanation | None) -> None:
@@ -363,12 +452,12 @@ def _print_checks(console: Console, story: DayStory) -> None:
         _indented(console, "verify: not run on this log")
     else:
         found, looked = len(checks.violations), number(checks.checked_count)
-        _indented(console, f"verify: {found} violations in {looked} plans and rounds")
+        _indented(console, f"verify: {found} violations in {looked} checks")
     closes = "close" if not day.account_problems else "DO NOT CLOSE"
     _indented(console, f"accounts of {number(day.event_count)} events {closes}")
     if checks is None:
         for problem in day.account_problems:
-            console.print(Padding(Text(f"• {problem}"), (0, 0, 0, 4)))
+            _indented(console, f"• {problem}", "", by=4)
     for breach in day.breaches:
         _indented(
             console,

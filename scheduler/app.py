@@ -27,7 +27,7 @@ from scheduler.rpc import RpcServer
 from scheduler.service import Metrics, Pace, Service
 from scheduler.service.logs import get_logger
 from scheduler.store import open_store
-from scheduler.workers import ProcessSolverPool
+from scheduler.workers import DumpingPool, LadderPool
 
 log = get_logger(__name__)
 
@@ -61,7 +61,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     store = open_store(settings.store)
     pool: SolverPool | None = None
     try:
-        pool = ProcessSolverPool(memory_limit_mib=settings.solver_memory_mib)
+        ladder = LadderPool(memory_limit_mib=settings.solver_memory_mib, observe=metrics.solver_rung)
+        pool = ladder if settings.plan_dump is None else DumpingPool(ladder, settings.plan_dump)
         strategy = HorizonStrategy(PlannerSettings(plan_wall_limit_s=settings.plan_wall_limit_s))
         pace = Pace(settings.round_debounce_ms / MS_PER_S, settings.round_every_s)
         service = Service(

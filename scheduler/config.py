@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     round_every_s: float = Field(15.0, gt=0, description="rounds also run without news, s")
     plan_wall_limit_s: float = Field(60.0, gt=0, description="a plan that takes longer is cut off, s")
     solver_memory_mib: int = Field(6144, ge=512, description="address space of the solver process, MiB")
+    plan_dump: Path | None = Field(
+        None, description="folder that gets the problem and plan of the last 48 solves, for `suanli verify`"
+    )
     drain_s: float = Field(20.0, ge=0, description="time that calls in flight get when the service stops, s")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -8,7 +8,7 @@ made) differs between the product and the baselines it is compared with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +37,14 @@ from scheduler.planner.drafts import (
     stop_of_row,
     stops_of_workload,
 )
-from scheduler.planner.explain import Explainer
+from scheduler.planner.explain import Explainer, WaitingStatus, sample_reasons
 from scheduler.planner.feasibility import Views
+from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.moves import PlannedMove, kept_work_s, propose_moves
+from scheduler.planner.queue import wakes_of_queue
 from scheduler.planner.reports import report_events
 from scheduler.planner.round import PatternCache, Placed, RoundResult, place_all, run_round
-from scheduler.planner.scoring import Scorer
+from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask, Strategy
 from scheduler.ports import SolverPool
@@ -53,8 +55,11 @@ from suanli.model import (
     Explanation,
     FieldProblem,
     Fleet,
+    LedgerBalance,
+    Move,
     NotFound,
     Policy,
+    Reason,
     ReasonCode,
     TelemetryReport,
     Workload,
@@ -69,16 +74,24 @@ MAX_EXPLAINED = 16
 
 
 @dataclass(frozen=True)
+class Added:
+    """What the placements of one workload add: their own power and the idle power of the nodes they wake."""
+
+    it_power_w: float = 0.0
+    facility_power_w: float = 0.0
+    yuan_per_hour: float = 0.0
+
+
+@dataclass(frozen=True)
 class DryRun:
     """What a submission would do now: placements, energy and price, or the reasons it would wait."""
 
     placed: tuple[dict[str, Any], ...] = ()
-    waiting: dict[str, int] = field(default_factory=dict)
-    power_w: float = 0.0
-    price_yuan_per_hour: float = 0.0
+    added: dict[str, Added] = field(default_factory=dict)
+    """Workload → what its placements would add."""
     base_revision: int = 0
     explanations: dict[str, Explanation] = field(default_factory=dict)
-    """Workloads that would wait, whole or in part, and why."""
+    """Why there, or why it would wait in whole or in part; of the first workloads asked about."""
 
 
 class Cycle:
@@ -90,6 +103,7 @@ class Cycle:
         self._views: Views | None = None
         self._patterns: PatternCache | None = None
         self._admitted: dict[str, list[FieldProblem]] = {}
+        self._asked: tuple[ClusterState, int, Explainer] | None = None
         self._shape_of_admitted: dict[str, tuple[Workload, dict[str, Any], str]] = {}
 
     # ------------------------------------------------------------------ the cycle
@@ -137,8 +151,6 @@ class Cycle:
         if outcome is not None:
             guide = outcome.guide
             events += _plan_events(outcome, now_s)
-            body = orjson.dumps(outcome.plan.model_dump(mode="json"))
-            documents.append(Document(COLLECTION_PLANS, outcome.plan.plan_id, body))
         scorer = self.strategy.scorer(state, guide, now_s)
         # 3. heads of the queue, placed exactly on a snapshot
         result, snapshot = place_all(state, views, patterns, scorer, now_s)
@@ -147,6 +159,7 @@ class Cycle:
         moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving) if outcome is not None else []
         if outcome is not None:
             moves += self._moves_for_gangs(state, snapshot, scorer, result, moves, now_s)
+            documents.append(_plan_document(state, outcome, moves))
         # 5. check, with nothing shared
         gone = [p.row for p in result.preempted]
         violations = audit_placements(state, [*result.placed, *(m.placed for m in moves)], gone)
@@ -158,7 +171,8 @@ class Cycle:
         events += _move_events(state, views, scorer, snapshot, moves, now_s)
         events += _states_after(state, result, now_s)
         if result.placed or moves or result.displaced or outcome is not None:
-            events.append(_round_event(state, result, moves, now_s))
+            samples = sample_reasons(state, snapshot, [p.row for p in result.placed], now_s)
+            events.append(_round_event(state, result, moves, samples, now_s))
         return CommitBatch(tuple(events), tuple(documents))
 
     def _moves_for_gangs(
@@ -338,15 +352,51 @@ class Cycle:
         state: ClusterState,
         name: str,
         now_s: int,
-        load_workload: Callable[[str], Workload],
         site_id: str = "",
+        node: int | None = None,
+        *,
+        with_relaxations: bool = False,
     ) -> Explanation:
-        """All blocking reasons with the minimal conflict set, or the candidates that lost."""
+        """All blocking reasons with the minimal conflict set, or the candidates that lost; at one place if named."""
         if not state.has_workload(name):
             raise NotFound(f"no workload {name}")
+        explainer = self._explainer(state, now_s)
+        return explainer.explain(name, site_id, node, with_relaxations=with_relaxations)
+
+    def waiting(
+        self, state: ClusterState, now_s: int, names: Iterable[str], *, with_start: bool = False
+    ) -> dict[str, WaitingStatus]:
+        """Place in the queue, reasons and, if asked for, expected start of those of these workloads that wait."""
+        if state.topology is None:
+            return {}
+        explainer = self._explainer(state, now_s)
+        found = {
+            n: explainer.waiting_status(n, with_start=with_start) for n in names if state.has_workload(n)
+        }
+        return {n: status for n, status in found.items() if status is not None}
+
+    def _explainer(self, state: ClusterState, now_s: int) -> Explainer:
+        """Kept until the state or the second changes: its round answers everybody who asks of that moment."""
+        if self._asked is not None:
+            of_state, revision, explainer = self._asked
+            if of_state is state and revision == state.revision and explainer.now_s == now_s:
+                return explainer
         views, patterns = self._caches(state)
         scorer = self.strategy.scorer(state, state.guide.body, now_s)
-        return Explainer(state, views, patterns, scorer, now_s).explain(name, load_workload(name), site_id)
+        explainer = Explainer(state, views, patterns, scorer, now_s)
+        self._asked = (state, state.revision, explainer)
+        return explainer
+
+    def next_wake_s(self, state: ClusterState, now_s: int) -> int | None:
+        """The next instant at which the cycle has something to do without news; None when it never has."""
+        if state.topology is None:
+            return None
+        every_s = state.policy.plan_every_s
+        plan_s = (now_s // every_s + 1) * every_s
+        return min(
+            [*([plan_s] if self.strategy.plan_due(state, plan_s) else []), *wakes_of_queue(state, now_s)],
+            default=None,
+        )
 
     def plan_dry_run(self, state: ClusterState, now_s: int, workloads: Sequence[Workload]) -> DryRun:
         """Submit in a fork that is thrown away, run one round there, say what happened to these workloads."""
@@ -354,14 +404,7 @@ class Cycle:
             return DryRun(base_revision=state.revision)
         views, _ = self._caches(state)
         trial = state.fork()
-        trial.apply(
-            [
-                Event.model_construct(
-                    revision=trial.revision + 1 + i, at_s=d.at_s, kind=d.kind, subject=d.subject, body=d.body
-                )
-                for i, d in enumerate(self.submit(trial, now_s, workloads).events)
-            ]
-        )
+        trial.apply(_as_events(self.submit(trial, now_s, workloads).events, trial.revision))
         views = views.fork(trial.shapes)
         patterns = PatternCache(views)
         scorer = self.strategy.scorer(trial, trial.guide.body, now_s)
@@ -377,15 +420,76 @@ class Cycle:
         }
         waits = [name for name, count in missing.items() if count]
         explainer = Explainer(trial, views, patterns, scorer, now_s, done)
-        bodies = tuple(e.body for e in _start_events(trial, views, scorer, done.snapshot, mine, now_s))
+        explanations = {name: explainer.explain(name) for name in waits[:MAX_EXPLAINED]}
+        before = Snapshot.take(trial, views)
+        events = _start_events(trial, views, scorer, done.snapshot, mine, now_s)
+        added = _added(trial, before, scorer, mine, marginal_ipue(trial, now_s))
+        trial.apply(_as_events(events, trial.revision))
+        after = Explainer(trial, views, patterns, scorer, now_s, done)
+        starts = [name for name, count in missing.items() if not count]
+        explanations |= {name: _would_start(after.explain(name)) for name in starts[:MAX_EXPLAINED]}
         return DryRun(
-            placed=bodies,
-            waiting={"waiting": sum(missing.values())} if waits else {},
-            power_w=sum(b["power_w"] for b in bodies),
-            price_yuan_per_hour=sum(b["price_yuan_per_hour"] for b in bodies),
+            placed=tuple(e.body for e in events),
+            added=added,
             base_revision=state.revision,
-            explanations={name: explainer.explain(name, loaded[name]) for name in waits[:MAX_EXPLAINED]},
+            explanations=explanations,
         )
+
+
+# ---------------------------------------------------------------------- dry runs
+
+
+def _as_events(drafts: Sequence[EventDraft], after_revision: int) -> list[Event]:
+    """Drafts as the store would hand them on, for a fork that is thrown away."""
+    return [
+        Event.model_construct(
+            revision=after_revision + 1 + i, at_s=d.at_s, kind=d.kind, subject=d.subject, body=d.body
+        )
+        for i, d in enumerate(drafts)
+    ]
+
+
+def _added(
+    state: ClusterState,
+    before: Snapshot,
+    scorer: Scorer,
+    placed: Sequence[Placed],
+    ipue: NDArray[np.float64],
+) -> dict[str, Added]:
+    """Per workload its IT power, the facility power of that at the sites' marginal iPUE, and its price.
+
+    A node that sleeps is woken by the first workload placed on it.
+    """
+    topology = before.topology
+    found: dict[str, Added] = {}
+    woken: set[int] = set()
+    for p in placed:
+        view = before.views[int(state.replicas["spec"][p.row])]
+        group, site = int(topology.node_group[p.node]), int(topology.node_site[p.node])
+        it_w, yuan = float(view.watts[group]), _yuan_per_hour(scorer.group_cost(view, before)[group])
+        if before.empty_node[p.node] and p.node not in woken:
+            woken.add(p.node)
+            it_w += float(topology.group_idle_w[group])
+            yuan += float(scorer.node_cost(view, before)[p.node])
+        name = state.names[int(state.replicas["workload"][p.row])]
+        known = found.get(name, Added())
+        found[name] = Added(
+            known.it_power_w + it_w,
+            known.facility_power_w + it_w * float(ipue[site]),
+            known.yuan_per_hour + yuan,
+        )
+    return found
+
+
+def _yuan_per_hour(cost: float) -> float:
+    """The price in a score: without the wall around a site that the plan keeps closed."""
+    return float(cost - CLOSED_SITE_YUAN_PER_HOUR if cost >= CLOSED_SITE_YUAN_PER_HOUR else cost)
+
+
+def _would_start(found: Explanation) -> Explanation:
+    """The explanation of a placement that is only planned."""
+    summary = found.summary.replace("runs at", "would be placed at", 1)
+    return found.model_copy(update={"summary": summary, "state": WorkloadState.PLANNED.value})
 
 
 # ---------------------------------------------------------------------- one round's events
@@ -450,7 +554,7 @@ def _start_events(
                 now_s,
                 gang_size=len(together),
                 done_work_s=float(state.replicas["done_work_s"][together].min()),
-                price_yuan_per_hour=float(costs[spec][int(views.topology.node_group[p.node])]),
+                price_yuan_per_hour=_yuan_per_hour(costs[spec][int(views.topology.node_group[p.node])]),
             )
         )
     return events
@@ -478,7 +582,7 @@ def _move_events(
             now_s,
             gang_size=1,
             done_work_s=kept_work_s(state, p.row, now_s),
-            price_yuan_per_hour=float(cost[int(views.topology.node_group[p.node])]),
+            price_yuan_per_hour=_yuan_per_hour(cost[int(views.topology.node_group[p.node])]),
         )
         events += [start, EventDraft(now_s, EventKind.REPLICA_MOVED, start.subject, move.body(state))]
     return events
@@ -517,8 +621,23 @@ def _plan_events(outcome: PlanOutcome, now_s: int) -> list[EventDraft]:
     return events
 
 
+def _plan_document(state: ClusterState, outcome: PlanOutcome, moves: Sequence[PlannedMove]) -> Document:
+    """The plan as the API shows it: with its ledgers, and the moves that its first round makes."""
+    plan = outcome.plan.model_copy(
+        update={
+            "ledgers": tuple(LedgerBalance.model_validate(b) for b in outcome.body.get("ledger", ())),
+            "moves": tuple(Move.model_validate(m.body(state)) for m in moves),
+        }
+    )
+    return Document(COLLECTION_PLANS, plan.plan_id, orjson.dumps(plan.model_dump(mode="json")))
+
+
 def _round_event(
-    state: ClusterState, result: RoundResult, moves: Sequence[PlannedMove], now_s: int
+    state: ClusterState,
+    result: RoundResult,
+    moves: Sequence[PlannedMove],
+    samples: Sequence[Reason],
+    now_s: int,
 ) -> EventDraft:
     waiting = {code.value: n for code, n in sorted(result.waiting.items()) if n}
     round_id = f"rounds/{now_s}-{state.revision}"
@@ -531,7 +650,8 @@ def _round_event(
         "preempted": len(result.preempted),
         "pending": sum(waiting.values()),
         "pending_by_reason": waiting,
-        "sample_reasons": [],
+        "moves": [m.body(state) for m in moves],
+        "sample_reasons": [r.model_dump(mode="json") for r in samples],
     }
     return EventDraft(now_s, EventKind.ROUND_COMMITTED, round_id, body)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from solvers.archive import ArchiveError
 from solvers.problem import PlacementProblem
 from solvers.solution import PlanSolution
+from solvers.verify import Violation
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_NO_PLAN = 3
+PLAN_SUFFIX = ".plan"
+MOST_SHOWN = 12
+"""Binding constraints told to people, dearest first; `--json` tells all."""
 
 ProblemFile = Annotated[
     Path, typer.Argument(help="Problem file that `PlacementProblem.save` wrote.", metavar="PROBLEM")
@@ -23,7 +30,7 @@ def solve(
     problem: ProblemFile,
     out: Annotated[Path | None, typer.Option(help="Where the plan goes; else PROBLEM.plan.")] = None,
 ) -> None:
-    """Solve a dumped placement problem; equal problems give equal plans, byte for byte.
+    """Solve a dumped placement problem; equal problems give equal plans, byte for byte, certificate included.
 
     Exit codes: 0 a plan was found, 1 none was, 2 bad input.
 
@@ -41,35 +48,114 @@ def solve(
         typer.echo(f"  {bound.scope}: {bound.objective_yuan:.2f} yuan, {gap} ({bound.model})")
     if not solution.has_plan:
         raise typer.Exit(EXIT_FAILED)
-    target = out or problem.with_suffix(problem.suffix + ".plan")
+    if solution.certificate is not None:
+        c = solution.certificate
+        typer.echo(f"  certified: {c.objective_yuan:.2f} yuan, gap {c.gap_frac:.4%} ({c.model})")
+    target = out or problem.with_suffix(problem.suffix + PLAN_SUFFIX)
     solution.save(target)
     typer.echo(f"  written to {target}")
 
 
 def verify(
-    problem: ProblemFile,
-    plan: Annotated[Path, typer.Argument(help="Plan file that `suanli solve` wrote.", metavar="PLAN")],
+    file: Annotated[Path, typer.Argument(help="Problem, or plan beside its problem.", metavar="FILE")],
+    plan: Annotated[
+        Path | None, typer.Argument(help="Plan file; else the one beside the problem.", metavar="[PLAN]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Check a plan against its problem with the independent checker; needs no solver.
+    """Check a plan and its certificate with numpy alone: rules, objective, bound, what binds. Needs no solver.
 
-    Exit codes: 0 no violation, 1 violations (listed), 2 bad input.
+    FILE is a problem with its plan beside it (FILE.plan), or that plan. Every problem found is told in one answer.
+
+    Exit codes: 0 nothing is wrong, 1 something is (listed), 2 bad input, 3 the file says that no plan was found.
 
     Examples:
-        suanli verify plan-1784066400.problem plan-1784066400.problem.plan
+        suanli verify plan-1784066400.problem
     """
-    from solvers.verify import verify_plan
+    from solvers.proof import verify_proof
 
-    loaded = _problem(problem)
-    try:
-        solution = PlanSolution.load(plan)
-    except (OSError, ArchiveError, ValueError) as error:
-        _refuse(plan, error)
-    violations = verify_plan(loaded, solution)
-    for violation in violations:
-        typer.echo(str(violation))
-    typer.echo(f"verify: {len(violations)} violations")
+    problem_file, plan_file = _pair_of_files(file, plan)
+    loaded, solution = _problem(problem_file), _plan(plan_file)
+    violations = verify_proof(loaded, solution)
+    if as_json:
+        typer.echo(json.dumps(_as_json(loaded, solution, violations)))
+    else:
+        _tell(loaded, solution, violations)
     if violations:
         raise typer.Exit(EXIT_FAILED)
+    if not solution.has_plan:
+        raise typer.Exit(EXIT_NO_PLAN)
+
+
+def _pair_of_files(file: Path, plan: Path | None) -> tuple[Path, Path]:
+    if plan is not None:
+        return file, plan
+    if file.suffix == PLAN_SUFFIX:
+        return file.with_suffix(""), file
+    return file, file.with_suffix(file.suffix + PLAN_SUFFIX)
+
+
+def _tell(problem: PlacementProblem, plan: PlanSolution, violations: list[Violation]) -> None:
+    typer.echo(
+        f"problem {problem.content_hash()[:12]}, policy revision {problem.policy_revision}: {plan.status.value}"
+    )
+    certificate = plan.certificate
+    if certificate is not None:
+        typer.echo(
+            f"  objective {certificate.objective_yuan:.2f} yuan, bound {certificate.bound_yuan:.2f}, "
+            f"gap {certificate.gap_frac:.4%} ({certificate.model}; {len(certificate.leaves)} leaves)"
+        )
+        dearest = sorted(certificate.binding, key=lambda b: -(b.price_yuan_per_unit or 0.0))
+        for b in dearest[:MOST_SHOWN]:
+            slot = "" if b.slot < 0 else f",slot={b.slot}"
+            price = (
+                "" if b.price_yuan_per_unit is None else f", {b.price_yuan_per_unit:.4g} yuan per {b.unit}"
+            )
+            typer.echo(f"  binds {b.rule}[{b.subject}{slot}]: {b.value:.6g} of {b.limit:.6g} {b.unit}{price}")
+        if len(dearest) > MOST_SHOWN:
+            typer.echo(f"  and {len(dearest) - MOST_SHOWN} more that bind (--json tells all)")
+    elif plan.has_plan:
+        typer.echo("  no certificate: nothing is claimed about the best possible plan")
+    for violation in violations:
+        typer.echo(f"  wrong: {violation}")
+    typer.echo(f"verify: {len(violations)} violations")
+
+
+def _as_json(problem: PlacementProblem, plan: PlanSolution, violations: list[Violation]) -> dict[str, Any]:
+    certificate = plan.certificate
+    return {
+        "problem_sha256": problem.content_hash(),
+        "policy_revision": problem.policy_revision,
+        "base_revision": problem.base_revision,
+        "status": plan.status.value,
+        "method": plan.method,
+        "bounds": [dataclasses.asdict(b) for b in plan.bounds],
+        "certificate": None
+        if certificate is None
+        else {
+            "model": certificate.model,
+            "objective_yuan": certificate.objective_yuan,
+            "bound_yuan": certificate.bound_yuan,
+            "gap_frac": certificate.gap_frac,
+            "leaves": len(certificate.leaves),
+            "binding": [{**dataclasses.asdict(b), "slack": b.slack} for b in certificate.binding],
+        },
+        "violations": [
+            {"rule": v.rule, "subject": v.subject, "actual": _or_none(v.actual), "limit": _or_none(v.limit)}
+            for v in violations
+        ],
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def _plan(path: Path) -> PlanSolution:
+    try:
+        return PlanSolution.load(path)
+    except (OSError, ArchiveError, ValueError) as error:
+        _refuse(path, error)
 
 
 def _problem(path: Path) -> PlacementProblem:

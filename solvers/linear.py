@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from ortools.math_opt import (
     parameters_pb2,
     result_pb2,
     solution_pb2,
+    sparse_containers_pb2,
 )
 from ortools.math_opt.core.python import solver as mathopt
 from pybind11_abseil.status import StatusNotOk
@@ -169,8 +171,10 @@ class Program:
     row_lower: FloatArray
     row_upper: FloatArray
     offset: float = 0.0
+    temporary: tuple[str, ...] = ()
+    """Names of the last rows, those that `with_row` added: a row of the same name and place is the same row."""
 
-    def with_row(self, columns: IntArray, values: FloatArray, upper: float) -> Program:
+    def with_row(self, name: str, columns: IntArray, values: FloatArray, upper: float) -> Program:
         """One more constraint values·x[columns] ≤ upper."""
         row = sp.csr_array(
             (values, (np.zeros(len(columns), dtype=np.int64), columns)), shape=(1, len(self.cost))
@@ -183,6 +187,7 @@ class Program:
             row_lower=np.append(self.row_lower, -INFINITY),
             row_upper=np.append(self.row_upper, upper),
             offset=self.offset,
+            temporary=(*self.temporary, name),
         )
 
 
@@ -199,45 +204,27 @@ class LpStatus(Enum):
 class Basis:
     """Simplex statuses (codes of `solution_pb2.BasisStatusProto`) of columns and rows: where a next solve may begin."""
 
+    AT_LOWER: ClassVar[int] = solution_pb2.BASIS_STATUS_AT_LOWER_BOUND
+
     columns: IntArray
     rows: IntArray
 
-    def fitted(self, program: Program) -> Basis:
-        """For a program with rows and columns added or dropped at the end, with as many basic statuses as rows.
+    def grown(self, column_count: int, kept_rows: int, row_count: int) -> Basis:
+        """For a program with columns added, and rows dropped after the kept ones and added, as many basic as rows.
 
-        A row that leaves may take a basic status along or leave one too many: slacks are then made basic or
-        non-basic from the end on, and the simplex repairs the rest.
+        New columns start at their lower bound, slacks of new rows are basic. A row that leaves may leave one basic
+        status too many or too few: slacks are then made non-basic or basic from the end on, and the simplex repairs
+        the rest.
         """
-        rows, columns = program.matrix.shape
         basic = solution_pb2.BASIS_STATUS_BASIC
-        lower = solution_pb2.BASIS_STATUS_AT_LOWER_BOUND
-        of_rows = np.append(self.rows[:rows], np.full(max(0, rows - len(self.rows)), basic))
-        of_columns = np.append(self.columns[:columns], np.full(max(0, columns - len(self.columns)), lower))
-        excess = int((of_rows == basic).sum() + (of_columns == basic).sum()) - rows
+        of_rows = np.append(self.rows[:kept_rows], np.full(row_count - kept_rows, basic))
+        of_columns = np.append(self.columns, np.full(column_count - len(self.columns), self.AT_LOWER))
+        excess = int((of_rows == basic).sum() + (of_columns == basic).sum()) - row_count
         if excess > 0:
-            surplus = np.flatnonzero(of_rows == basic)[-excess:]
-            bounded_below = np.isfinite(program.row_lower[surplus])
-            of_rows[surplus] = np.where(bounded_below, lower, solution_pb2.BASIS_STATUS_AT_UPPER_BOUND)
+            of_rows[np.flatnonzero(of_rows == basic)[-excess:]] = solution_pb2.BASIS_STATUS_AT_UPPER_BOUND
         elif excess < 0:
             of_rows[np.flatnonzero(of_rows != basic)[excess:]] = basic
         return Basis(of_columns, of_rows)
-
-    def with_slack_row(self) -> Basis:
-        """After a row was added: its slack is basic."""
-        return Basis(self.columns, np.append(self.rows, solution_pb2.BASIS_STATUS_BASIC))
-
-    def rearranged(self, old_column: IntArray) -> Basis:
-        """Statuses for other columns: `old_column[i]` is where column i was, −1: it is new and at its lower bound."""
-        statuses = np.where(
-            old_column >= 0, self.columns[old_column], solution_pb2.BASIS_STATUS_AT_LOWER_BOUND
-        )
-        return Basis(statuses, self.rows)
-
-    def with_free_columns(self, count: int) -> Basis:
-        """After columns were added at the end: they start at their lower bound."""
-        return Basis(
-            np.append(self.columns, np.full(count, solution_pb2.BASIS_STATUS_AT_LOWER_BOUND)), self.rows
-        )
 
 
 @dataclass(frozen=True)
@@ -268,19 +255,23 @@ FEWEST_ITERATIONS, ITERATIONS_PER_SIDE = 10_000, 10
 """One attempt may take so many iterations per row and column before another way is tried: GLOP sometimes cycles."""
 
 
-def solve_patiently(program: Program, limits: LpLimits, start: Basis | None = None) -> LpResult:
+def patience(program: Program) -> int:
+    """Simplex iterations that one attempt may take."""
+    return max(FEWEST_ITERATIONS, ITERATIONS_PER_SIDE * sum(program.matrix.shape))
+
+
+def solve_patiently(program: Program, limits: LpLimits) -> LpResult:
     """`solve`, and where it cycles or ends imprecisely, again in other ways; all deterministic.
 
-    Ways: primal simplex from `start`; primal from nothing; dual simplex; primal without scaling and presolve.
+    Ways: primal simplex; dual simplex; primal without scaling and presolve.
     """
-    patience = max(FEWEST_ITERATIONS, ITERATIONS_PER_SIDE * sum(program.matrix.shape))
     spent = 0
     result = LpResult(LpStatus.LIMIT, math.nan, *(np.zeros(0),) * 3, None, 0, "no iterations left")
-    for way in ("start", "fresh", "dual", "plain"):
-        left = min(patience, limits.iterations - spent)
-        if left <= 0 or (way == "start" and start is None):
+    for way in ("primal", "dual", "plain"):
+        left = min(patience(program), limits.iterations - spent)
+        if left <= 0:
             continue
-        attempt = solve(program, LpLimits(left, limits.wall_s), start if way == "start" else None, way=way)
+        attempt = solve(program, LpLimits(left, limits.wall_s), way=way)
         spent += attempt.iterations
         result = replace(attempt, iterations=spent)
         if result.status in (LpStatus.OPTIMAL, LpStatus.INFEASIBLE):
@@ -288,14 +279,11 @@ def solve_patiently(program: Program, limits: LpLimits, start: Basis | None = No
     return result
 
 
-def solve(program: Program, limits: LpLimits, start: Basis | None = None, *, way: str = "") -> LpResult:
-    """Minimise with GLOP, from `start` if given; `way` as in `solve_patiently`.
+def solve(program: Program, limits: LpLimits, *, way: str = "primal") -> LpResult:
+    """Minimise with GLOP, from nothing; `way` as in `solve_patiently`.
 
     Optimal is what satisfies every row to `RESIDUAL`, measured here and not taken on trust.
     """
-    hints = model_parameters_pb2.ModelSolveParametersProto()
-    if start is not None:
-        hints.initial_basis.CopyFrom(_basis_proto(start.fitted(program)))
     parameters = parameters_pb2.SolveParametersProto()
     parameters.time_limit.FromTimedelta(timedelta(seconds=limits.wall_s))
     parameters.iteration_limit = limits.iterations
@@ -307,11 +295,11 @@ def solve(program: Program, limits: LpLimits, start: Basis | None = None, *, way
     parameters.glop.num_omp_threads = 1
     try:
         result = mathopt.solve(
-            _model_proto(program),
+            model_proto(program),
             parameters_pb2.SOLVER_TYPE_GLOP,
             parameters_pb2.SolverInitializerProto(),
             parameters,
-            hints,
+            model_parameters_pb2.ModelSolveParametersProto(),
             None,
             callback_pb2.CallbackRegistrationProto(),
             None,
@@ -321,10 +309,12 @@ def solve(program: Program, limits: LpLimits, start: Basis | None = None, *, way
         # the engine refuses the model or gives up inside: an outcome, told by its status
         nothing = np.zeros(0)
         return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, nothing, None, 0, str(error))
-    return _result(result, program)
+    rows, columns = program.matrix.shape
+    return read_result(result, program, np.arange(columns), np.arange(rows), columns, rows)
 
 
-def _model_proto(program: Program) -> model_pb2.ModelProto:
+def model_proto(program: Program) -> model_pb2.ModelProto:
+    """The program as MathOpt reads it; ids are positions."""
     proto = model_pb2.ModelProto()
     rows, columns = program.matrix.shape
     proto.variables.ids.extend(range(columns))
@@ -346,39 +336,41 @@ def _model_proto(program: Program) -> model_pb2.ModelProto:
     return proto
 
 
-def _basis_proto(basis: Basis) -> solution_pb2.BasisProto:
+def basis_proto(basis: Basis, column_ids: IntArray, row_ids: IntArray) -> solution_pb2.BasisProto:
+    """A basis as MathOpt reads it."""
     proto = solution_pb2.BasisProto()
-    proto.variable_status.ids.extend(range(len(basis.columns)))
+    proto.variable_status.ids.extend(column_ids.tolist())
     proto.variable_status.values.extend(basis.columns.tolist())
-    proto.constraint_status.ids.extend(range(len(basis.rows)))
+    proto.constraint_status.ids.extend(row_ids.tolist())
     proto.constraint_status.values.extend(basis.rows.tolist())
     return proto
 
 
-def _result(answer: result_pb2.SolveResultProto, program: Program) -> LpResult:
-    rows, columns = program.matrix.shape
-    reason = answer.termination.reason
+def read_result(
+    answer: result_pb2.SolveResultProto, program: Program, column_ids: IntArray, row_ids: IntArray,
+    id_count: int, row_id_count: int,
+) -> LpResult:  # fmt: skip
+    """The answer in the program's order. Ids of columns and rows lie below the two counts."""
     status = {
         result_pb2.TERMINATION_REASON_OPTIMAL: LpStatus.OPTIMAL,
         result_pb2.TERMINATION_REASON_INFEASIBLE: LpStatus.INFEASIBLE,
         result_pb2.TERMINATION_REASON_FEASIBLE: LpStatus.LIMIT,
         result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND: LpStatus.LIMIT,
-    }.get(reason, LpStatus.FAILED)
-    x, duals, reduced = np.zeros(columns), np.zeros(rows), np.zeros(columns)
+    }.get(answer.termination.reason, LpStatus.FAILED)
+    x, duals, reduced = np.zeros(len(column_ids)), np.zeros(len(row_ids)), np.zeros(len(column_ids))
     objective, basis = float("nan"), None
     if answer.solutions:
         best = answer.solutions[0]
         if best.HasField("primal_solution"):
-            _scatter(best.primal_solution.variable_values, x)
+            x = _gather(best.primal_solution.variable_values, column_ids, id_count)
             objective = best.primal_solution.objective_value
         if best.HasField("dual_solution"):
-            _scatter(best.dual_solution.dual_values, duals)
-            _scatter(best.dual_solution.reduced_costs, reduced)
+            duals = _gather(best.dual_solution.dual_values, row_ids, row_id_count)
+            reduced = _gather(best.dual_solution.reduced_costs, column_ids, id_count)
         if best.HasField("basis"):
-            statuses = np.zeros(columns, dtype=np.int64), np.zeros(rows, dtype=np.int64)
-            _scatter(best.basis.variable_status, statuses[0])
-            _scatter(best.basis.constraint_status, statuses[1])
-            basis = Basis(*statuses)
+            of_columns = _gather(best.basis.variable_status, column_ids, id_count)
+            of_rows = _gather(best.basis.constraint_status, row_ids, row_id_count)
+            basis = Basis(of_columns.astype(np.int64), of_rows.astype(np.int64))
     iterations = int(answer.solve_stats.simplex_iterations)
     if status is LpStatus.OPTIMAL and _residual(program, x) > RESIDUAL:
         status = LpStatus.FAILED
@@ -394,8 +386,14 @@ def _residual(program: Program, x: FloatArray) -> float:
     return float(max(rows.max(initial=0.0), columns.max(initial=0.0)))
 
 
-def _scatter(sparse: solution_pb2.SparseBasisStatusVector, target: npt.NDArray[np.generic]) -> None:
-    target[np.asarray(sparse.ids, dtype=np.int64)] = np.asarray(sparse.values)
+def _gather(
+    sparse: solution_pb2.SparseBasisStatusVector | sparse_containers_pb2.SparseDoubleVectorProto,
+    ids: IntArray,
+    id_count: int,
+) -> FloatArray:
+    values = np.zeros(id_count)
+    values[np.asarray(sparse.ids, dtype=np.int64)] = np.asarray(sparse.values)
+    return values[ids]
 
 
 def _signed(value: float) -> str:

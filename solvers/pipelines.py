@@ -19,6 +19,7 @@ import numpy as np
 
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.problem import Graph, PlacementProblem
+from solvers.solution import GraphPattern
 
 GB_PER_H_PER_MBPS = 3600.0 / 8 / 1000
 PATTERN_LIMIT = 400_000  # rows of a frontier: 16 sites and 4 stages give 65 536; 13 MB at 4 stages
@@ -173,6 +174,19 @@ def transfer_yuan_per_h(
         total += np.where(
             a == b, 0.0, problem.network.transfer_yuan_per_gb[a, b] * flow.mbps * GB_PER_H_PER_MBPS
         )
+    return total
+
+
+def patterns_transfer_yuan(problem: PlacementProblem, patterns: Sequence[GraphPattern]) -> float:
+    """Price of the traffic between stages on different sites over the horizon, for counted patterns."""
+    total = 0.0
+    for pattern in patterns:
+        hours = float(np.asarray(pattern.count) @ problem.slots.hours)
+        for flow in problem.graphs[pattern.graph_index].flows:
+            a, b = pattern.stage_site[flow.from_stage], pattern.stage_site[flow.to_stage]
+            if a != b:
+                per_gb = float(problem.network.transfer_yuan_per_gb[a, b])
+                total += per_gb * flow.mbps * GB_PER_H_PER_MBPS * hours
     return total
 
 

@@ -20,10 +20,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from solvers.archive import FloatArray, IntArray
-from solvers.linear import INFINITY, Basis, Program
+from solvers.linear import INFINITY, Program
 from solvers.plan_rules import LEVEL_OF_RANK, PlanModel, block_move_yuan, sum_over
 
 NOTHING = -1
+FIRST_RUN_KEY, FIRST_ROUTE_KEY = 1 << 60, 1 << 61
+"""Keys of batch columns and routes begin above those of all other columns."""
 ROUTES_PER_ROUND = 4
 """Routes of one class that may join in one round of pricing, by the group in which they end."""
 IN_USE = 1e-9
@@ -52,7 +54,7 @@ class RouteCosts:
 
 
 class Master:
-    """Program over routes for one built model. Columns are only ever added; `carry` takes a basis along."""
+    """Program over routes for one built model. Columns are only ever added."""
 
     def __init__(self, model: PlanModel, base: Program) -> None:
         self.model = model
@@ -65,6 +67,7 @@ class Master:
         self.kept_column = np.setdiff1d(
             np.arange(base.matrix.shape[1]), np.concatenate([self.unit_column, self.run_column])
         )
+        self._kept_key = model.column_keys()[self.kept_column]
         self._units = sp.csc_array(base.matrix[:, self.unit_column])
         self._kept = sp.csc_array(base.matrix[:, self.kept_column])
         self._runs = sp.csc_array(base.matrix[:, self.run_column])
@@ -115,18 +118,13 @@ class Master:
         self.active_run = np.concatenate([self.active_run, fresh])
         return len(fresh)
 
-    def carry(self, basis: Basis, active_count: int, route_count: int) -> Basis:
-        """A basis of the program when it had so many batch columns and routes, for the program as it is now."""
-        kept = len(self.kept_column)
-        runs, routes = np.arange(len(self.active_run)), np.arange(len(self.routes.unit))
-        old_at = np.concatenate(
-            [
-                np.arange(kept),
-                np.where(runs < active_count, kept + runs, NOTHING),
-                np.where(routes < route_count, kept + active_count + routes, NOTHING),
-            ]
-        )
-        return basis.rearranged(old_at)
+    def column_key(self) -> IntArray:
+        """A number per column of `program` that stays with it when the model is built again with more patterns."""
+        keys = np.empty(self.route_start + len(self.routes.unit), np.int64)
+        keys[: len(self.kept_column)] = self._kept_key
+        keys[len(self.kept_column) : self.route_start] = FIRST_RUN_KEY + self.active_run
+        keys[self.route_start :] = FIRST_ROUTE_KEY + np.arange(len(self.routes.unit))
+        return keys
 
     @property
     def route_start(self) -> int:

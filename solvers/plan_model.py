@@ -13,6 +13,7 @@ Everything is deterministic for a problem: work limits, one thread; the wall lim
 
 from __future__ import annotations
 
+import copy
 import heapq
 import math
 import time
@@ -23,10 +24,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from solvers import linear
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
-from solvers.linear import Basis, LpLimits, LpResult, LpStatus, Program
+from solvers.certify import Duals, Evidence, with_certificate
+from solvers.linear import LpLimits, LpResult, LpStatus, Program
+from solvers.lp_session import Session
 from solvers.pipelines import (
     Patterns,
     StageOptions,
@@ -58,7 +60,7 @@ from solvers.solution import PlanSolution, SolveStatus, no_plan
 HARD_SAFETY_YUAN = 1e5
 HARD_CAP_YUAN_PER_KWH = 1e4
 UNSERVED_YUAN_PER_KWH = (1e5, 0.0, 1000.0, 150.0, 25.0)
-PATTERNS_PER_ROUND = 150
+PATTERNS_PER_ROUND = 60
 """Patterns of one graph and era that join in one round of pricing."""
 LEVEL_TOLERANCE = 1e-6
 INTEGRAL = 1e-6
@@ -81,13 +83,15 @@ class PlanLimits:
 
     lp_iterations: int = 400_000
     pricing_rounds: int = 8
-    pricing_gap_frac: float = 2e-5
+    pricing_gap_frac: float = 5e-5
     """Stop pricing when missing routes and patterns can gain less than this share of the objective."""
+    bound_rounds: int = 12
+    """Rounds of pricing for the bound where work stays unserved."""
     cut_rounds: int = 1
     site_trials: int = 6
     warm_site_trials: int = 2
     """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
-    pattern_columns: int = 400
+    pattern_columns: int = 80
     wall_s: float = 600.0
 
 
@@ -101,14 +105,15 @@ class Work:
     )
     seconds: dict[str, float] = field(default_factory=dict)
     deadline: float = math.inf
+    session: Session = field(default_factory=Session)
 
-    def solve(self, program: Program, start: Basis | None) -> LpResult:
-        """One LP, counted; `PlanAborted` when limits end it without an optimum."""
+    def solve(self, program: Program, column_key: IntArray) -> LpResult:
+        """One LP, counted; goes on from the last one. `PlanAborted` when limits end it without an optimum."""
         left = self.deadline - time.monotonic()
         budget = self.limits.lp_iterations - int(self.counts["lp_iterations"])
         if left <= 0 or budget <= 0:
             raise PlanAborted("limits are used up")
-        result = linear.solve_patiently(program, LpLimits(iterations=budget, wall_s=left), start)
+        result = self.session.solve(program, column_key, LpLimits(iterations=budget, wall_s=left))
         self.counts["lp_solves"] += 1
         self.counts["lp_iterations"] += result.iterations
         if result.status is not LpStatus.OPTIMAL:
@@ -146,6 +151,8 @@ def solve_plan(
         with work.phase("total"):
             parts = _plan(problem, options, work, warm_start)
             solution = make_solution(parts)
+            with work.phase("certificate"):
+                solution = with_certificate(parts.model, parts.evidence, solution)
     except PlanAborted as aborted:
         return no_plan(problem, SolveStatus.UNKNOWN, str(aborted))
     return replace(solution, work=dict(work.counts), seconds=dict(work.seconds))
@@ -163,13 +170,13 @@ def _plan(
             "nonzeros": master.base.matrix.nnz, "blocks": sets.block_count,
         }  # fmt: skip
     with work.phase("relaxation"):
-        relaxed = solve_weighted(master, work, None, None)
+        relaxed = solve_weighted(master, work, None)
         relaxed, model, master, weighted_bound = price_in(relaxed, model, master, work)
         for _ in range(work.limits.cut_rounds):
             cuts = broken_open_cuts(relaxed, model, master)
             if not len(cuts[0]):
                 break
-            relaxed, model, master = with_open_cuts(relaxed, model, master, cuts, work)
+            relaxed, model, master = with_open_cuts(model, master, cuts, work)
             relaxed, model, master, bound = price_in(relaxed, model, master, work)
             weighted_bound = max(weighted_bound, bound)
     with work.phase("sites"):
@@ -180,9 +187,16 @@ def _plan(
     assert fixed_on is not None
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
-    if max(final.level_values) > LEVEL_TOLERANCE and final.objective_yuan - bound > LOOSE * abs(bound):
+    everything: list[Duals] = []
+    is_loose = final.objective_yuan - bound > LOOSE * abs(bound)
+    # with hard caps broken the weights are large, and so is what the certificate's true excess differs by
+    if max(final.level_values) > LEVEL_TOLERANCE and (
+        is_loose or final.level_values[LEVEL_HARD_CAPS] > LEVEL_TOLERANCE
+    ):
         with work.phase("bound"):
-            bound = max(bound, bound_at_levels(final, model, master, work))
+            at_levels, held_duals = bound_at_levels(final, model, master, work)
+            bound = max(bound, at_levels)
+            everything.append(held_duals)
     return PlanParts(
         model=model,
         master=master,
@@ -190,7 +204,22 @@ def _plan(
         fixed_on=fixed_on,
         bound_yuan=bound,
         objective_yuan=final.objective_yuan,
+        evidence=_evidence(relaxed, chosen, tuple(everything), master),
     )
+
+
+def _evidence(relaxed: Solved, chosen: OpenSites, everything: tuple[Duals, ...], master: Master) -> Evidence:
+    """Duals of the leaves of the search, and those of the relaxation and of the plan, which may bound a leaf better."""
+    weights = level_weights(master)
+
+    def duals(lower: FloatArray, upper: FloatArray, solved: Solved) -> Duals:
+        return Duals(solved.result.duals, weights, lower, upper)
+
+    count = len(master.model.columns_of("on"))
+    none, both = np.zeros(count), np.ones(count)
+    parts = tuple(duals(node.lower, node.upper, node.solved) for node in chosen.leaves)
+    anywhere = (duals(none, both, relaxed), duals(none, both, chosen.best))
+    return Evidence(parts or anywhere[:1], anywhere, everything)
 
 
 # -- 1. sets -----------------------------------------------------------------------------------------------------
@@ -315,9 +344,7 @@ class Solved:
     """Cost per column with the levels' weights, as it was minimised; None once the levels are settled."""
 
 
-def solve_weighted(
-    master: Master, work: Work, on_bounds: tuple[FloatArray, FloatArray] | None, start: Basis | None
-) -> Solved:
+def solve_weighted(master: Master, work: Work, on_bounds: tuple[FloatArray, FloatArray] | None) -> Solved:
     """Minimise cost + Σ weight·level with `on` within bounds (None: 0..1).
 
     One solve that is lexicographic whenever all levels come out at zero.
@@ -326,7 +353,7 @@ def solve_weighted(
     weights = level_weights(master)
     amounts = [master.level_amounts(level) for level in range(LEVEL_COUNT)]
     penalty = sum((w * a for w, a in zip(weights, amounts, strict=True)), start=np.zeros(len(program.cost)))
-    result = work.solve(replace_cost(program, program.cost + penalty), start)
+    result = work.solve(replace_cost(program, program.cost + penalty), master.column_key())
     values = tuple(max(0.0, float(a @ result.x)) for a in amounts)
     cost_yuan = result.objective - float(np.dot(weights, values))
     return Solved(result, program, result.objective, cost_yuan, values, None, program.cost + penalty)
@@ -342,14 +369,13 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
         return solved
     assert solved.fixed_on is not None
     program = _with_bounds(master, solved.program, (solved.fixed_on, solved.fixed_on))
-    start = solved.result.basis
+    key = master.column_key()
     amounts = [master.level_amounts(level) for level in range(LEVEL_COUNT)]
     values, reached = solved.level_values, []
     for level, amount in enumerate(amounts):
         used = np.flatnonzero(amount)
         if values[level] > LEVEL_TOLERANCE:
-            stage = work.solve(replace_cost(program, amount, offset=0.0), start)
-            start = stage.basis
+            stage = work.solve(replace_cost(program, amount, offset=0.0), key)
             values = tuple(max(0.0, float(a @ stage.x)) for a in amounts)
         reached.append(values[level])
         if values[level] <= LEVEL_TOLERANCE:
@@ -357,15 +383,41 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
             program.upper[used] = 0.0
         else:
             scale = amount[used].max()
-            program = program.with_row(used, amount[used] / scale, values[level] * (1 + 1e-7) / scale)
-            start = None if start is None else start.with_slack_row()
-    last = work.solve(program, start)
+            program = program.with_row(
+                f"reached {level}", used, amount[used] / scale, values[level] * (1 + 1e-7) / scale
+            )
+    last = work.solve(program, key)
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
 
 
-def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> float:
-    """Bound on the cost of plans whose levels are no worse than this one's: the relaxation with levels held by rows."""
-    program, start = master.program(), final.result.basis
+def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> tuple[float, Duals]:
+    """Bound on the cost of plans whose levels are no worse than this one's, with its duals: the relaxation with levels
+    held by rows.
+
+    Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little.
+    """
+    bound, proof = -math.inf, None
+    master = copy.copy(master)  # the plan's own columns stay as they are
+    for _ in range(work.limits.bound_rounds):
+        relaxed, nothing_yuan, duals = _relaxed_at_levels(final, model, master, work)
+        missing = price_missing(relaxed, model, master, nothing_yuan)
+        bound_now = relaxed.result.objective + missing.gain_yuan
+        if proof is None or bound_now > bound:
+            bound, proof = bound_now, duals
+        if final.objective_yuan - bound <= LOOSE * abs(final.objective_yuan):
+            break
+        model, master, joined = _join(model, master, [missing], 0.0)
+        if not joined:
+            break
+    assert proof is not None
+    return bound, proof
+
+
+def _relaxed_at_levels(
+    final: Solved, model: PlanModel, master: Master, work: Work
+) -> tuple[Solved, FloatArray, Duals]:
+    """(relaxation with a row per level that holds it, [C,B] what nothing in a block costs at its duals, the duals)."""
+    program = master.program()
     price = np.zeros(master.penalty_yuan.shape)
     level_of_class = np.array(LEVEL_OF_RANK)[model.sets.problem.classes.priority_rank]
     held: list[tuple[int, int, float]] = []
@@ -376,13 +428,18 @@ def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work)
             scale = float(amount[used].max())
             held.append((level, len(program.row_lower), scale))
             room = value * (1 + 1e-7) + LEVEL_TOLERANCE
-            program = program.with_row(used, amount[used] / scale, room / scale)
-    result = work.solve(program, start)
+            program = program.with_row(f"held {level}", used, amount[used] / scale, room / scale)
+    # these rows change with the columns, so they are not the same rows as before
+    work.session.forget_temporary_rows()
+    result = work.solve(program, master.column_key())
+    weights = level_weights(master)
     for level, row, scale in held:
         at_level = level_of_class == level
+        weights[level] = max(0.0, -result.duals[row] / scale)
         price[at_level] = -result.duals[row] / scale * master.penalty_yuan[at_level]
-    relaxed = replace(final, result=result)
-    return result.objective + price_missing(relaxed, model, master, price).gain_yuan
+    count = len(model.columns_of("on"))
+    duals = Duals(result.duals, weights, np.zeros(count), np.ones(count))
+    return replace(final, result=result), price, duals
 
 
 def level_weights(master: Master) -> FloatArray:
@@ -455,24 +512,28 @@ def price_in(
             calm_bound = lagrangian(calm, master, found[-1])
             if calm_bound > bound:
                 bound, centre = calm_bound, calm.result.duals
-        start = solved.result.basis
-        before = len(master.active_run), len(master.routes.unit)
         pauses = master.pauses(solved.result.x)
-        # new patterns mean building the model again: only when they matter
-        new_patterns = (
-            sum(len(m) for m in missing.patterns) if -missing.pattern_gain_yuan > enough_yuan / 2 else 0
-        )
-        if new_patterns:
-            model, master, start = _with_patterns(model, master, missing.patterns, start)
-        joined = master.add_routes(pauses)
-        for columns in found:
-            joined += master.add_routes(columns.routes) + master.add_runs(columns.runs)
-        if not joined + new_patterns:
+        model, master, joined = _join(model, master, found, enough_yuan / 2)
+        joined += master.add_routes(pauses)
+        if not joined:
             break
-        start = None if start is None else master.carry(start, *before)
-        solved = solve_weighted(master, work, None, start)
+        solved = solve_weighted(master, work, None)
     gain = price_missing(solved, model, master).gain_yuan
     return solved, model, master, max(bound, solved.objective_yuan + gain)
+
+
+def _join(
+    model: PlanModel, master: Master, found: list[Missing], enough_yuan: float
+) -> tuple[PlanModel, Master, int]:
+    """Let columns join that pay. New patterns mean building the model again: only when they gain more than enough."""
+    joined = 0
+    if -found[0].pattern_gain_yuan > enough_yuan:
+        joined = sum(len(m) for m in found[0].patterns)
+        if joined:
+            model, master = _with_patterns(model, master, found[0].patterns)
+    for columns in found:
+        joined += master.add_routes(columns.routes) + master.add_runs(columns.runs)
+    return model, master, joined
 
 
 def _with_duals(solved: Solved, duals: FloatArray) -> Solved:
@@ -595,33 +656,20 @@ def _missing_patterns(solved: Solved, model: PlanModel) -> tuple[list[IntArray],
     return found, gain
 
 
-def _with_patterns(
-    model: PlanModel, master: Master, missing: list[IntArray], start: Basis | None
-) -> tuple[PlanModel, Master, Basis | None]:
-    """The model with more pattern columns; the basis goes over column by column, new patterns start at zero."""
+def _with_patterns(model: PlanModel, master: Master, missing: list[IntArray]) -> tuple[PlanModel, Master]:
+    """The model with more pattern columns."""
     graphs = tuple(
         replace(held, columns=np.sort(np.concatenate([held.columns, new])))
         for held, new in zip(model.sets.graphs, missing, strict=True)
     )
-    rebuilt = build(replace(model.sets, graphs=graphs))
-    fresh = Master(rebuilt, rebuilt.lp.program())
+    return _rebuilt(replace(model.sets, graphs=graphs), master)
+
+
+def _rebuilt(sets: PlanSets, master: Master) -> tuple[PlanModel, Master]:
+    model = build(sets)
+    fresh = Master(model, model.lp.program())
     fresh.routes, fresh.active_run = master.routes, master.active_run
-    if start is None:
-        return rebuilt, fresh, None
-    old_at = np.full(rebuilt.lp.column_count, -1)
-    for name, block in rebuilt.columns.items():
-        old = model.columns[name]
-        if old.count == block.count:
-            old_at[block.slice] = old.index
-        else:  # patterns of graph j: rows of `columns`, then eras
-            j = int(name.removeprefix("pattern_"))
-            eras = block.count // len(graphs[j].columns)
-            was_there = np.isin(graphs[j].columns, model.sets.graphs[j].columns)
-            old_at[block.index.reshape(-1, eras)[was_there].ravel()] = old.index
-    kept = old_at[fresh.kept_column]
-    new_at = np.where(kept >= 0, master.position(np.maximum(kept, 0)), -1)
-    others = np.arange(len(master.kept_column), master.route_start + len(master.routes.unit))
-    return rebuilt, fresh, start.rearranged(np.concatenate([new_at, others]))
+    return model, fresh
 
 
 def broken_open_cuts(solved: Solved, model: PlanModel, master: Master) -> tuple[IntArray, IntArray]:
@@ -638,19 +686,14 @@ def broken_open_cuts(solved: Solved, model: PlanModel, master: Master) -> tuple[
 
 
 def with_open_cuts(
-    solved: Solved, model: PlanModel, master: Master, cuts: tuple[IntArray, IntArray], work: Work
+    model: PlanModel, master: Master, cuts: tuple[IntArray, IntArray], work: Work
 ) -> tuple[Solved, PlanModel, Master]:
-    """The model with more rows z ≤ on, solved again from the old basis."""
+    """The model with more rows z ≤ on, solved again."""
     work.counts["open_cuts"] = work.counts.get("open_cuts", 0) + len(cuts[0])
     old = model.sets.open_cuts
     joined = (np.concatenate([old[0], cuts[0]]), np.concatenate([old[1], cuts[1]]))
-    rebuilt = build(replace(model.sets, open_cuts=joined))
-    fresh = Master(rebuilt, rebuilt.lp.program())
-    fresh.routes, fresh.active_run = master.routes, master.active_run
-    start = solved.result.basis
-    for _ in range(len(cuts[0])):
-        start = None if start is None else start.with_slack_row()
-    return solve_weighted(fresh, work, None, start), rebuilt, fresh
+    rebuilt, fresh = _rebuilt(replace(model.sets, open_cuts=joined), master)
+    return solve_weighted(fresh, work, None), rebuilt, fresh
 
 
 # -- 4. open sites -----------------------------------------------------------------------------------------------
@@ -663,6 +706,8 @@ class OpenSites:
     best: Solved
     bound_yuan: float
     """Of the weighted objective."""
+    leaves: tuple[_Node, ...] = ()
+    """Parts of the choices that together are all of them; none: the search did not branch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -712,6 +757,7 @@ def _branch_and_bound(
     finished = (
         best.objective_yuan
     )  # least bound of what is settled; a plan found is never below its own bound
+    settled: list[_Node] = []
     while heap:
         node = heap[0][2]
         tolerance = OPEN_SITES_GAP_FRAC * abs(best.cost_yuan)
@@ -725,14 +771,18 @@ def _branch_and_bound(
             lower[branch] = upper[branch] = value
             child = _try_node(node, lower, upper, model, master, work)
             if _integral(child.solved, on_columns):
+                settled.append(child)
                 finished = min(finished, child.bound_yuan)
                 if child.solved.objective_yuan < best.objective_yuan:
                     best = replace(child.solved, fixed_on=np.rint(child.solved.result.x[on_columns]))
             elif child.bound_yuan < best.objective_yuan:
                 order += 1
                 heapq.heappush(heap, (child.bound_yuan, order, child))
+            else:
+                settled.append(child)
     left = min((bound for bound, _, _ in heap), default=best.objective_yuan)
-    return OpenSites(best, min(finished, left, best.objective_yuan))
+    leaves = (*settled, *(node for _, _, node in heap))
+    return OpenSites(best, min(finished, left, best.objective_yuan), leaves)
 
 
 def _search_spent(work: Work, trials: int, begun: float) -> bool:
@@ -748,7 +798,7 @@ def _try_node(
 ) -> _Node:
     work.counts["site_trials"] += 1
     fixed = lower if np.array_equal(lower, upper) else None
-    solved = solve_weighted(master, work, (lower, upper), parent.solved.result.basis)
+    solved = solve_weighted(master, work, (lower, upper))
     bound = max(parent.bound_yuan, solved.objective_yuan + price_missing(solved, model, master).gain_yuan)
     return _Node(lower, upper, replace(solved, fixed_on=fixed), bound)
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray
+from solvers.certify import Evidence
 from solvers.linear import LpResult
+from solvers.pipelines import patterns_transfer_yuan
 from solvers.plan_master import Master
 from solvers.plan_rules import PlanModel, unfinished_yuan_per_replica_h
 from solvers.problem import RESOURCES, W_PER_KW
@@ -34,6 +36,8 @@ class PlanParts:
     """Of the program, levels left out."""
     bound_yuan: float
     """No plan of the model costs less at these levels."""
+    evidence: Evidence
+    """Duals of programs of this model: what a certificate is made of."""
 
 
 def make_solution(parts: PlanParts) -> PlanSolution:
@@ -53,9 +57,10 @@ def make_solution(parts: PlanParts) -> PlanSolution:
         site_on, np.maximum(facility_kw - p.sites.ipue_cap_hourly[:, None] * it_kw, 0.0), 0.0
     )
     cap_excess_kw = np.where(np.isnan(excess_kw) | (excess_kw < NEGLIGIBLE), 0.0, excess_kw)
+    patterns = _graph_patterns(parts.model, values)
     cost = _cost(
         parts, running, nodes_on, site_on, facility_kw, debt, portfolio_debt, unserved, unfinished, late,
-        moved_yuan, cap_excess_kw,
+        moved_yuan, cap_excess_kw, patterns,
     )  # fmt: skip
     bounds = _bounds(parts, facility_kw, debt, portfolio_debt)
     gap = bounds[0].gap_frac
@@ -77,7 +82,7 @@ def make_solution(parts: PlanParts) -> PlanSolution:
         price_yuan_per_unit_h=_prices(parts),
         energy_yuan_per_kwh_it=_energy_prices(parts),
         moved_count=moved,
-        graph_patterns=_graph_patterns(parts.model, values),
+        graph_patterns=patterns,
         portfolio_debt_kwh=portfolio_debt,
         cost=cost,
         bounds=bounds,
@@ -191,7 +196,7 @@ def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
 def _cost(
     parts: PlanParts, running: FloatArray, nodes_on: FloatArray, site_on: BoolArray, facility_kw: FloatArray,
     debt: FloatArray, portfolio_debt: float, unserved: FloatArray, unfinished: FloatArray, late: FloatArray,
-    moved_yuan: float, cap_excess_kw: FloatArray,
+    moved_yuan: float, cap_excess_kw: FloatArray, patterns: tuple[GraphPattern, ...],
 ) -> Cost:  # fmt: skip
     sets, p = parts.model.sets, parts.model.sets.problem
     hours, sites = p.slots.hours, p.sites
@@ -213,7 +218,8 @@ def _cost(
         start_yuan=float(opened @ sites.start_yuan),
         wake_yuan=float((np.maximum(nodes_on - before, 0.0) * p.groups.wake_yuan[:, None]).sum()),
         migration_yuan=moved_yuan,
-        other_yuan=float((running * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum()),
+        other_yuan=float((running * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum())
+        + patterns_transfer_yuan(p, patterns),
         unserved_yuan=float((unserved * hours).sum(axis=1) @ p.classes.unserved_yuan_per_replica_h),
         cap_excess_yuan=float(
             (np.where(soft, cap_excess_kw, 0.0) * hours * sites.debt_yuan_per_kwh[:, None]).sum()

@@ -130,6 +130,8 @@ class PlanModel:
     load_slot: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     load_factor: FloatArray = field(default_factory=lambda: np.zeros(0))
     """x[k,t] = Σ load_factor · column over the entries of (k,t)."""
+    load_steady: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    """Entries of stages of graphs whose demand is the same in every slot of their era."""
     power_column: IntArray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     on_column: IntArray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     """[S,T] column of `on`, −1 where the site cannot close."""
@@ -137,6 +139,18 @@ class PlanModel:
     def columns_of(self, name: str) -> IntArray:
         """Positions of a block of columns; empty when the model has none."""
         return self.columns[name].index if name in self.columns else np.zeros(0, dtype=np.int64)
+
+    def column_keys(self) -> IntArray:
+        """A number per column that stays the same when the model is built again with more patterns or cuts."""
+        keys = np.empty(self.lp.column_count, np.int64)
+        for i, (name, block) in enumerate(self.columns.items()):
+            of_block = np.arange(block.count)
+            if name.startswith("pattern_"):
+                held = self.sets.graphs[int(name.removeprefix("pattern_"))]
+                n, era = self.keys[name]
+                of_block = held.columns[n] * self.sets.era_count + era
+            keys[block.slice] = (i << 40) + of_block
+        return keys
 
     def rows_of(self, name: str) -> IntArray:
         """Positions of a block of rows; empty when the model has none."""
@@ -268,6 +282,19 @@ def define_loads(model: PlanModel) -> None:
         np.concatenate([part[i] for part in parts]) for i in range(3)
     )
     model.load_factor = np.concatenate([part[3] for part in parts])
+    stage_entries = np.arange(len(model.load_column)) - len(parts[0][0])
+    of_stage = (stage_entries >= 0) & (stage_entries < len(parts[1][0]))
+    steady = _steady(s)[s.problem.pairs.class_index[model.load_pair], s.era_of_slot[model.load_slot]]
+    model.load_steady = of_stage & steady
+
+
+def _steady(s: PlanSets) -> BoolArray:
+    """[C,E] whether a class's demand is the same in all slots of an era."""
+    same = np.ones((len(s.demand), s.era_count), dtype=bool)
+    for era in range(s.era_count):
+        here = s.demand[:, s.era_of_slot == era]
+        same[:, era] = (here == here[:, :1]).all(axis=1)
+    return same
 
 
 def _service_loads(
@@ -728,9 +755,8 @@ def define_links(model: PlanModel) -> None:
     np.maximum.at(worst, np.ravel(inverse), rate)
     possible = np.zeros(len(usable))
     np.add.at(possible, distinct[1], worst * peak[distinct[0]])
-    stage_mbps = [_stage_link_mbps(s, j) for j in range(len(p.graphs))]
-    for j, (_, links, rates) in enumerate(stage_mbps):
-        np.add.at(possible, links, rates * max(p.graphs[j].count, default=0.0))
+    for j in range(len(p.graphs)):
+        possible += _most_stage_mbps(s, j) * max(p.graphs[j].count, default=0.0)
     tight = np.flatnonzero(possible > usable)
     if not len(tight):
         return
@@ -744,22 +770,40 @@ def define_links(model: PlanModel) -> None:
         np.add.at(per_pair, (c[on_link], site[on_link]), rate[on_link])
         rates = per_pair[p.pairs.class_index, p.pair_site]
         _add_loads(model, row_of[index, model.load_slot], rates)
-    _add_stage_traffic(model, stage_mbps, row_of)
+    _add_stage_traffic(model, row_of)
 
 
-def _add_stage_traffic(
-    model: PlanModel, stage_mbps: Sequence[tuple[IntArray, IntArray, FloatArray]], row_of: IntArray
-) -> None:
+def _add_stage_traffic(model: PlanModel, row_of: IntArray) -> None:
+    """Traffic between stages, summed over all graphs and patterns per link and era where counts are steady."""
     s, p = model.sets, model.sets.problem
-    for j, (pattern, link, rate) in enumerate(stage_mbps):
+    if not p.graphs:
+        return
+    links = np.flatnonzero(row_of[:, 0] >= 0)
+    link, era = (a.ravel() for a in np.meshgrid(links, np.arange(s.era_count), indexing="ij"))
+    sums = _columns(model, "stage_mbps", (link, era), name=("link", "era"))
+    rows = _rows(model, "stage_mbps", (link, era), lower=0.0, upper=0.0, name=("link", "era"))
+    made_of = np.full((len(row_of), s.era_count), -1)
+    made_of[link, era] = rows
+    model.lp.add_entries(rows, sums, -1.0)
+    t = np.arange(p.slot_count)
+    sum_of = np.full((len(row_of), s.era_count), -1)
+    sum_of[link, era] = sums
+    model.lp.add_entries(row_of[links], sum_of[links][:, s.era_of_slot[t]], 1.0)
+    for j, graph in enumerate(p.graphs):
+        pattern, link, rate = _stage_link_mbps(s, j)
         n, b = model.keys[f"pattern_{j}"]
         w_of = np.full((len(s.graphs[j].columns), s.era_count), -1)
         w_of[n, b] = model.columns_of(f"pattern_{j}")
-        count = np.array(p.graphs[j].count)
-        for t in np.flatnonzero(count > 0):
-            row, column = row_of[link, t], w_of[pattern, s.era_of_slot[t]]
-            held = row >= 0
-            model.lp.add_entries(row[held], column[held], rate[held] * count[t])
+        count = np.array(graph.count)
+        for e in range(s.era_count):
+            of_era = count[s.era_of_slot == e]
+            together = bool((of_era == of_era[0]).all())
+            slots = [e] if together else np.flatnonzero(s.era_of_slot == e).tolist()
+            for slot in slots:
+                row = made_of[link, e] if together else row_of[link, slot]
+                number = float(of_era[0]) if together else float(count[slot])
+                held = (row >= 0) & (w_of[pattern, e] >= 0)
+                model.lp.add_entries(row[held], w_of[pattern[held], e], rate[held] * number)
 
 
 def class_link_mbps(p: PlacementProblem) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
@@ -782,26 +826,42 @@ def _stage_link_mbps(s: PlanSets, graph_index: int) -> tuple[IntArray, IntArray,
     """(pattern column, link, Mbps of one graph): traffic between the stages of a graph."""
     p, held = s.problem, s.graphs[graph_index]
     patterns = held.patterns.option[held.columns]
-    found: list[tuple[int, int, float]] = []
-    links: dict[tuple[int, int], IntArray] = {}
-    legs = len(p.network.leg_id)
+    nothing = np.zeros(0, dtype=np.int64)
+    found: list[tuple[IntArray, IntArray, FloatArray]] = [(nothing, nothing, np.zeros(0))]
     for flow in p.graphs[graph_index].flows:
         if flow.mbps <= 0:
             continue
         source = held.options[flow.from_stage].site[patterns[:, flow.from_stage]]
         target = held.options[flow.to_stage].site[patterns[:, flow.to_stage]]
-        for n in np.flatnonzero(source != target):
-            key = (int(source[n]), int(target[n]))
-            if key not in links:
-                on_route = (p.network.route_origin == legs + key[0]) & (p.network.route_site == key[1])
-                links[key] = p.network.route_link[on_route]
-            found.extend((int(n), int(link), flow.mbps) for link in links[key])
-    columns = list(zip(*found, strict=True)) if found else [(), (), ()]
-    return (
-        np.array(columns[0], dtype=np.int64),
-        np.array(columns[1], dtype=np.int64),
-        np.array(columns[2], dtype=float),
-    )
+        for route in np.unique(source * p.site_count + target).tolist():
+            links = _site_links(p, route // p.site_count, route % p.site_count)
+            n = np.flatnonzero(source * p.site_count + target == route)
+            found.append(
+                (np.repeat(n, len(links)), np.tile(links, len(n)), np.full(n.size * links.size, flow.mbps))
+            )
+    columns, link, mbps = (np.concatenate([part[i] for part in found]) for i in range(3))
+    return columns.astype(np.int64), link.astype(np.int64), mbps
+
+
+def _most_stage_mbps(s: PlanSets, graph_index: int) -> FloatArray:
+    """[links] most that one graph can load a link with, whatever pattern it takes."""
+    p, held = s.problem, s.graphs[graph_index]
+    most = np.zeros(len(p.network.link_id))
+    for flow in p.graphs[graph_index].flows:
+        reached = np.zeros(len(most), dtype=bool)
+        for source in np.unique(held.options[flow.from_stage].site).tolist():
+            for target in np.unique(held.options[flow.to_stage].site).tolist():
+                reached[_site_links(p, source, target)] = True
+        most += flow.mbps * reached
+    return most
+
+
+def _site_links(p: PlacementProblem, source: int, target: int) -> IntArray:
+    """Links on the route between two sites; none within one."""
+    if source == target:
+        return np.zeros(0, dtype=np.int64)
+    on_route = (p.network.route_origin == len(p.network.leg_id) + source) & (p.network.route_site == target)
+    return np.asarray(p.network.route_link[on_route])
 
 
 def define_moves(model: PlanModel) -> None:
@@ -978,18 +1038,52 @@ def is_stage(problem: PlacementProblem) -> BoolArray:
 
 
 def _add_loads(model: PlanModel, row: IntArray, per_replica: FloatArray) -> None:
-    """Σ_k per_replica[k]·x[k,t] into the rows given per load entry; −1: no row."""
+    """Σ_k per_replica[k]·x[k,t] into the rows given per load entry; −1: no row.
+
+    Units whose demand stays the same over their span load the rows of all its slots alike. What they bring is summed
+    once, in a column of its own that enters those rows: a fifth of the entries, and the same program.
+    """
     held = row >= 0
-    values = per_replica[model.load_pair[held]] * model.load_factor[held]
-    model.lp.add_entries(row[held], model.load_column[held], values)
+    values = per_replica[model.load_pair] * model.load_factor
+    at_once = model.load_steady & held & (values != 0.0)
+    alone = held & ~at_once
+    model.lp.add_entries(row[alone], model.load_column[alone], values[alone])
+    # one sum per row of the first slot: there the units that load it are known, and so are the rows of later slots
+    entry = np.flatnonzero(at_once)
+    column, first = np.unique(model.load_column[entry], return_index=True)
+    lead = np.full(model.lp.column_count, -1)
+    lead[column] = row[entry[first]]
+    lead_of_entry = lead[model.load_column[entry]]
+    _add_sums(model, entry[first], lead_of_entry[first], values, np.stack([lead_of_entry, row[entry]]))
+
+
+def _add_sums(
+    model: PlanModel, firsts: IntArray, lead_row: IntArray, values: FloatArray, rows: IntArray
+) -> None:
+    """Columns Σ value·unit per lead row, entered with 1 into `rows`[1] of each distinct (lead, row) in `rows`."""
+    leads, which = np.unique(lead_row, return_inverse=True)
+    if not len(leads):
+        return
+    name = f"sum_{len(model.lp.rows)}"
+    sums = _columns(model, name, (leads,), lower=-INFINITY, name=("row",))
+    made = _rows(model, name, (leads,), lower=0.0, upper=0.0, name=("row",))
+    model.lp.add_entries(made[which], model.load_column[firsts], values[firsts])
+    model.lp.add_entries(made, sums, -1.0)
+    pairs = np.unique(rows, axis=1)
+    model.lp.add_entries(pairs[1], sums[np.searchsorted(leads, pairs[0])], 1.0)
 
 
 def _columns(
     model: PlanModel, block: str, keys: tuple[IntArray, ...], *, name: Sequence[str],
-    upper: FloatArray | float = INFINITY, cost: FloatArray | float = 0.0,
+    lower: float = 0.0, upper: FloatArray | float = INFINITY, cost: FloatArray | float = 0.0,
 ) -> IntArray:  # fmt: skip
     made = model.lp.add_columns(
-        block, len(keys[0]), upper=upper, cost=cost, label=_Labels(model.sets.problem, name, keys)
+        block,
+        len(keys[0]),
+        lower=lower,
+        upper=upper,
+        cost=cost,
+        label=_Labels(model.sets.problem, name, keys),
     )
     model.columns[block], model.keys[block] = made, keys
     return made.index
@@ -1025,7 +1119,9 @@ class _Labels:
         parts = []
         for name, key in zip(self.names, self.keys, strict=True):
             value = int(key[index])
-            if name == "pair":
+            if name == "row":
+                parts.append(f"row={value}")
+            elif name == "pair":
                 c, g = int(p.pairs.class_index[value]), int(p.pairs.group_index[value])
                 parts.append(f"class={p.classes.class_id[c]},group={p.groups.group_id[g]}")
             else:

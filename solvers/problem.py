@@ -39,6 +39,7 @@ import numpy.typing as npt
 
 from solvers import archive
 from solvers.archive import BoolArray, FloatArray, IntArray
+from solvers.facts import fact_problems
 
 RESOURCES = ("cpu_milli", "memory_mib", "gpu_milli", "storage_gib")
 CPU_MILLI, MEMORY_MIB, GPU_MILLI, STORAGE_GIB = range(len(RESOURCES))
@@ -407,6 +408,13 @@ class PlacementProblem:
     def from_bytes(cls, data: bytes) -> Self:
         """The inverse of `to_bytes`; ArchiveError or ValueError when the bytes are not a sound problem."""
         facts, arrays = archive.from_bytes(MAGIC, data)
+        try:
+            return cls._from_parts(facts, arrays)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise archive.ArchiveError(f"{MAGIC} archive with unusable parts: {error!r}") from error
+
+    @classmethod
+    def _from_parts(cls, facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
         tables = {
             name: table(**archive.join_table(table, name, facts, arrays)) for name, table in _TABLES.items()
         }
@@ -481,16 +489,6 @@ def _check_references(problem: PlacementProblem, lengths: Mapping[str, int]) -> 
         problems.append("slots: gaps or overlaps")
     if np.any((p.groups.packing_yield <= 0) | (p.groups.packing_yield > 1)):
         problems.append("groups.packing_yield: outside (0, 1]")
-    for name, values in (
-        ("pairs.need", p.pairs.need),
-        ("groups.node_count", p.groups.node_count),
-        ("groups.capacity", p.groups.capacity),
-        ("classes.demand_count", p.classes.demand_count),
-        ("classes.work_replica_h", p.classes.work_replica_h),
-        ("sites.loss_square", p.sites.loss_square),
-    ):
-        if values.size and (not np.all(np.isfinite(values)) or float(values.min()) < 0):
-            problems.append(f"{name}: negative or not finite")
     if np.any((p.classes.demand_count.max(axis=1, initial=0) > 0) & (p.classes.work_replica_h > 0)):
         problems.append("classes: a class is a service or batch work, not both")
     if np.any(p.classes.gang_size < 1):
@@ -502,6 +500,7 @@ def _check_references(problem: PlacementProblem, lengths: Mapping[str, int]) -> 
         problems.append("graphs: a class is a stage of one graph only, once")
     elif np.any((p.classes.demand_count[stages] > 0).any(axis=1) | (p.classes.work_replica_h[stages] > 0)):
         problems.append("graphs: a stage's class has no demand or work of its own")
+    problems += fact_problems(p)
     if problems:
         raise ValueError("; ".join(problems))
 

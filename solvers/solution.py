@@ -85,6 +85,123 @@ class GraphPattern:
     count: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class BindingConstraint:
+    """A rule that holds with next to no slack, or is exceeded at a price: value and limit in `unit`.
+
+    `rule` and `subject` say which, e.g. `power_limit` and `site=e04`; `slot` is −1 for rules over the whole horizon.
+    """
+
+    rule: str
+    subject: str
+    slot: int
+    value: float
+    limit: float
+    unit: str
+    price_yuan_per_unit: float | None = None
+    """What one more unit of the limit is worth, by the certificate's multipliers; None: the rule has no price."""
+
+    @property
+    def slack(self) -> float:
+        """Limit − value for an upper limit; negative: exceeded (a priced cap)."""
+        return self.limit - self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """Prices of the rules that tie a plan's parts together; any values that keep the signs give a valid bound.
+
+    Yuan per unit of the rule in its slot. Axes as in `solvers.problem`; V levels, O open cuts, X spread rules.
+    """
+
+    level_yuan: Annotated[FloatArray, "V"]
+    """≥ 0; per yuan of penalty (per kWh for hard caps) of each level of the lexicographic order."""
+    capacity: Annotated[FloatArray, "G", "R", "T"]
+    """≥ 0, per node: Σ need/(capacity·yield)·x ≤ nodes on."""
+    floor: Annotated[FloatArray, "G", "R", "T"]
+    """≥ 0, per node: work ranked below public service leaves the reserved share free."""
+    padding: Annotated[FloatArray, "G", "T"]
+    """≥ 0, per node."""
+    power: Annotated[FloatArray, "S", "T"]
+    """Free sign, per kW: IT power = that of nodes on and work."""
+    hourly_cap: Annotated[FloatArray, "S", "T"]
+    """≥ 0, per kW of facility power; told to people, the bound does not need it."""
+    ledger: Annotated[FloatArray, "S"]
+    """≥ 0, per kWh."""
+    peak: Annotated[FloatArray, "S", "T"]
+    """≥ 0, per kW; over the slots at most the demand charge."""
+    link: Annotated[FloatArray, "L", "T"]
+    """≥ 0, per Mbps."""
+    stay: Annotated[FloatArray, "K"]
+    """≥ 0, per share of demand that a pair runs now."""
+    stay_batch: Annotated[FloatArray, "K"]
+    """≥ 0, per replica of batch work that a pair runs now."""
+    wake: Annotated[FloatArray, "G", "T"]
+    """≥ 0, per node switched on; at most its cost."""
+    cut_pair: Annotated[IntArray, "O"]
+    cut_block: Annotated[IntArray, "O"]
+    cut_yuan: Annotated[FloatArray, "O"]
+    """≥ 0: the share of a class on a pair ≤ its site is open, in a block."""
+    spread_class: Annotated[IntArray, "X"]
+    spread_site: Annotated[IntArray, "X"]
+    spread_block: Annotated[IntArray, "X"]
+    spread_yuan: Annotated[FloatArray, "X"]
+    """≥ 0, per share of a class on one site."""
+    block_of_slot: Annotated[IntArray, "T"]
+    """Blocks in which the plan keeps the shares of services and the open sites constant."""
+    portfolio: float = 0.0
+    """≥ 0, per kWh of the edge portfolio's ledger."""
+    move_budget: float = 0.0
+    """≥ 0, per replica moved in the first slot."""
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One part of the choices of open sites, and the multipliers that bound it. [S,B] by site and block."""
+
+    must_open: Annotated[BoolArray, "S", "B"]
+    may_open: Annotated[BoolArray, "S", "B"]
+    multipliers: Multipliers
+
+    def holds(self, site_on: BoolArray) -> bool:
+        """Whether a choice, [S,T] by slot, lies in this part."""
+        block = self.multipliers.block_of_slot
+        return bool(
+            np.all(site_on | ~self.must_open[:, block]) and np.all(~site_on | self.may_open[:, block])
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What proves a plan, checkable with numpy alone: `solvers.dual_bound` derives objective and bound again.
+
+    The leaves are parts of the choices of open sites that together are all of them; the least of their bounds is the
+    bound. A search that never branched has one leaf.
+
+    The bound holds for every plan of the problem that keeps the shares of services and the open sites constant within
+    a block and whose levels (work unserved by rank, excess over hard caps) are no worse than this plan's. It speaks of
+    the true facility power, not of chords.
+    """
+
+    objective_yuan: float
+    """Cost without the penalties of the levels; moves over the budget at ten times the dearest move."""
+    bound_yuan: float
+    leaves: tuple[Leaf, ...]
+    binding: tuple[BindingConstraint, ...] = ()
+    policy_revision: int = 0
+    base_revision: int = 0
+    model: str = "true facility power, shares constant per block, nodes continuous, gangs fluid"
+
+    def multipliers_at(self, site_on: BoolArray) -> Multipliers | None:
+        """Those of the leaf in which a choice of open sites lies."""
+        return next((leaf.multipliers for leaf in self.leaves if leaf.holds(site_on)), None)
+
+    @property
+    def gap_frac(self) -> float:
+        """(objective − bound) / |objective|."""
+        return (self.objective_yuan - self.bound_yuan) / max(abs(self.objective_yuan), 1e-9)
+
+
 @dataclass(frozen=True, eq=False)
 class PlanSolution:
     """A plan for the slots of one problem. Axes as in `solvers.problem`; counts are continuous (mean over
@@ -129,6 +246,9 @@ class PlanSolution:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall clock by phase; never part of the archive, for answers are equal while machines are not."""
     message: str = ""
+    method: Literal["full", "coarse", "greedy"] = "full"
+    """Which rung of the ladder of fallbacks made it (`solvers.fallback`)."""
+    certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -140,6 +260,16 @@ class PlanSolution:
             "R": len(RESOURCES),
         }
         archive.seal(self, "plan", lengths)
+        for leaf in self.certificate.leaves if self.certificate is not None else ():
+            m = leaf.multipliers
+            lengths |= {
+                "L": len(m.link),
+                "V": len(m.level_yuan),
+                "O": len(m.cut_pair),
+                "X": len(m.spread_class),
+            }
+            archive.seal(m, "multipliers", lengths)
+            archive.seal(leaf, "leaf", lengths | {"B": int(m.block_of_slot[-1]) + 1})
 
     @property
     def objective_yuan(self) -> float:
@@ -160,19 +290,47 @@ class PlanSolution:
         facts: dict[str, Any] = {}
         arrays: dict[str, npt.NDArray[Any]] = {}
         archive.split_table(self, "plan", facts, arrays)
-        del facts["plan.seconds"]
+        del facts["plan.seconds"], facts["plan.certificate"]
         facts["plan.status"] = self.status.value
         facts["plan.cost"] = dataclasses.asdict(self.cost)
         facts["plan.work"] = dict(self.work)
         facts["plan.bounds"] = [dataclasses.asdict(b) for b in self.bounds]
         facts["plan.graph_patterns"] = [dataclasses.asdict(p) for p in self.graph_patterns]
+        if self.certificate is not None:
+            archive.split_table(self.certificate, "certificate", facts, arrays)
+            facts["certificate.leaves"] = len(self.certificate.leaves)
+            facts["certificate.binding"] = [dataclasses.asdict(b) for b in self.certificate.binding]
+            for i, leaf in enumerate(self.certificate.leaves):
+                archive.split_table(leaf, f"leaf{i}", facts, arrays)
+                del facts[f"leaf{i}.multipliers"]
+                archive.split_table(leaf.multipliers, f"multipliers{i}", facts, arrays)
         return archive.to_bytes(MAGIC, facts, arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`."""
+        """The inverse of `to_bytes`; ArchiveError when a part is missing or of the wrong kind."""
         facts, arrays = archive.from_bytes(MAGIC, data)
+        try:
+            return cls._from_parts(facts, arrays)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise archive.ArchiveError(f"{MAGIC} archive with unusable parts: {error}") from error
+
+    @classmethod
+    def _from_parts(cls, facts: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Self:
         arguments = archive.join_table(cls, "plan", facts, arrays)
+        if "certificate.binding" in facts:
+            parts = archive.join_table(Certificate, "certificate", facts, arrays)
+            parts["binding"] = tuple(BindingConstraint(**b) for b in parts["binding"])
+            parts["leaves"] = tuple(
+                Leaf(
+                    **archive.join_table(Leaf, f"leaf{i}", facts, arrays),
+                    multipliers=Multipliers(
+                        **archive.join_table(Multipliers, f"multipliers{i}", facts, arrays)
+                    ),
+                )
+                for i in range(facts["certificate.leaves"])
+            )
+            arguments["certificate"] = Certificate(**parts)
         arguments["status"] = SolveStatus(arguments["status"])
         arguments["cost"] = Cost(**arguments["cost"])
         arguments["bounds"] = tuple(Bound(**b) for b in arguments["bounds"])

@@ -186,6 +186,7 @@ def _sound_numbers(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Vi
         "site_on": (p.site_count, p.slot_count), "unserved_count": (p.class_count, p.slot_count),
         "unfinished_replica_h": (p.class_count,), "late_replica_h": (p.class_count,), "moved_count": (p.pair_count,),
         "it_kw": (p.site_count, p.slot_count), "facility_kw": (p.site_count, p.slot_count),
+        "useful_it_kw": (p.site_count, p.slot_count), "cap_excess_kw": (p.site_count, p.slot_count),
         "ledger_debt_kwh": (p.site_count,), "price_yuan_per_unit_h": (p.group_count, len(RESOURCES), p.slot_count),
     }  # fmt: skip
     for name, shape in shapes.items():
@@ -194,6 +195,29 @@ def _sound_numbers(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Vi
             yield Violation("shape", name, float(values.size), float(np.prod(shape)))
         elif not np.all(np.isfinite(values)) or float(values.min(initial=0)) < -ABSOLUTE:
             yield Violation("not_a_count", name, float(values.min(initial=0)), 0.0)
+    if plan.ledger_used_kwh.shape != (p.site_count,):
+        yield Violation("shape", "ledger_used_kwh", float(plan.ledger_used_kwh.size), float(p.site_count))
+    if not np.isfinite(plan.portfolio_debt_kwh) or not np.isfinite(plan.cost.total_yuan):
+        yield Violation(
+            "not_a_count", "portfolio_debt_kwh, cost", plan.portfolio_debt_kwh, plan.cost.total_yuan
+        )
+    for n, pattern in enumerate(plan.graph_patterns):
+        if not _pattern_refers(p, pattern):
+            yield Violation("reference", f"graph_patterns[{n}]")
+
+
+def _pattern_refers(p: PlacementProblem, pattern: GraphPattern) -> bool:
+    """A pattern names a graph, a site per stage and a finite count per slot."""
+    if not 0 <= pattern.graph_index < len(p.graphs):
+        return False
+    stages = len(p.graphs[pattern.graph_index].stage_class)
+    return (
+        len(pattern.stage_site) == stages
+        and all(0 <= s < p.site_count for s in pattern.stage_site)
+        and len(pattern.stage_processing_ms) == stages
+        and len(pattern.count) == p.slot_count
+        and all(np.isfinite(n) and n >= -ABSOLUTE for n in (*pattern.count, *pattern.stage_processing_ms))
+    )
 
 
 def _candidates_only(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
@@ -455,13 +479,16 @@ def pattern_rule_broken(p: PlacementProblem, graph: Graph, pattern: GraphPattern
 
 
 def _costs(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
-    """Terms of the cost that follow from stated quantities: energy, carbon, debt, lateness, unserved, demand charge."""
+    """Terms of the cost that follow from stated quantities; unfinished work and moves are the certificate's matter."""
     p, s, hours = problem, problem.sites, problem.slots.hours
     kwh = plan.facility_kw * hours
     soft = np.where(s.annual_is_hard, 0.0, s.debt_yuan_per_kwh)
     portfolio = 0.0 if p.terms.portfolio_is_hard else p.terms.portfolio_debt_yuan_per_kwh
     peaks = np.maximum(plan.facility_kw.max(axis=1) - s.demand_peak_kw, 0.0)
     unserved_h = (plan.unserved_count * hours).sum(axis=1)
+    was_open = np.concatenate([s.initially_on[:, None], plan.site_on[:, :-1]], axis=1)
+    were_on = np.concatenate([p.groups.initial_on_count[:, None], plan.nodes_on[:, :-1]], axis=1)
+    soft_hourly = np.where(s.hourly_is_hard, 0.0, s.debt_yuan_per_kwh)
     counted = {
         "energy_yuan": float((kwh * s.price_yuan_per_kwh).sum()),
         "carbon_yuan": float((kwh * s.carbon_g_per_kwh).sum()) / 1000.0 * p.terms.carbon_yuan_per_kg,
@@ -469,11 +496,28 @@ def _costs(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]
         "demand_charge_yuan": float(peaks @ s.demand_yuan_per_kw),
         "lateness_yuan": float(plan.late_replica_h @ p.classes.lateness_yuan_per_replica_h),
         "unserved_yuan": float(unserved_h @ p.classes.unserved_yuan_per_replica_h),
+        "start_yuan": float((plan.site_on & ~was_open & s.may_close[:, None]).sum(axis=1) @ s.start_yuan),
+        "wake_yuan": float((np.maximum(plan.nodes_on - were_on, 0.0) * p.groups.wake_yuan[:, None]).sum()),
+        "other_yuan": float((plan.running_count * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum())
+        + _transfer_yuan(p, plan),
+        "cap_excess_yuan": float((plan.cap_excess_kw * hours * soft_hourly[:, None]).sum()),
     }
     for name, value in counted.items():
         stated = float(getattr(plan.cost, name))
         if _differ(stated, value):
             yield Violation("cost", name, stated, value)
+
+
+def _transfer_yuan(p: PlacementProblem, plan: PlanSolution) -> float:
+    """Traffic between stages on different sites at the price of transfer: Mbps · h · 0.45 GB/h per Mbps · yuan/GB."""
+    total = 0.0
+    for pattern in plan.graph_patterns:
+        graph_h = float(np.asarray(pattern.count) @ p.slots.hours)
+        for flow in p.graphs[pattern.graph_index].flows:
+            a, b = pattern.stage_site[flow.from_stage], pattern.stage_site[flow.to_stage]
+            if a != b:
+                total += float(p.network.transfer_yuan_per_gb[a, b]) * flow.mbps * 3600 / 8 / 1000 * graph_h
+    return total
 
 
 def _bounds(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:

@@ -573,9 +573,9 @@ class City:
         """Stage → site of its last placement."""
         return {i.split("/")[4]: p.site_id for i, p in self.placements(name).items()}
 
-    def explain(self, name: str, site_id: str = "") -> Explanation:
-        """The cycle's answer."""
-        return self.cycle.explain(self.state, name_of(name), self.now_s, lambda n: self.workloads[n], site_id)
+    def explain(self, name: str, site_id: str = "", node: int | None = None) -> Explanation:
+        """The cycle's answer, with the changes that would help."""
+        return self.cycle.explain(self.state, name_of(name), self.now_s, site_id, node, with_relaxations=True)
 
     # -------------------------------------------------------------- expectations
 

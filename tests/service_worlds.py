@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -150,6 +151,14 @@ def running(service: Service, fleet: Fleet | None = None) -> Iterator[Service]:
         yield service
     finally:
         service.close()
+
+
+def wait_until(look: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Until the core's own thread has come so far."""
+    ends_at = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < ends_at, "did not happen in time"
+        time.sleep(0.005)
 
 
 FAST = Pace(round_debounce_s=0.001, round_every_s=5.0)

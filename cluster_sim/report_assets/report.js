@@ -74,7 +74,7 @@
     const i = day.sites.findIndex((s) => s.id === chosen), all = i < 0;
     const it = all ? total(p.it) : p.it[i], facility = all ? total(p.facility) : p.facility[i];
     const forecast = all ? totalKnown(p.forecast) : p.forecast[i];
-    const ipue = facility.map((f, t) => it[t] > 0 ? f / it[t] : null);
+    const ipue = facility.map((f, t) => f <= 20 * it[t] && it[t] > 0 ? f / it[t] : null); // idle rooms: see IDLE_IPUE
     const site = all ? null : day.sites[i], events = day.events.filter((e) => all || e.site === chosen);
     const cap = site && (site.cap ?? site.capHourly);
     const color = site ? ink[site.kind] : ink.ink;
@@ -89,7 +89,7 @@
       yAxis: [valueAxis("kW", { gridIndex: 0, min: 0 }), valueAxis("iPUE", { gridIndex: 1, min: (v) => Math.floor((Math.min(v.min, cap || v.min) - 0.01) * 10) / 10, max: (v) => Math.ceil((Math.max(v.max, cap || v.max) + 0.01) * 10) / 10, splitNumber: 3, axisLabel: { ...text(), formatter: (v) => v.toFixed(2) } })],
       series: [
         line("facility power", steps(p.at, facility), color, { step: "end", areaStyle: { color, opacity: .10 }, markArea: areas(events, !all) }),
-        line("IT power", steps(p.at, it), color, { step: "end", lineStyle: { color, width: 1.2, opacity: .7 } }),
+        line("IT power", steps(p.at, it), ink.soft, { step: "end", lineStyle: { color: ink.soft, width: 1.2 } }),
         line("forecast of facility power", steps(p.at, forecast), ink.price, { step: "end", lineStyle: { color: ink.price, width: 1.6, type: [4, 4] } }),
         line("iPUE", steps(p.at, ipue), color, { step: "end", xAxisIndex: 1, yAxisIndex: 1, markLine: caps, markArea: areas(events, false) }),
       ],

@@ -1,12 +1,14 @@
 """Prove that a scenario can be played before a day is spent on it.
 
-    python -m cluster_sim.scenarios.check songjiang-s
+    suanli simulate songjiang-s --check          or: python -m cluster_sim.scenarios.check songjiang-s
 
     1 demand     mean replicas of the day per shape, from the arrivals themselves
     2 hosts      which node groups each shape may use: labels, GPU model and memory, network p99 at planning load
     3 loads      per site: offered (nearest first), reachable (all that may come), needed by its cap per month
     4 together   one linear program per month: all demand served and all caps held at once, at the least energy cost
-    5 verdict    no host, no room for a gang, a cap that cannot be held, no cap that binds, nothing to gain: exit 1
+    5 months     slack to the cap per site and month; energy cost of a blind and of an aware day per month
+    6 verdict    a month without price, no host, no room for a gang, a cap that cannot be held, no cap that binds,
+                 nothing to gain: exit 1
 
 Loads are shares of rated IT power in the mean of the day. The linear program is fluid (shares of replicas,
 no packing) and takes the day's mean plant coefficients, so it judges the scenario, not a planner.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -136,6 +139,8 @@ class Verdict:
     blind_yuan: float
     aware_yuan: float
     problems: list[str]
+    yuan_by_month: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Month → energy cost of a (blind, aware) day, for the months that were asked for."""
 
     @property
     def room_frac(self) -> float:
@@ -559,6 +564,9 @@ def mean_price(fleet: Fleet, site: Site, month: int) -> float:
 def check(scenario: Scenario, months: Sequence[int] = tuple(MONTHS)) -> Verdict:
     """Everything the module promises; `problems` is empty for a playable scenario."""
     fleet = scenario.fleet(exact=True)
+    priceless = _tariff_problems(fleet)
+    if priceless:
+        return Verdict(scenario.scenario_id, scenario.month, [], {}, (0, ""), 0.0, 0.0, priceless)
     hosts = Hosts(scenario, fleet)
     day = arrivals(scenario, CHECK_SEED)
     shapes = [
@@ -575,21 +583,34 @@ def check(scenario: Scenario, months: Sequence[int] = tuple(MONTHS)) -> Verdict:
     for row, kw in zip(sites, together[played].it_kw, strict=True):
         row.aware = float(kw) / row.rated_kw
     problems += _cap_problems(sites, together, played)
+    by_month = {m: (blind_yuan(fleet, shapes, years, m), plan.energy_yuan) for m, plan in together.items()}
     verdict = Verdict(
         scenario.scenario_id,
         played,
         sites,
         _hosts_by_class(shapes),
         _largest_gang(day),
-        blind_yuan(fleet, shapes, years, played),
-        together[played].energy_yuan,
+        *by_month[played],
         problems,
+        by_month,
     )
     if verdict.room_frac < SMALLEST_ROOM_FRAC:
         problems.append(
             f"an aware plan saves only {verdict.room_frac:.1%} against a blind one: nothing to show"
         )
     return verdict
+
+
+def _tariff_problems(fleet: Fleet) -> list[str]:
+    """Every tariff that a site uses has a price in every month: ledgers are judged over the whole year."""
+    used = {site.tariff_id for site in fleet.sites}
+    return [
+        f"tariff {tariff.tariff_id} has no price in month {month}: its seasons must cover all twelve"
+        for tariff in fleet.tariffs
+        if tariff.tariff_id in used
+        for month in MONTHS
+        if month not in tariff.price_yuan_per_kwh_by_month
+    ]
 
 
 def _site_loads(
@@ -701,43 +722,75 @@ def _cap_problems(sites: Sequence[SiteLoad], together: dict[int, Together], play
 
 
 def table(verdict: Verdict, beside: Verdict | None = None) -> str:
-    """The check as text; `beside` adds the offered load of another scale."""
-    other = {row.site_id: row.offered for row in beside.sites} if beside else {}
-    played = verdict.month
-    lines = [
-        f"{verdict.scenario_id}: loads are shares of rated IT power, mean of the day",
-        f"{'site':15s} {'cap':>5s} {'offered':>8s}"
-        + (f" {'in ' + beside.scenario_id.removeprefix('songjiang-'):>6s}" if beside else "")
-        + f" {'blind':>6s} {'reach':>6s} {'need Jan':>9s} {'need now':>9s} {'slack':>6s} {'aware':>6s}  note",
-    ]
-    for row in verdict.sites:
-        needed = [row.needed.get(m) for m in (1, played)]
-        slack = row.slack(played)
-        notes = ["binds"] if row.binds(played) else []
-        notes += ["may close"] if row.may_close else []
-        notes += [] if row.is_holdable(played) else ["NOT HOLDABLE"]
-        lines.append(
-            f"{row.site_id:15s} {row.cap or 0:5.2f} {row.offered:8.2f}"
-            + (f" {other.get(row.site_id, 0):6.2f}" if beside else "")
-            + f" {row.blind:6.2f} {row.reachable:6.2f} {_number(needed[0]):>9s} {_number(needed[1]):>9s}"
-            f" {_number(slack):>6s} {row.aware:6.2f}  {', '.join(notes)}"
-        )
-    hosts = ", ".join(
-        f"{c} {low}" if low == high else f"{c} {low}-{high}"
-        for c, (low, high) in verdict.hosts_by_class.items()
-    )
-    lines += [
-        f"sites that may host a class: {hosts}",
-        f"largest gang: {verdict.largest_gang[0]} GPUs",
-        f"energy cost of a day: blind {verdict.blind_yuan:,.0f} yuan, aware {verdict.aware_yuan:,.0f} yuan,"
-        f" room {verdict.room_frac:.1%}",
-    ]
+    """The check as text within 100 columns (112 with `beside`, which adds the offered load of another scale)."""
+    lines = [f"{verdict.scenario_id}: loads are shares of rated IT power, mean of the day"]
+    if verdict.sites:
+        lines += [*_load_lines(verdict, beside), "", *_month_lines(verdict), ""]
+        lines += _wrapped("sites that may host a class: ", _hosts_in_words(verdict))
+        lines += [
+            f"largest gang: {verdict.largest_gang[0]} GPUs",
+            f"energy cost of a day: blind {verdict.blind_yuan:,.0f} yuan, aware {verdict.aware_yuan:,.0f} yuan,"
+            f" room {verdict.room_frac:.1%}",
+        ]
     lines += [f"PROBLEM {p}" for p in verdict.problems] or ["playable"]
     return "\n".join(lines)
 
 
+def _load_lines(verdict: Verdict, beside: Verdict | None) -> list[str]:
+    """Per site: the loads of the day and what the cap needs in the played month."""
+    other = {row.site_id: row.offered for row in beside.sites} if beside else {}
+    name = f" {'in ' + beside.scenario_id.removeprefix('songjiang-'):>6s}" if beside else ""
+    head = f"{'site':15s} {'cap':>5s} {'offered':>8s}{name} {'blind':>6s} {'reach':>6s} {'need':>6s} {'slack':>6s}"
+    lines = [f"{head} {'aware':>6s}  note"]
+    for row in verdict.sites:
+        notes = ["binds"] if row.binds(verdict.month) else []
+        notes += ["may close"] if row.may_close else []
+        notes += [] if row.is_holdable(verdict.month) else ["NOT HOLDABLE"]
+        lines.append(
+            f"{row.site_id:15s} {_number(row.cap):>5s} {row.offered:8.2f}"
+            + (f" {other.get(row.site_id, 0):6.2f}" if beside else "")
+            + f" {row.blind:6.2f} {row.reachable:6.2f} {_number(row.needed.get(verdict.month)):>6s}"
+            f" {_number(row.slack(verdict.month)):>6s} {row.aware:6.2f}  {', '.join(notes)}".rstrip()
+        )
+    return lines
+
+
+def _month_lines(verdict: Verdict) -> list[str]:
+    """Per capped site and month: reachable load minus the load its cap needs; `closed`: held by closing only."""
+    capped = [row for row in verdict.sites if row.cap is not None]
+    lines = [
+        "slack to the cap by month = reachable − needed load (what is offered and reachable is the same in all months)",
+        f"{'month':15s} " + " ".join(f"{m:>6d}" for m in MONTHS),
+    ]
+    for row in capped:
+        cells = []
+        for month in MONTHS:
+            slack = row.slack(month)
+            held_open = slack is not None and slack >= 0
+            cells.append(_number(slack) if held_open else "closed" if row.is_holdable(month) else "NO")
+        lines.append(f"{row.site_id:15s} " + " ".join(f"{c:>6s}" for c in cells))
+    if set(verdict.yuan_by_month) >= set(MONTHS):
+        room = [1 - aware / blind if blind else 0.0 for blind, aware in _in_months(verdict)]
+        lines.append(f"{'aware k¥/day':15s} " + " ".join(f"{a / 1000:6.1f}" for _, a in _in_months(verdict)))
+        lines.append(f"{'room to blind':15s} " + " ".join(f"{r:6.1%}" for r in room))
+    return lines
+
+
+def _in_months(verdict: Verdict) -> list[tuple[float, float]]:
+    return [verdict.yuan_by_month[m] for m in MONTHS]
+
+
+def _hosts_in_words(verdict: Verdict) -> list[str]:
+    counts = verdict.hosts_by_class.items()
+    return [f"{c} {low}" if low == high else f"{c} {low}-{high}" for c, (low, high) in counts]
+
+
+def _wrapped(head: str, parts: Sequence[str]) -> list[str]:
+    return textwrap.wrap(head + ", ".join(parts), 100, subsequent_indent="  ")
+
+
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:.2f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from cluster_sim.scenarios.schema import Plant, Scenario, SiteSpec
+from cluster_sim.scenarios.tables import Plant, ScenarioTables, SiteSpec
 from cluster_sim.world.carbon import carbon_g_by_hour
 from cluster_sim.world.tariff import prices_by_hour
 from suanli.model import (
@@ -39,7 +39,7 @@ def half_up(value: float) -> int:
     return math.floor(value + 0.5)
 
 
-def node_counts(scenario: Scenario, site_id: str) -> dict[str, int]:
+def node_counts(scenario: ScenarioTables, site_id: str) -> dict[str, int]:
     """Nodes of each type at the scenario's scale; a teaching scenario's own counts are taken as they are."""
     if site_id in scenario.nodes:
         return dict(scenario.nodes[site_id])
@@ -48,20 +48,20 @@ def node_counts(scenario: Scenario, site_id: str) -> dict[str, int]:
     return {node_type: max(1, half_up(count / divisor)) for node_type, count in spec.nodes.items()}
 
 
-def rated_it_kw(scenario: Scenario, site_id: str) -> float:
+def rated_it_kw(scenario: ScenarioTables, site_id: str) -> float:
     """Rated IT power: the full site's, in proportion to the largest power of the nodes that remain after rounding."""
     spec = scenario.sites.rows[site_id]
     full_w = _largest_power_w(scenario, spec.nodes)
     return round(spec.rated_it_kw * _largest_power_w(scenario, node_counts(scenario, site_id)) / full_w, 3)
 
 
-def all_idle_load_frac(scenario: Scenario, site_id: str) -> float:
+def all_idle_load_frac(scenario: ScenarioTables, site_id: str) -> float:
     """IT load when every node idles, as a share of rated IT power."""
     idle_w = sum(scenario.node_types.rows[t].idle_w * n for t, n in node_counts(scenario, site_id).items())
     return idle_w / (rated_it_kw(scenario, site_id) * W_PER_KW)
 
 
-def build_fleet(scenario: Scenario, *, exact: bool) -> Fleet:
+def build_fleet(scenario: ScenarioTables, *, exact: bool) -> Fleet:
     """Sites, zones, network, tariffs, data sets and carbon as `suanli.model` values."""
     return Fleet(
         sites=tuple(
@@ -93,7 +93,7 @@ def build_fleet(scenario: Scenario, *, exact: bool) -> Fleet:
     )
 
 
-def build_policy(scenario: Scenario) -> Policy:
+def build_policy(scenario: ScenarioTables) -> Policy:
     """Revision 0 of the default policy."""
     return Policy(
         policy_id="default",
@@ -107,17 +107,17 @@ def access_hub(zone_id: str) -> str:
     return f"access-{zone_id}"
 
 
-def coefficient_error_frac(scenario: Scenario, site_id: str) -> float:
+def coefficient_error_frac(scenario: ScenarioTables, site_id: str) -> float:
     """Signed error of the plant coefficients that the planner starts from: up and down by turns of the site list."""
     sign = 1 if list(scenario.sites.rows).index(site_id) % 2 == 0 else -1
     return sign * scenario.planner_start.coefficient_error_frac
 
 
-def _largest_power_w(scenario: Scenario, counts: Mapping[str, int]) -> float:
+def _largest_power_w(scenario: ScenarioTables, counts: Mapping[str, int]) -> float:
     return sum(scenario.node_types.rows[node_type].max_w * n for node_type, n in counts.items())
 
 
-def _site(scenario: Scenario, site_id: str, spec: SiteSpec, error_frac: float) -> Site:
+def _site(scenario: ScenarioTables, site_id: str, spec: SiteSpec, error_frac: float) -> Site:
     rated_kw = rated_it_kw(scenario, site_id)
     plant = scenario.plants.rows[spec.plant]
     return Site(
@@ -152,7 +152,7 @@ def _site(scenario: Scenario, site_id: str, spec: SiteSpec, error_frac: float) -
     )
 
 
-def facility_of(scenario: Scenario, plant_name: str, error_frac: float = 0.0) -> Facility:
+def facility_of(scenario: ScenarioTables, plant_name: str, error_frac: float = 0.0) -> Facility:
     """Nominal plant with every loss and cooling coefficient `error_frac` off."""
     plant = scenario.plants.rows[plant_name]
     off = 1 + error_frac
@@ -173,7 +173,7 @@ def facility_of(scenario: Scenario, plant_name: str, error_frac: float = 0.0) ->
     )
 
 
-def _ledger_opening(scenario: Scenario, plant: Plant, rated_kw: float) -> LedgerOpening:
+def _ledger_opening(scenario: ScenarioTables, plant: Plant, rated_kw: float) -> LedgerOpening:
     it_kwh = plant.pue_reference_load * rated_kw * scenario.ledger_opening.hours
     return LedgerOpening(
         it_energy_kwh=round(it_kwh, 3),
@@ -182,7 +182,7 @@ def _ledger_opening(scenario: Scenario, plant: Plant, rated_kw: float) -> Ledger
     )
 
 
-def _group(scenario: Scenario, spec: SiteSpec, node_type: str, count: int) -> NodeGroup:
+def _group(scenario: ScenarioTables, spec: SiteSpec, node_type: str, count: int) -> NodeGroup:
     kind = scenario.node_types.rows[node_type]
     dynamic_w = kind.max_w - kind.idle_w
     cores_w = dynamic_w * scenario.node_types.core_share_of_dynamic if kind.gpu_count else dynamic_w
@@ -206,7 +206,7 @@ def _group(scenario: Scenario, spec: SiteSpec, node_type: str, count: int) -> No
     )
 
 
-def _network(scenario: Scenario) -> Network:
+def _network(scenario: ScenarioTables) -> Network:
     spec = scenario.network
     ends_km = {s: site.position_km for s, site in scenario.sites.rows.items()} | dict(spec.hubs)
     links = [
@@ -259,13 +259,13 @@ def _network(scenario: Scenario) -> Network:
     )
 
 
-def _uplink_divisor(scenario: Scenario, ends: tuple[str, str]) -> float:
+def _uplink_divisor(scenario: ScenarioTables, ends: tuple[str, str]) -> float:
     """Uplinks shrink with the site they serve; the metro core keeps its size."""
     sites = [scenario.sites.rows[end] for end in ends if end in scenario.sites.rows]
     return scenario.divisor(sites[0].kind) if sites else 1.0
 
 
-def _tariff(scenario: Scenario, tariff_id: str) -> Tariff:
+def _tariff(scenario: ScenarioTables, tariff_id: str) -> Tariff:
     spec = scenario.tariffs.rows[tariff_id]
     by_month = {
         month: prices_by_hour(spec.flat_yuan_per_kwh, spec.floating_share, season.multipliers, season.hours)
@@ -280,6 +280,6 @@ def _tariff(scenario: Scenario, tariff_id: str) -> Tariff:
     )
 
 
-def sites_of_kind(scenario: Scenario, kind: SiteKind) -> tuple[str, ...]:
+def sites_of_kind(scenario: ScenarioTables, kind: SiteKind) -> tuple[str, ...]:
     """Ids of the sites of one kind, in the order of the file."""
     return tuple(s for s, spec in scenario.sites.rows.items() if spec.kind is kind)

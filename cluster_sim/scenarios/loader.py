@@ -19,6 +19,8 @@ from cluster_sim.scenarios.schema import Scenario
 from suanli.model import FieldProblem, InvalidRequest
 
 SHIPPED_SUFFIX = ".yaml"
+BASE_SUFFIX = "-base"
+"""Of files that only others extend."""
 Raw = dict[str, Any]
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same loader in C, where the library was built with it: six times faster."""
@@ -29,7 +31,12 @@ class ScenarioError(InvalidRequest):
 
 
 def shipped_scenarios() -> tuple[str, ...]:
-    """Names of the scenarios that come with the package."""
+    """Names of the scenarios that come with the package and are meant to be played."""
+    return tuple(name for name in shipped_files() if not name.endswith(BASE_SUFFIX))
+
+
+def shipped_files() -> tuple[str, ...]:
+    """The same with the bases that they extend."""
     folder = resources.files("cluster_sim.scenarios")
     return tuple(
         sorted(
@@ -82,7 +89,7 @@ def _read_extended(name: str, folder: Path, seen: tuple[str, ...]) -> Raw:
 
 def _text_of(name: str, folder: Path) -> tuple[str, Path]:
     """Text of a shipped scenario or of a file, and the folder that its `extends` starts from."""
-    if name in shipped_scenarios():
+    if name in shipped_files():
         return (resources.files("cluster_sim.scenarios") / (name + SHIPPED_SUFFIX)).read_text(
             encoding="utf-8"
         ), folder

@@ -3,6 +3,7 @@
 - `read_azure_llm`: TIMESTAMP, ContextTokens, GeneratedTokens → arrival time, prompt and output length of every request
 - `busy_replicas`: replicas that a list of requests keeps busy, window by window
 - `with_lengths`: a scenario whose LLM serving has the lengths of the list
+- `azure_llm_day`: a scenario whose LLM serving follows the list, window by window
 
 Files are CSV with a header, plain or gzip; columns may stand in any order and others are ignored. A file with mistakes
 raises one `TraceError` that names every one of them with its line and column. The traces themselves are not shipped.
@@ -13,18 +14,27 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster_sim.scenarios.schema import AutoscaledPattern, LlmModel, Scenario
+from cluster_sim.scenarios.schema import AutoscaledPattern, LlmModel, RecordedReplicasPattern, Scenario
+from cluster_sim.scenarios.tables import SiteOutage
+from cluster_sim.traces.day import TraceDay
 from cluster_sim.traces.openb import TraceError, TraceProblem
+from suanli.model.units import SECONDS_PER_HOUR
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+WINDOW_S = 300
+"""Replicas follow the requests every five minutes (assumed: an autoscaler with a stabilisation window does)."""
+TARGET_BUSY_FRAC = 0.6
+"""Share of the time that a replica works in the mean of a window (assumed): above, queues of bursts grow long."""
+LONGEST_H = 24.0
 MICROSECOND_CHARACTERS = 26
 """`2023-11-16 18:15:46.680590`: finer digits, which the traces have, are cut."""
 GZIP_MAGIC = b"\x1f\x8b"
@@ -37,6 +47,8 @@ class LlmRequests:
     at_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+    first_s: float = 0.0
+    """Clock time of the first one, seconds since 1970."""
 
     def __len__(self) -> int:
         return len(self.at_s)
@@ -65,6 +77,7 @@ def read_azure_llm(path: Path | str) -> LlmRequests:
         at_s=np.array([at_s - first_s for at_s, _, _ in rows]),
         prompt_tokens=np.array([prompt for _, prompt, _ in rows], dtype=np.int64),
         output_tokens=np.array([output for _, _, output in rows], dtype=np.int64),
+        first_s=first_s,
     )
 
 
@@ -98,6 +111,70 @@ def with_lengths(scenario: Scenario, requests: LlmRequests) -> Scenario:
         for class_id, spec in scenario.classes.rows.items()
     }
     return scenario.model_copy(update={"classes": scenario.classes.model_copy(update={"rows": rows})})
+
+
+def azure_llm_day(scenario: Scenario, requests: LlmRequests, hours: float | None) -> TraceDay:
+    """The scenario with the requests of the list instead of those of its autoscaled LLM serving.
+
+    The day opens at the clock time of the first request and lasts as long as the list, at most `hours` (24). Every
+    window has the replicas that are busy at most `TARGET_BUSY_FRAC` of the time in the mean; all models of the class
+    serve the same list, as they share the shape of the day in the scenario. ValueError when no class serves LLMs.
+    """
+    patterns = {
+        i: s.pattern for i, s in scenario.classes.rows.items() if isinstance(s.pattern, AutoscaledPattern)
+    }
+    if not patterns:
+        raise ValueError(f"{scenario.scenario_id} has no class of autoscaled LLM serving (songjiang-s has)")
+    span_h = math.ceil((requests.at_s[-1] + 1) / WINDOW_S) * WINDOW_S / SECONDS_PER_HOUR
+    day_h = min(span_h, LONGEST_H if hours is None else hours)
+    rows = dict(scenario.classes.rows)
+    for class_id, pattern in patterns.items():
+        replicas = {
+            model_id: tuple(map(int, replicas_for(requests, model, WINDOW_S, TARGET_BUSY_FRAC)))
+            for model_id, model in pattern.models.items()
+        }
+        recorded = RecordedReplicasPattern(
+            kind="recorded_replicas",
+            zone=pattern.zone,
+            window_s=WINDOW_S,
+            layers=pattern.layers,
+            models=pattern.models,
+            replicas=replicas,
+        )
+        rows[class_id] = rows[class_id].model_copy(update={"pattern": recorded})
+    opening = datetime.fromtimestamp(requests.first_s // WINDOW_S * WINDOW_S, tz=UTC)
+    start = scenario.day.start.replace(hour=opening.hour, minute=opening.minute, second=0)
+    peaks = ", ".join(f"{m} {max(c)}" for m, c in replicas.items())
+    notes = (
+        f"{len(requests)} requests, {requests.rate_per_s:.2f} a second over {span_h:.2f} h, "
+        f"{requests.prompt_tokens.mean():.0f} prompt and {requests.output_tokens.mean():.0f} output tokens in the mean",
+        f"most replicas in {WINDOW_S // 60} minutes at {TARGET_BUSY_FRAC:.0%} busy: {peaks}",
+        f"the day opens at {start:%H:%M} and lasts {day_h:g} h",
+    )
+    played = scenario.model_copy(
+        update={
+            "day": scenario.day.model_copy(update={"start": start, "hours": day_h}),
+            "classes": scenario.classes.model_copy(update={"rows": rows}),
+        }
+    )
+    return TraceDay(_without_failures_outside(played), notes)
+
+
+def _without_failures_outside(scenario: Scenario) -> Scenario:
+    """The failures that begin and end within the day; a shorter day would cut the others in half."""
+
+    def inside(failure: SiteOutage) -> bool:
+        return (
+            scenario.start_s < scenario.clock_s(failure.from_)
+            and scenario.clock_s(failure.until) < scenario.end_s
+        )
+
+    failures = scenario.failures
+    kept = {
+        "site_outages": tuple(filter(inside, failures.site_outages)),
+        "cooling_degradations": tuple(filter(inside, failures.cooling_degradations)),
+    }
+    return scenario.model_copy(update={"failures": failures.model_copy(update=kept)})
 
 
 def _rows(path: Path, problems: list[TraceProblem]) -> Iterator[tuple[float, int, int]]:

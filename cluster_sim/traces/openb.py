@@ -1,7 +1,7 @@
 """Reader of the Alibaba "openb" node and pod lists (cluster-trace-gpu-v2023) and of arrival streams made from them.
 
 - `read_nodes`: sn, cpu_milli, memory_mib, gpu, model
-- `read_pods`: name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec; times where the file has them
+- `read_pods`: name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec; times and qos where the file has them
 - `read_stream`: the same with a leading index 0, 1, 2 …
 
 Files are CSV with a header, plain or gzip. Columns may stand in any order and others are ignored. A file with mistakes
@@ -15,7 +15,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MILLI_PER_GPU = 1000
@@ -37,6 +37,8 @@ class TraceNode:
     memory_mib: int
     gpu_count: int
     gpu_model: str
+    line: int = field(default=0, compare=False)
+    """Where it stands in its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class TracePod:
     gpu_models: tuple[str, ...]
     created_at_s: int | None = None
     deleted_at_s: int | None = None
+    qos: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,9 @@ def read_nodes(path: Path | str) -> list[TraceNode]:
         if sn in first_line:
             row.wrong("sn", f"{sn!r} stands in line {first_line[sn]} already")
         first_line.setdefault(sn, row.line)
-        nodes.append(TraceNode(sn, row.count("cpu_milli"), row.count("memory_mib"), gpu_count, model))
+        nodes.append(
+            TraceNode(sn, row.count("cpu_milli"), row.count("memory_mib"), gpu_count, model, row.line)
+        )
     rows.raise_problems()
     return nodes
 
@@ -142,6 +148,8 @@ def _pod(row: _Row) -> TracePod:
         gpu_models=tuple(sorted({m.strip() for m in models.split("|")} - {""})) if gpu_count else (),
         created_at_s=times[0],
         deleted_at_s=times[1],
+        qos=(row.values.get("qos") or "").strip(),
+        line=row.line,
     )
 
 

@@ -28,6 +28,8 @@ from cluster_sim.scenarios.schema import (
     JobsPattern,
     LlmModel,
     NamedService,
+    RecordedJobsPattern,
+    RecordedReplicasPattern,
     RotatingPattern,
     Scenario,
     SessionsPattern,
@@ -325,6 +327,36 @@ def _add_step(
         return
     from_s = day.scenario.at_s(step.from_hour) - round(lead_min * SECONDS_PER_MINUTE)
     day.add_span(layer, zone_id, from_s, day.scenario.at_s(step.until_hour), ahead=False, part=part, **fields)
+
+
+@submit.register
+def _recorded_replicas(pattern: RecordedReplicasPattern, day: _Day) -> None:
+    start_s = day.scenario.start_s
+    for model_id, model in pattern.models.items():
+        needs = gpu_needs(day.scenario, model.gpus, model.gpu_model, model.gpu_models)
+        stage = stage_of(day.scenario, day.spec, STAGE, gpu_milli=needs)
+        ended = (*pattern.replicas[model_id], 0)  # so that no layer outlives the recording
+        for step in stairs(ended, pattern.layers):
+            layer = stage.model_copy(update={"replicas": step.count, "spread": spread_of("node", step.count)})
+            from_s, until_s = (start_s + i * pattern.window_s for i in (step.from_hour, step.until_hour))
+            day.add_span(layer, pattern.zone, from_s, until_s, ahead=False, part=model_id)
+
+
+@submit.register
+def _recorded_jobs(pattern: RecordedJobsPattern, day: _Day) -> None:
+    for job in pattern.jobs:
+        stage = stage_of(
+            day.scenario,
+            day.spec,
+            STAGE,
+            cpu_milli=job.cpu_milli,
+            memory_mib=job.memory_mib,
+            gpu_milli=job.gpu_milli,
+            duration_s=job.work_s,
+        )
+        workload = workload_of(day.scenario, day.spec, day.class_id, job.job_id, (stage,))
+        fate = None if job.work_s is None else Fate({STAGE: job.work_s})
+        day.add(day.scenario.start_s + job.at_s, workload, fate)
 
 
 @submit.register

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from scheduler.domain.columns import Columns
 from scheduler.domain.shapes import ShapeTable, Spec
-from scheduler.domain.topology import Topology, build_topology
+from scheduler.domain.topology import Topology, build_topology, under_policy
 from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
 
 MAX_GPUS_PER_NODE = 16
@@ -96,6 +96,8 @@ class Guide:
     plan_id: str = ""
     at_s: int = -NEVER_S
     body: dict[str, Any] = field(default_factory=dict)
+    base_revision: int = 0
+    """Of the log that the plan was made from."""
 
 
 class ClusterState:
@@ -148,7 +150,8 @@ class ClusterState:
         self.learner: dict[str, Any] = {}
         self.guide = Guide()
         self.site_down: set[str] = set()
-        self.site_changed_s = 0
+        self.binding_revision = 0
+        """Of the last event that a plan made before it could not know: policy, outage, return or cordon."""
         self.advanced_s = 0
         self._fold: dict[EventKind, Callable[[Event], None]] = {
             EventKind.FLEET_REGISTERED: self._fleet_registered,
@@ -264,7 +267,7 @@ class ClusterState:
             "sharers": self.sharers,
             "shapes": [t.model_dump(mode="json") for t in self.shapes.templates],
             "reference_gpus": [list(s.stage.gpu_milli) for s in self.shapes.specs],
-            "fleet": None if self.topology is None else self.topology.fleet.model_dump(mode="json"),
+            "fleet": None if self.topology is None else self.topology.registered.model_dump(mode="json"),
             "policy": self.policy.model_dump(mode="json"),
             "placements": self.row_of_placement,
             "draining": {str(row): vars(d) for row, d in self.draining.items()},
@@ -275,7 +278,7 @@ class ClusterState:
             "learner": self.learner,
             "guide": vars(self.guide),
             "site_down": sorted(self.site_down),
-            "instants": [self.site_changed_s, self.advanced_s],
+            "instants": [self.binding_revision, self.advanced_s],
         }
         parts.append(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS))
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -287,7 +290,7 @@ class ClusterState:
         fleet = Fleet.model_validate(event.body["fleet"])
         before = self.topology
         cordoned = np.zeros(0, bool) if self.nodes is None else self.nodes.cordoned
-        topology = build_topology(fleet)
+        topology = under_policy(build_topology(fleet), self.policy)
         self.topology = topology
         self._empty_nodes(fleet, topology)
         for site in fleet.sites:
@@ -373,7 +376,11 @@ class ClusterState:
                 self.stopping[placement_id] = Stopping(stop.row, node)
 
     def _policy_revised(self, event: Event) -> None:
+        """The limits of the revision hold from now on; a plan made under the last one is out of date."""
         self.policy = Policy.model_validate(event.body["policy"])
+        self.binding_revision = event.revision
+        if self.topology is not None:
+            self.topology = under_policy(self.topology, self.policy)
 
     def _site_nodes(self, subject: str) -> NDArray[np.bool_]:
         assert self.topology is not None
@@ -383,7 +390,7 @@ class ClusterState:
 
     def _cordoned(self, event: Event) -> None:
         assert self.topology is not None and self.nodes is not None
-        self.site_changed_s = event.at_s
+        self.binding_revision = event.revision
         if event.body["node_index"] < 0:
             self.nodes.cordoned[self._site_nodes(event.subject)] = event.body["cordoned"]
             return
@@ -396,13 +403,13 @@ class ClusterState:
         assert self.nodes is not None
         self.nodes.up[self._site_nodes(event.subject)] = False
         self.site_down.add(event.subject.removeprefix("sites/"))
-        self.site_changed_s = event.at_s
+        self.binding_revision = event.revision
 
     def _site_up(self, event: Event) -> None:
         assert self.nodes is not None
         self.nodes.up[self._site_nodes(event.subject)] = True
         self.site_down.discard(event.subject.removeprefix("sites/"))
-        self.site_changed_s = event.at_s
+        self.binding_revision = event.revision
 
     def _metered(self, event: Event) -> None:
         for meter in event.body["meters"]:
@@ -569,7 +576,8 @@ class ClusterState:
             self.nodes.gpu_milli[node, ids] -= sign * (gpu_milli // len(ids))
 
     def _planned(self, event: Event) -> None:
-        self.guide = Guide(event.subject, event.at_s, event.body.get("guide", {}))
+        body = event.body
+        self.guide = Guide(event.subject, event.at_s, body.get("guide", {}), body.get("base_revision", 0))
 
     def _advanced(self, event: Event) -> None:
         self.advanced_s = event.body["until_s"]

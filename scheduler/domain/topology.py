@@ -6,7 +6,7 @@ planning load; mobile access reaches a site without a local UPF by the city hair
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
-from suanli.model import AccessProfile, Fleet, Link, Site, SiteKind, Zone
+from scheduler.domain.limits import fleet_in_force, floors_in_force
+from suanli.model import AccessProfile, Fleet, Link, Policy, Site, SiteKind, Zone
 from suanli.model.units import MBPS_PER_GBPS, W_PER_KW
 
 RESOURCES = ("cpu_milli", "memory_mib", "gpu_milli", "storage_gib")
@@ -26,6 +27,11 @@ class Topology:
     """Arrays over S sites, G node groups, N nodes, V network vertices (sites, then hubs), L links."""
 
     fleet: Fleet
+    """With the caps and power limits that hold under the policy."""
+    registered: Fleet
+    """As the operator registered it."""
+    site_reserved_floor_frac: NDArray[np.float64]
+    """(S,) share of each node group that the policy keeps free for public services."""
     site_ids: tuple[str, ...]
     site_index: dict[str, int]
     group_ids: tuple[tuple[str, str], ...]
@@ -124,6 +130,17 @@ class Topology:
         return np.array([s.power_limit_kw * W_PER_KW for s in self.sites])
 
     @cached_property
+    def own_power_limit_w(self) -> NDArray[np.float64]:
+        """(S,) limit of IT power that the room itself sets, whatever the policy says."""
+        return np.array([s.power_limit_kw * W_PER_KW for s in self.registered.sites])
+
+    @cached_property
+    def reserved_floor_frac(self) -> NDArray[np.float64] | None:
+        """(G,) floor of each group; None when the policy reserves nothing anywhere."""
+        floor: NDArray[np.float64] = self.site_reserved_floor_frac[self.group_site]
+        return floor if floor.any() else None
+
+    @cached_property
     def fleet_capacity(self) -> NDArray[np.float64]:
         """(3,) installed cpu_milli, memory_mib and gpu_milli of all nodes; never 0."""
         installed: NDArray[np.float64] = np.maximum(self.node_capacity[:, :3].sum(axis=0), 1).astype(float)
@@ -209,8 +226,17 @@ class Topology:
         return links[::-1]
 
 
+def under_policy(topology: Topology, policy: Policy) -> Topology:
+    """The same fleet under another policy; the same object when nothing that binds a site changes."""
+    fleet = fleet_in_force(topology.registered, policy)
+    floors = floors_in_force(topology.registered, policy)
+    if fleet == topology.fleet and bool((floors == topology.site_reserved_floor_frac).all()):
+        return topology
+    return replace(topology, fleet=fleet, site_reserved_floor_frac=floors)
+
+
 def build_topology(fleet: Fleet) -> Topology:
-    """Fold a fleet document into arrays; nodes are numbered site by site, group by group."""
+    """Fold a fleet document into arrays; nodes are numbered site by site, group by group. No policy binds it yet."""
     sites = fleet.sites
     groups = [(s, g) for s in sites for g in s.groups]
     counts = np.array([g.node_count for _, g in groups], np.int64)
@@ -221,6 +247,8 @@ def build_topology(fleet: Fleet) -> Topology:
     rtt_ms, predecessors, link_of_edge = _shortest_paths(fleet, vertex_index)
     return Topology(
         fleet=fleet,
+        registered=fleet,
+        site_reserved_floor_frac=np.zeros(len(sites)),
         site_ids=tuple(s.site_id for s in sites),
         site_index=site_index,
         group_ids=tuple((s.site_id, g.group_id) for s, g in groups),

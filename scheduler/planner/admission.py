@@ -19,15 +19,19 @@ from scheduler.planner.feasibility import (
     labels_wanted,
     needs_on_groups,
     path_ms_of_groups,
+    per_empty_node,
     sites_with_labels,
     view_spec,
 )
 from scheduler.planner.patterns import enumerate_patterns
-from suanli.model import FieldProblem, Stage, Workload
+from suanli.model import FieldProblem, Fleet, Policy, Stage, Workload
+from suanli.model.units import HOURS_PER_DAY, W_PER_KW
 
 SAME_MACHINE_LOOP_MS = 2.0
 """Motion control with cycles below this never leaves its machine (3GPP TR 22.804, cycles of 0.5 to 2 ms)."""
 MAX_LISTED = 12
+MONTHS_PER_YEAR = 12
+MANY = 10**9
 
 
 def impossible(workload: Workload, topology: Topology) -> list[FieldProblem]:
@@ -49,6 +53,82 @@ def impossible(workload: Workload, topology: Topology) -> list[FieldProblem]:
     if not problems and (len(workload.stages) > 1 or workload.paths):
         problems += _joint_problems(workload, views, topology)
     return problems
+
+
+# ---------------------------------------------------------------------- fleets and policies
+
+
+def unplannable(fleet: Fleet) -> list[FieldProblem]:
+    """What plans read of a fleet and would not find: a plan looks up to a week ahead, so any month may come next."""
+    problems = []
+    for i, tariff in enumerate(fleet.tariffs):
+        used_by = [s.site_id for s in fleet.sites if s.tariff_id == tariff.tariff_id]
+        missing = [m for m in range(1, MONTHS_PER_YEAR + 1) if m not in tariff.price_yuan_per_kwh_by_month]
+        if used_by and missing:
+            has = ", ".join(map(str, sorted(tariff.price_yuan_per_kwh_by_month))) or "none"
+            problems.append(
+                _problem(
+                    f"tariffs[{i}].price_yuan_per_kwh_by_month",
+                    f"tariff {tariff.tariff_id!r} of {_listed(used_by)} has no prices for month "
+                    + ", ".join(map(str, missing)),
+                    f"24 hourly prices for each of the months 1 to 12; it has {has}",
+                    "",
+                    "tariff_incomplete",
+                )
+            )
+    hours = len(fleet.carbon_g_per_kwh_by_hour)
+    if hours not in (0, HOURS_PER_DAY):
+        problems.append(
+            _problem(
+                "carbon_g_per_kwh_by_hour",
+                f"has {hours} values",
+                "one for each of 24 hours, or none",
+                "",
+                "carbon_incomplete",
+            )
+        )
+    return problems
+
+
+def policy_problems(policy: Policy, topology: Topology | None) -> list[FieldProblem]:
+    """Overrides that could never bind anything: of a site that is not there, twice, or looser than the room itself."""
+    problems: list[FieldProblem] = []
+    seen: set[str] = set()
+    for i, override in enumerate(policy.sites):
+        path = f"sites[{i}]"
+        if override.target in seen:
+            problems.append(
+                _problem(
+                    f"{path}.target",
+                    f"{override.target} comes twice",
+                    "one override for each target",
+                    "",
+                    "duplicate_target",
+                )
+            )
+        seen.add(override.target)
+        if topology is None or not override.target.startswith("sites/"):
+            continue
+        unknown = _unknown(f"{path}.target", "site", override.target, topology.site_ids, "sites/")
+        problems += unknown
+        if unknown or override.power_limit_kw is None:
+            continue
+        own_kw = topology.registered.site(override.target.removeprefix("sites/")).power_limit_kw
+        if override.power_limit_kw > own_kw:
+            problems.append(
+                _problem(
+                    f"{path}.power_limit_kw",
+                    f"{override.power_limit_kw:g} kW is above what the site itself allows",
+                    f"at most {own_kw:g} kW of IT power",
+                    f"{own_kw:g}",
+                    "above_own_limit",
+                )
+            )
+    return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
 
 
 # ---------------------------------------------------------------------- names that exist
@@ -113,7 +193,7 @@ def _stage_problems(
     if view.group_ok.any():
         return (
             problems
-            + _count_problems(path, stage, view, topology)
+            + (_count_problems(path, stage, view, topology) or _power_problems(path, stage, view, topology))
             + _spread_problems(path, stage, view, topology)
         )
     if not problems:
@@ -290,6 +370,52 @@ def _gang_problems(path: str, stage: Stage, view: SpecView, topology: Topology) 
             "gang_too_large",
         )
     ]
+
+
+def _power_problems(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:
+    """Σ idle + dynamic power of what starts together ≤ the site's own limit, with everything else asleep.
+
+    A limit that only the policy sets is no reason to refuse: the next revision may lift it, so such work waits.
+    """
+    together = stage.replicas if stage.gang else 1
+    most = max(_powered(view, int(g), topology) for g in view.candidate_groups)
+    if together <= most:
+        return []
+    if most < 1 or not stage.gang:
+        limit_kw = (
+            float(topology.own_power_limit_w[topology.group_site[view.candidate_groups]].max()) / W_PER_KW
+        )
+        return [
+            _problem(
+                path,
+                f"one replica and its node draw more than the {limit_kw:g} kW any site allows",
+                "a replica that a site can power",
+                "",
+                "power_above_site",
+            )
+        ]
+    return [
+        _problem(
+            f"{path}.replicas",
+            f"a gang of {together} draws more than the power limit of every site that could hold it",
+            f"at most {most}",
+            str(most),
+            "power_above_site",
+        )
+    ]
+
+
+def _powered(view: SpecView, group: int, topology: Topology) -> int:
+    """Replicas that the site's own power limit allows on the group when nothing else runs there."""
+    limit_w = float(topology.own_power_limit_w[topology.group_site[group]])
+    per_node, idle_w = per_empty_node(view, group), float(topology.group_idle_w[group])
+    watts = float(view.watts[group])
+    node_w = idle_w + per_node * watts
+    full = min(int(limit_w // node_w) if node_w > 0 else MANY, int(topology.group_node_count[group]))
+    left_w = limit_w - full * node_w - idle_w
+    if full == topology.group_node_count[group] or left_w < 0:
+        return full * per_node
+    return full * per_node + (min(per_node, int(left_w // watts)) if watts > 0 else per_node)
 
 
 def _spread_problems(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:

@@ -14,6 +14,8 @@ from scheduler.domain.state import ClusterState
 from scheduler.planner.round import Placed
 
 IntArray = NDArray[np.int64]
+FIRST_LOW_RANK = 2
+"""Below hard safety (0) and public service (1)."""
 RESOURCE_NAMES = ("cpu_milli", "memory_mib", "gpu_milli", "storage_gib")
 
 
@@ -41,6 +43,7 @@ def audit_placements(state: ClusterState, placed: Sequence[Placed], gone: Sequen
         f"node {'/'.join(map(str, topology.node_name(int(n))))}: {RESOURCE_NAMES[r]} {used[n, r]} is not installed"
         for n, r in over
     ]
+    violations += _floor_violations(state, placed, rows, specs, at, need)
     violations += _device_violations(state, placed, gone)
     new_nodes = np.array([p.node for p in placed])
     violations += [
@@ -48,6 +51,38 @@ def audit_placements(state: ClusterState, placed: Sequence[Placed], gone: Sequen
         for n in np.unique(new_nodes[~nodes.up[new_nodes] | nodes.cordoned[new_nodes]])
     ]
     return violations
+
+
+def _floor_violations(
+    state: ClusterState,
+    placed: Sequence[Placed],
+    rows: IntArray,
+    specs: IntArray,
+    at: IntArray,
+    need: IntArray,
+) -> list[str]:
+    """Groups to which this round adds work below public service although their reserved floor is touched."""
+    topology, nodes = state.topology, state.nodes
+    assert topology is not None and nodes is not None
+    floor = topology.site_reserved_floor_frac[topology.group_site]
+    if not floor.any():
+        return []
+    low = np.array([state.spec(int(s)).workload.priority_class.rank >= FIRST_LOW_RANK for s in specs], bool)
+    groups = topology.node_group[at]
+    used = np.zeros((len(topology.group_ids), len(RESOURCE_NAMES)))
+    np.add.at(used, groups[low], need[low])
+    usable = nodes.up & (~nodes.cordoned | (np.bincount(at, minlength=topology.node_count) > 0))
+    count = np.bincount(topology.node_group, usable, len(topology.group_ids))
+    allowed = (1.0 - floor)[:, None] * count[:, None] * topology.group_capacity
+    new_rows = np.isin(rows, [p.row for p in placed])
+    added = np.zeros((len(topology.group_ids), len(RESOURCE_NAMES)))
+    np.add.at(added, groups[low & new_rows], need[low & new_rows])
+    over = np.argwhere((used > allowed + 1e-6) & (added > 0) & (floor > 0)[:, None])
+    return [
+        f"group {'/'.join(topology.group_ids[g])}: {RESOURCE_NAMES[r]} {used[g, r]:g} leaves less than the reserved "
+        f"{floor[g]:.0%}"
+        for g, r in over
+    ]
 
 
 def _needs(state: ClusterState, specs: IntArray, groups: IntArray) -> IntArray:

@@ -160,6 +160,8 @@ class NodeChoice:
         """
         open_group = self._bounds.may_hold(view)
         open_group &= ~shut[self.snapshot.topology.group_site]
+        if self.snapshot.low_used is not None:
+            open_group &= self.snapshot.floor_room(view) > 0
         ranges = [r for r in among.ranges if open_group[r[0]]]
         if not ranges:
             return
@@ -206,7 +208,7 @@ class NodeChoice:
             return at, at
         if self.reservations.groups:
             at = at[self.reservations.passes(at, left_s)]
-        fit = self.snapshot.fit(view, at)
+        fit = self.snapshot.fit_of_nodes(view, at)
         has = fit > 0
         return (at, fit) if has.all() else (at[has], fit[has])
 
@@ -245,7 +247,7 @@ class NodeChoice:
         at = among.nodes()
         if self.reservations.groups:
             at = at[self.reservations.passes(at, left_s)]
-        fit = snapshot.fit(view, at)
+        fit = snapshot.fit_of_nodes(view, at)
         fits = (fit > 0) & ~shut[topology.node_site[at]]
         at, fit = at[fits], fit[fits]
         cost = self.group_cost(view)[topology.node_group[at]]
@@ -428,7 +430,7 @@ class _GroupBounds:
                 self.share_milli[g] = free.max()
 
 
-# ---------------------------------------------------------------------- power and links of sites
+# ---------------------------------------------------------------------- power, links and reserved floors
 
 
 @dataclass(frozen=True)
@@ -457,7 +459,8 @@ class _SiteWatts:
 
 
 class _SiteRoom:
-    """Power and links that the sites have left while nodes are being chosen; free of charge where there is plenty."""
+    """Power and links that sites have left, and groups above their floors, while nodes are being chosen; free of charge
+    where there is plenty."""
 
     def __init__(self, snapshot: Snapshot, view: SpecView, watts: _SiteWatts, count: int) -> None:
         self._snapshot, self._view = snapshot, view
@@ -466,6 +469,12 @@ class _SiteRoom:
         if self.is_plenty and watts.most_mbps is not None:
             spare = snapshot.spare_mbps() + LINK_SLACK_MBPS
             self.is_plenty = not bool((watts.most_mbps * count > spare).any())
+        self._floor_room: list[int] | None = None
+        """Replicas by group; None where no floor could bind."""
+        if snapshot.low_used is not None:
+            room = snapshot.floor_room(view)
+            if (room < count).any():
+                self.is_plenty, self._floor_room = False, room.tolist()
         self._spare_w = [] if self.is_plenty else spare_w.tolist()
         self._spare_mbps = np.zeros(0) if self.is_plenty else snapshot.spare_mbps()
         self._route: dict[int, tuple[IntArray, NDArray[np.float64]]] = {}
@@ -473,27 +482,36 @@ class _SiteRoom:
         self._woken: set[int] = set()
 
     def like(self, node: int, at: IntArray) -> NDArray[np.bool_]:
-        """(len(at),) nodes that have no room either, now that this one had not enough: its site's links are full, or
-        its power is too short for one more on a node of the same group, on or asleep as this one."""
+        """(len(at),) nodes that have no room either, now that this one had not enough.
+
+        Its site's links are full, its group is down to its floor, or the power is too short for one more on a node of
+        the same group, on or asleep as this one.
+        """
         topology, asleep = self._snapshot.topology, self._snapshot.empty_node
+        group = int(topology.node_group[node])
+        if self._floor_room is not None and self._floor_room[group] <= 0:
+            of_group: NDArray[np.bool_] = topology.node_group[at] == group
+            return of_group
         if int(topology.node_site[node]) in self._cut_off:
             of_site: NDArray[np.bool_] = topology.node_site[at] == topology.node_site[node]
             return of_site
-        alike: NDArray[np.bool_] = (topology.node_group[at] == topology.node_group[node]) & (
-            asleep[at] == asleep[node]
-        )
+        alike: NDArray[np.bool_] = (topology.node_group[at] == group) & (asleep[at] == asleep[node])
         if self._woken:
             alike &= ~np.isin(at, list(self._woken))
         return alike
 
     def take(self, node: int, count: int) -> int:
-        """How many of `count` replicas the node's site can still power and connect; they are taken."""
+        """How many of `count` replicas site and group of the node still allow; they are taken."""
         if self.is_plenty or count <= 0:
             return count
         snapshot, topology = self._snapshot, self._snapshot.topology
         site, group = int(topology.node_site[node]), int(topology.node_group[node])
         if site in self._cut_off:
             return 0
+        if self._floor_room is not None:
+            count = min(count, self._floor_room[group])
+            if count <= 0:
+                return 0
         watts = float(self._view.watts[group])
         wakes = bool(snapshot.empty_node[node]) and node not in self._woken
         wake_w = float(topology.group_idle_w[group]) if wakes else 0.0
@@ -510,6 +528,8 @@ class _SiteRoom:
                 return 0
             self._spare_mbps[links] -= count * mbps
         self._spare_w[site] -= wake_w + count * watts
+        if self._floor_room is not None:
+            self._floor_room[group] -= count
         self._woken.add(node)
         return count
 

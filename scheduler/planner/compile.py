@@ -250,7 +250,7 @@ def _sites(
         debt_yuan_per_kwh=np.array([s.caps.debt_price_yuan_per_kwh for s in sites]),
         demand_yuan_per_kw=np.zeros(len(sites)),
         demand_peak_kw=np.zeros(len(sites)),
-        reserved_floor_frac=np.zeros(len(sites)),
+        reserved_floor_frac=topology.site_reserved_floor_frac,
     )
 
 

@@ -246,7 +246,7 @@ class _Helper:
         )
 
     def _fit(self, view: SpecView, at: IntArray) -> IntArray:
-        fit = self._drained.fit(view, at)
+        fit = self._drained.fit_of_nodes(view, at)
         return np.where(self._kept.until_s[at] > 0, 0, fit)
 
     def _wait_h(self, view: SpecView, count: int) -> float:
@@ -257,14 +257,18 @@ class _Helper:
         return min(MAX_GAIN_HOURS, (slot.at_s - self._now_s) / SECONDS_PER_HOUR)
 
     def _pools(self, view: SpecView, count: int) -> list[tuple[int, int, int]]:
-        """(group, first node, one past the last) that may hold the gang: islands, or whole groups for larger gangs."""
+        """(group, first node, one past the last) that may hold the gang: islands, or whole groups for larger gangs.
+
+        Not where the reserved floor is what it lacks: moves within a group take nobody off that.
+        """
         topology = self._snapshot.topology
+        floor_room = self._drained.floor_room(view)
         out = []
         for group in view.candidate_groups.tolist():
             first, nodes = int(topology.group_first_node[group]), int(topology.group_node_count[group])
             size = int(topology.group_island_nodes[group])
             each = per_empty_node(view, group)
-            if count > each * nodes:
+            if count > min(each * nodes, int(floor_room[group])):
                 continue
             step = size if count <= each * size else nodes
             out += [(group, i, min(i + step, first + nodes)) for i in range(first, first + nodes, step)]

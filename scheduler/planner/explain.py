@@ -1,58 +1,77 @@
 """Answers to "why not" and "why there": every blocking reason, the minimal set of rules that conflict, the candidates.
 
-The conflict set is found by deletion: starting from all rules that bind the workload, a rule is dropped for good when
-what remains still blocks it; what is left is minimal, so dropping any one of its rules makes the workload placeable.
+The conflict set and the changes that would help come from trials (`planner.trials`), the start from `planner.starts`.
 The question is asked of the fleet as the next round would leave it: work ahead in the queue has taken its room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.shapes import Spec
-from scheduler.domain.state import NEVER_S, ClusterState, Phase
-from scheduler.planner.feasibility import SpecView, Views, view_spec
-from scheduler.planner.patterns import Patterns, enumerate_patterns
-from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, whole_is_released
-from scheduler.planner.relax import (
-    MOMENT_RULES,
-    OCCUPIED,
-    OUTAGE,
-    PRICE,
-    RESERVED,
-    SHARED,
-    TOO_LARGE,
-    WINDOW,
-    flow_text,
-    path_text,
-    rules_of,
-    with_flow_limit,
-    with_path_budget,
-)
-from scheduler.planner.reserve import earliest_slot, ends_of
+from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.topology import RESOURCES
+from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
+from scheduler.planner.marginal import marginal_ipue
+from scheduler.planner.queue import heads, in_order, released, whole_is_released
+from scheduler.planner.relax import OCCUPIED
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot, stage_sites
+from scheduler.planner.starts import StartForecast
+from scheduler.planner.trials import Question, Trials
 from suanli.model import (
     Candidate,
     Explanation,
     NotFound,
     Reason,
     ReasonCode,
-    Relaxation,
     StartEstimate,
     Workload,
     WorkloadState,
 )
-from suanli.model.units import utc
+from suanli.model.units import MIB_PER_GIB, MILLI, W_PER_KW, utc
 
 SAME_COST_YUAN = 1e-9
+AMOUNTS = {
+    ReasonCode.CPU_SHORT: ("cpu_milli", RESOURCES.index("cpu_milli"), MILLI, "cores"),
+    ReasonCode.MEMORY_SHORT: ("memory_mib", RESOURCES.index("memory_mib"), MIB_PER_GIB, "GiB"),
+    ReasonCode.STORAGE_SHORT: ("storage_gib", RESOURCES.index("storage_gib"), 1, "GiB"),
+    ReasonCode.GPU_SHORT: ("gpu_milli", RESOURCES.index("gpu_milli"), MILLI, "GPUs"),
+    ReasonCode.GPU_FRAGMENTED: ("gpu_milli", RESOURCES.index("gpu_milli"), MILLI, "GPUs"),
+}
+"""Reason → column of free amounts, resource, amount per unit, unit."""
+NO_END = "; no declared end of what runs makes room for it"
+LASTING = frozenset(
+    {
+        ReasonCode.SITE_NOT_NAMED,
+        ReasonCode.LABEL_MISSING,
+        ReasonCode.RTT_EXCEEDED,
+        ReasonCode.RTT_UNKNOWN,
+        ReasonCode.PATH_BUDGET_EXCEEDED,
+        ReasonCode.GPU_MODEL_ABSENT,
+        ReasonCode.GPU_MEMORY_TOO_SMALL,
+        ReasonCode.NODE_TOO_SMALL,
+    }
+)
+"""Reasons of the workload and the fleet alone: time does not lift them."""
+
+
+@dataclass(frozen=True)
+class WaitingStatus:
+    """What a record says of a workload that waits."""
+
+    queue_position: int
+    pending_reasons: dict[str, int]
+    """ReasonCode → sites that it rules out."""
+    summary: str
+    expected_start: StartEstimate | None = None
 
 
 class Explainer:
@@ -72,7 +91,8 @@ class Explainer:
         self._views = views
         self._patterns = patterns
         self._scorer = scorer
-        self._now_s = now_s
+        self._now_s = self.now_s = now_s
+        self._known_at_sites: dict[tuple[int, int], tuple[Reason, ...]] = {}
 
     @cached_property
     def _round(self) -> Round:
@@ -83,8 +103,12 @@ class Explainer:
     def _now(self) -> Snapshot:
         return Snapshot.take(self._state, self._views)
 
-    def explain(self, name: str, workload: Workload, site_id: str = "") -> Explanation:
+    def explain(
+        self, name: str, site_id: str = "", node: int | None = None, *, with_relaxations: bool = False
+    ) -> Explanation:
         """Pending: reasons, conflict, candidates. Placed: candidates with the chosen one and why the others lost.
+
+        `site_id` narrows the answer to one site, `node` to one machine of it. Relaxations are separate trials.
 
         Raises:
             NotFound: when `site_id` names no site.
@@ -98,52 +122,154 @@ class Explainer:
         now = state.workload_state(name)
         assert now is not None
         candidates = self._candidates(rows, site_id)
+        asked = site_id if node is None else self._node_name(node)
         if now.is_final or not len(waiting):
             return Explanation(
                 workload=name,
                 state=now.value,
                 at_s=self._now_s,
-                summary=_why_not_summary(site_id, candidates) or _placed_summary(candidates, now),
+                summary=self._why_not(rows, site_id, node, candidates) or _placed_summary(candidates, now),
                 candidates=candidates,
-                why_not=site_id,
+                why_not=asked,
             )
         reasons = self._reasons(index, waiting, site_id)
-        trial = _Trials(self, index, waiting, state.shapes.templates[int(state.workloads["shape"][index])])
-        conflict = trial.conflict()
+        if node is not None:
+            reasons = tuple(r for r in reasons if not r.site_id) + self._reasons_on(waiting, node)
+        trials = self._trials(index, waiting)
+        conflict = trials.conflict()
         position = self._queue_position(index)
+        start = self._expected_start(index, waiting) if conflict else None
+        relaxations = trials.relaxations(conflict, lambda: start) if with_relaxations else ()
         return Explanation(
             workload=name,
             state=now.value,
             at_s=self._now_s,
-            summary=_why_not_summary(site_id, candidates)
-            or _pending_summary(len(waiting), reasons, conflict, position),
+            summary=self._why_not(rows, site_id, node, candidates)
+            or _pending_summary(len(waiting), reasons, conflict, position)
+            + (NO_END if conflict and OCCUPIED in conflict and start is None else ""),
             reasons=reasons,
             conflict=conflict,
             candidates=candidates,
-            relaxations=trial.relaxations(conflict),
-            why_not=site_id,
-            expected_start=self._expected_start(index, waiting) if conflict else None,
+            relaxations=relaxations,
+            why_not=asked,
+            expected_start=start,
             queue_position=position,
             other_work_ahead_count=max(0, position - 1),
         )
+
+    def waiting_status(self, name: str, *, with_start: bool = False) -> WaitingStatus | None:
+        """Place, reasons and start of one workload; None for one of which nothing waits."""
+        state = self._state
+        index = state.index_of[name]
+        own = state.rows_of(index)
+        rows = np.arange(own.start, own.stop)
+        waiting = rows[state.replicas["phase"][rows] == Phase.WAITING]
+        now = state.workload_state(name)
+        if now is None or now.is_final or not len(waiting):
+            return None
+        if {p.row for p in self._round.result.placed}.issuperset(waiting.tolist()):
+            return WaitingStatus(self._queue_position(index), {}, "the next round places it")
+        reasons = self._reasons(index, waiting, "")
+        sites: dict[str, set[str]] = {}
+        for r in reasons:
+            sites.setdefault(r.code.value, set()).update(
+                [r.site_id] if r.site_id else self._views.topology.site_ids
+            )
+        counts = {code: len(s) for code, s in sorted(sites.items())}
+        start = self._expected_start(index, waiting) if with_start else None
+        placed = len(rows) - len(waiting)
+        who = f"{len(waiting)} of {len(rows)} replicas wait: " if placed else ""
+        return WaitingStatus(self._queue_position(index), counts, who + self._brief(counts), start)
+
+    def _brief(self, counts: dict[str, int]) -> str:
+        """What is short at the most sites, in a few words; a rule that no site meets only where nothing is short."""
+        passing = {c: n for c, n in counts.items() if ReasonCode(c) not in LASTING}
+        code = max(passing or counts, key=lambda c: (counts[c], c), default="")
+        return f"{code.replace('_', ' ')} at {_count(counts[code], 'site')}" if code else ""
+
+    def _template(self, index: int) -> Workload:
+        return self._state.shapes.templates[int(self._state.workloads["shape"][index])]
+
+    def _trials(self, index: int, waiting: NDArray[np.int64]) -> Trials:
+        template = self._template(index)
+        return Trials(
+            Question(
+                state=self._state,
+                views=self._views,
+                done=self._round,
+                scorer=self._scorer,
+                now_s=self._now_s,
+                index=index,
+                waiting=waiting,
+                template=template,
+                waits_for_price=template.deferrable and self._waits_for_price(waiting),
+            )
+        )
+
+    # ---------------------------------------------------------------- why not there
+
+    def _node_name(self, node: int) -> str:
+        return "/".join(map(str, self._views.topology.node_name(node)))
+
+    def _why_not(
+        self,
+        rows: NDArray[np.int64],
+        site_id: str,
+        node: int | None,
+        candidates: tuple[Candidate, ...],
+    ) -> str:
+        """The answer to "why not there"; "" when no place was named."""
+        if node is None:
+            return _why_not_summary(site_id, candidates)
+        here = f"node {self._node_name(node)}"
+        if (self._state.replicas["node"][rows] == node).any():
+            return f"{here}: it runs there"
+        reasons = self._reasons_on(rows, node)
+        if reasons:
+            return f"{here}: {'; '.join(describe(r) for r in reasons)}"
+        lost = _why_not_summary(site_id, candidates)
+        return f"{here}: it could lie there; {lost}" if lost else f"{here}: it could lie there"
+
+    def _reasons_on(self, rows: NDArray[np.int64], node: int) -> tuple[Reason, ...]:
+        """Per stage every rule that keeps one of its replicas off this node, with what is free there."""
+        topology = self._views.topology
+        site, group = int(topology.node_site[node]), int(topology.node_group[node])
+        found: list[Reason] = []
+        for spec in np.unique(self._state.replicas["spec"][rows]).tolist():
+            view = self._views[spec]
+            if not view.group_ok[group]:
+                found += reasons_of_group(view, group)
+                continue
+            here = replace(view, group_ok=np.arange(len(view.group_ok)) == group)
+            for code in shortage_codes(self._round.snapshot, here, np.array([node])):
+                if code is not ReasonCode.RESERVED_FOR_GANG:
+                    found.append(self._now_reason(code, here, site, 0, np.array([node])))
+            if not self._round.reservations.passes(np.array([node]), np.inf)[0]:
+                found.append(self._now_reason(ReasonCode.RESERVED_FOR_GANG, here, site, 0, np.array([node])))
+        return tuple(found)
 
     # ---------------------------------------------------------------- reasons
 
     def _reasons(self, index: int, waiting: NDArray[np.int64], site_id: str) -> tuple[Reason, ...]:
         """Of the workload as a whole, then per stage and site: the rules that exclude it, or what is short there."""
-        state, topology = self._state, self._views.topology
+        state = self._state
         reasons = self._reasons_of_whole(index, waiting)
         for spec in np.unique(state.replicas["spec"][waiting]).tolist():
-            view = self._views[spec]
             wanted = int((state.replicas["spec"][waiting] == spec).sum())
-            joint = self._joint_sites(spec)
-            for site in range(topology.site_count):
-                if site_id and topology.site_ids[site] != site_id:
-                    continue
-                reasons += view.site_reasons[site]
-                if not view.site_reasons[site]:
-                    reasons += self._reasons_now(view, site, wanted, joint)
+            at_sites = self._reasons_at_sites(spec, wanted)
+            reasons += [r for r in at_sites if not site_id or r.site_id == site_id]
         return tuple(reasons)
+
+    def _reasons_at_sites(self, spec: int, wanted: int) -> tuple[Reason, ...]:
+        """Of one stage, site by site; kept, for a list asks of many workloads alike."""
+        known = self._known_at_sites.get((spec, wanted))
+        if known is None:
+            view, joint = self._views[spec], self._joint_sites(spec)
+            found: list[Reason] = []
+            for site in range(self._views.topology.site_count):
+                found += view.site_reasons[site] or self._reasons_now(view, site, wanted, joint)
+            known = self._known_at_sites[spec, wanted] = tuple(found)
+        return known
 
     def _reasons_of_whole(self, index: int, waiting: NDArray[np.int64]) -> list[Reason]:
         state = self._state
@@ -200,10 +326,7 @@ class Explainer:
         reserved = int((~self._round.reservations.passes(at, np.inf) & (fit > 0)).sum())
         if reserved:
             codes[ReasonCode.RESERVED_FOR_GANG] = reserved
-        out = [
-            Reason(code=code, site_id=site_id, stage_id=stage.stage_id, node_count=n)
-            for code, n in codes.items()
-        ]
+        out = [self._now_reason(code, here, site, n, at) for code, n in codes.items()]
         room = int(np.minimum(fit, wanted).sum())
         if stage.gang and 0 < room < wanted:
             out.append(
@@ -217,6 +340,49 @@ class Explainer:
                 )
             )
         return out
+
+    def _now_reason(
+        self, code: ReasonCode, here: SpecView, site: int, node_count: int, at: NDArray[np.int64]
+    ) -> Reason:
+        """One reason that depends on the moment, about the nodes `at` of one site."""
+        return Reason(
+            code=code,
+            site_id=self._views.topology.site_ids[site],
+            stage_id=here.spec.stage.stage_id,
+            node_count=node_count,
+            **self._numbers(code, here, site, at),
+        )
+
+    def _numbers(self, code: ReasonCode, here: SpecView, site: int, at: NDArray[np.int64]) -> dict[str, Any]:
+        """Limit (for amounts the most that a node which is short has free), what is asked for, and whose rule it is."""
+        topology, after, policy = self._views.topology, self._round.snapshot, self._state.policy
+        nodes = after.nodes
+        usable = at[nodes.up[at] & ~nodes.cordoned[at]]
+        if code in AMOUNTS and len(usable):
+            name, resource, per, unit = AMOUNTS[code]
+            free = np.maximum(getattr(nodes, name)[usable], 0)
+            free = free.sum(axis=1) if free.ndim > 1 else free
+            needed = here.need[topology.node_group[usable], resource]
+            short = free < needed if (free < needed).any() else np.ones(len(free), bool)
+            most, asked = int(free[short].max()), int(needed[short].min())
+            return {"limit": round(most / per, 3), "actual": round(asked / per, 3), "unit": unit}
+        if code is ReasonCode.POWER_LIMIT:
+            limit_w = float(topology.power_limit_w[site])
+            least_w = float((here.watts + topology.group_idle_w)[here.group_ok].min())
+            tightened = limit_w < float(topology.own_power_limit_w[site])
+            return {
+                "limit": round(limit_w / W_PER_KW, 3),
+                "actual": round((limit_w - float(after.spare_w()[site]) + least_w) / W_PER_KW, 3),
+                "unit": "kW",
+                "detail": f"set by policy revision {policy.revision}" if tightened else "",
+            }
+        if code is ReasonCode.RESERVED_FLOOR:
+            return {
+                "limit": float(topology.site_reserved_floor_frac[site]),
+                "unit": "of each node group",
+                "detail": f"kept free for public services by policy revision {policy.revision}",
+            }
+        return {}
 
     def _joint_sites(self, spec: int) -> NDArray[np.bool_]:
         """(S,) sites where the stage lies in some pattern of its workload."""
@@ -239,41 +405,49 @@ class Explainer:
 
     def _queue_position(self, index: int) -> int:
         """1 for the workload whose turn comes next, 0 for one that is not queued."""
-        rows = heads(self._state, self._now_s)
-        if not len(rows):
-            return 0
-        order = np.concatenate(in_order(self._state, rows, self._now_s))
-        owners = self._state.replicas["workload"][order]
+        return self._positions.get(index, 0)
+
+    @cached_property
+    def _turns(self) -> NDArray[np.int64]:
+        """Rows that wait and may start, in the order of their turn."""
+        blocks = in_order(self._state, heads(self._state, self._now_s), self._now_s)
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.int64)
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        """Workload → place in the queue, from 1."""
+        owners = self._state.replicas["workload"][self._turns]
         _, first = np.unique(owners, return_index=True)
-        turn = owners[np.sort(first)].tolist()
-        return turn.index(index) + 1 if index in turn else 0
+        return {int(w): i + 1 for i, w in enumerate(owners[np.sort(first)].tolist())}
 
     def _expected_start(self, index: int, waiting: NDArray[np.int64]) -> StartEstimate | None:
-        """From the declared ends of what runs, for work of one stage; None when none of them makes room."""
-        state, done = self._state, self._round
-        if len(state.shapes.specs_of_shape[int(state.workloads["shape"][index])]) > 1:
-            return None
-        view = self._views[int(state.replicas["spec"][waiting[0]])]
-        count = len(waiting) if view.spec.stage.gang else 1
-        placed = [(p.row, p.node, p.gpu_mask) for p in done.result.placed]
-        ends = ends_of(state, placed, self._now_s, {p.row for p in done.result.preempted})
-        slot = earliest_slot(done.snapshot, view, count, ends, self._now_s)
-        if slot is None:
-            return None
-        not_before_s = int(state.workloads["not_before_s"][index])
-        earliest_s = max(slot.at_s, not_before_s, self._now_s)
-        last_s = float(ends.at_s[np.isfinite(ends.at_s)].max(initial=earliest_s))
-        latest_s = max(earliest_s, int(last_s))
-        deadline_s = int(state.workloads["deadline_s"][index])
-        if view.spec.workload.deferrable and deadline_s < NEVER_S:
-            left_s = float(state.replicas["work_s"][waiting].max())
-            latest_s = max(earliest_s, int(deadline_s - left_s - START_MARGIN_S))
-        return StartEstimate(
-            earliest_at_s=earliest_s,
-            likely_at_s=earliest_s,
-            latest_at_s=latest_s,
-            assumption="what runs ends as declared and nothing more urgent arrives",
+        """None when no declared end makes room for it."""
+        template = self._template(index)
+        trials = self._trials(index, waiting)
+        forecast = StartForecast(
+            self._state,
+            self._round,
+            self._now_s,
+            lambda snapshot: trials.attempt(snapshot, template, trials.costs),
         )
+        return forecast.expected_start(index, waiting, template, self._queue_with(index, waiting))
+
+    def _queue_with(self, index: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows left waiting that compete for the same groups, and the waiting ones; deferrable rivals wait anyway."""
+        columns, replicas = self._state.shapes.columns, self._state.replicas
+        placed = np.array([p.row for p in self._round.result.placed], np.int64)
+        rows = np.union1d(self._turns, waiting)
+        rows = rows[~np.isin(rows, placed) | np.isin(rows, waiting)]
+        spec = replicas["spec"][rows]
+        wanted = np.any(
+            [self._views[s].group_ok for s in np.unique(replicas["spec"][waiting]).tolist()], axis=0
+        )
+        rivals = {s: bool((self._views[s].group_ok & wanted).any()) for s in np.unique(spec).tolist()}
+        keep = np.array([rivals[s] for s in spec.tolist()], bool)
+        if not self._template(index).deferrable:
+            keep &= ~columns["deferrable"][spec]
+        queue: NDArray[np.int64] = rows[keep | np.isin(rows, waiting)]
+        return queue
 
     # ---------------------------------------------------------------- candidates
 
@@ -290,9 +464,8 @@ class Explainer:
         mine = rows[state.replicas["spec"][rows] == spec]
         on = state.replicas["node"][mine]
         chosen = {int(topology.node_site[n]) for n in on[on >= 0]}
-        cost = self._scorer.group_cost(view, self._now)
-        site_cost = np.full(topology.site_count, np.inf)
-        np.minimum.at(site_cost, topology.group_site[view.group_ok], cost[view.group_ok])
+        site_cost, wake_cost = self._site_costs(view)
+        has_legs, by_plan = bool(zone_legs(view.spec)), bool(self._scorer.quota(spec, self._now))
         best = min((float(site_cost[s]) for s in chosen if np.isfinite(site_cost[s])), default=None)
         out = []
         for site in range(topology.site_count):
@@ -312,229 +485,78 @@ class Explainer:
                     stage_id=view.spec.stage.stage_id,
                     chosen=site in chosen,
                     feasible=feasible,
-                    rtt_p99_ms=_finite(view.rtt_p99_ms[site]),
+                    rtt_p99_ms=_finite(view.rtt_p99_ms[site]) if has_legs else None,
                     power_w=round(float(view.watts[here].min()), 1) if feasible else None,
+                    ipue_marginal=round(float(self._marginal_ipue[site]), 4),
                     cost_yuan_per_hour=round(own, 6) if own is not None and is_open else None,
-                    cost_terms_yuan_per_hour={"energy": round(own, 6)} if own is not None and is_open else {},
+                    cost_terms_yuan_per_hour=_terms(own, float(wake_cost[site]))
+                    if own is not None and is_open
+                    else {},
                     reasons=reasons,
-                    lost_because=_lost(site in chosen, reasons, own, best, short, self._room_at(view, here)),
+                    lost_because=_lost(
+                        site in chosen, reasons, own, best, short, self._room_at(view, here, short), by_plan
+                    ),
                 )
             )
         return sorted(
             out, key=lambda c: (not c.chosen, not c.feasible, c.cost_yuan_per_hour or np.inf, c.site_id)
         )
 
-    def _room_at(self, view: SpecView, groups: NDArray[np.bool_]) -> bool:
-        at = self._now.nodes_of(groups)
-        return bool(self._now.fit(view, at).any())
-
-
-@dataclass
-class _FlatScorer:
-    """Everything costs the same: a trial asks whether, not where."""
-
-    chunk: int = 0
-
-    def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
-        return np.zeros(len(snapshot.topology.group_ids))
-
-    def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
-        return np.zeros(snapshot.topology.node_count)
-
-    def quota(self, spec: int, snapshot: Snapshot) -> dict[int, float]:
-        return {}
-
-    def may_start_deferred(self, spec: int, snapshot: Snapshot) -> int | None:
-        return None
-
-
-class _Trials:
-    """Placement attempts of one waiting workload with some of its rules dropped."""
-
-    def __init__(self, asked: Explainer, index: int, waiting: NDArray[np.int64], template: Workload) -> None:
-        self._asked = asked
-        self._state, self._now_s = asked._state, asked._now_s
-        self._index, self._waiting, self._template = index, waiting, template
-        self._own = {r.text: r.drop for r in rules_of(template, asked._views.topology.gpu_models)}
-
-    def conflict(self) -> tuple[str, ...]:
-        """A minimal set of rules that together keep the workload waiting; () when the next round places it."""
-        if self._would_start():
-            return ()
-        rules = [*self._own, *self._moment_rules()]
-        if self.places(frozenset(rules)):
-            return ()
-        kept = list(rules)
-        for rule in rules:
-            if not self.places(frozenset(kept) - {rule}):
-                kept.remove(rule)
-        return tuple(kept) if kept else (TOO_LARGE,)
-
-    def _would_start(self) -> bool:
-        placed = {p.row for p in self._asked._round.result.placed}
-        return placed.issuperset(self._waiting.tolist())
-
-    def _moment_rules(self) -> list[str]:
-        rules = []
-        if int(self._state.workloads["not_before_s"][self._index]) > self._now_s:
-            rules.append(WINDOW)
-        if self._template.deferrable and self._asked._waits_for_price(self._waiting):
-            rules.append(PRICE)
-        if any(s.shared_with is not None for s in self._template.stages):
-            rules.append(SHARED)
-        return [*rules, *MOMENT_RULES]
-
-    def places(self, rules: frozenset[str]) -> bool:
-        """Whether the waiting replicas could all start now under only these rules."""
-        relaxed = self._template
-        for text, drop in self._own.items():
-            if text not in rules:
-                relaxed = drop(relaxed)
-        return self._places(relaxed, rules)
-
-    def _places(self, relaxed: Workload, rules: frozenset[str]) -> bool:
-        if WINDOW in rules or PRICE in rules:
-            return False
-        state = self._state
-        shape = int(state.workloads["shape"][self._index])
-        if SHARED not in rules:
-            stages = tuple(s.model_copy(update={"shared_with": None}) for s in relaxed.stages)
-            relaxed = relaxed.model_copy(update={"stages": stages})
-        specs = [
-            Spec(s, shape, i, stage, relaxed)
-            for i, (s, stage) in enumerate(
-                zip(state.shapes.specs_of_shape[shape], relaxed.stages, strict=True)
-            )
-        ]
-        views = _TrialViews(self._asked._views, [view_spec(s, self._asked._views.topology) for s in specs])
-        snapshot = self._snapshot(rules)
-        snapshot.views = views
-        attempt = Round(state, snapshot, _TrialPatterns(views, relaxed), _FlatScorer(), self._now_s)
-        if RESERVED in rules:
-            attempt.reservations = self._asked._round.reservations.over(snapshot)
-        return attempt.fits_together(self._waiting, relaxed)
-
-    def _snapshot(self, rules: frozenset[str]) -> Snapshot:
-        """The fleet after the round, without outages or without other work where those rules are dropped."""
-        done = self._asked._round
-        snapshot = done.snapshot.copy()
-        for p in done.result.placed:
-            if p.row in self._rows:
-                view = self._asked._views[int(self._state.replicas["spec"][p.row])]
-                snapshot.take_node(view, p.node, p.gpu_mask, -1)
-        if OUTAGE not in rules:
-            snapshot.nodes.up[:] = True
-            snapshot.nodes.cordoned[:] = False
-        if OCCUPIED not in rules:
-            _empty(snapshot)
-            self._put_own_back(snapshot)
-        return snapshot
-
     @cached_property
-    def _rows(self) -> frozenset[int]:
-        return frozenset(self._waiting.tolist())
+    def _marginal_ipue(self) -> NDArray[np.float64]:
+        return marginal_ipue(self._state, self._now_s)
 
-    def _put_own_back(self, snapshot: Snapshot) -> None:
-        rows = self._state.rows_of(self._index)
-        for row in range(rows.start, rows.stop):
-            node = int(self._state.replicas["node"][row])
-            if node >= 0:
-                view = self._asked._views[int(self._state.replicas["spec"][row])]
-                snapshot.take_node(view, node, int(self._state.replicas["gpu_mask"][row]))
+    def _site_costs(self, view: SpecView) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(S,) yuan per hour of one more replica on the cheapest node that holds it, and how much of that is waking it.
 
-    # ---------------------------------------------------------------- relaxations
+        Where no node has room now, on the cheapest of those that could hold it.
+        """
+        topology, now = self._views.topology, self._now
+        at = now.nodes_of(view.group_ok)
+        energy = self._scorer.group_cost(view, now)[topology.node_group[at]]
+        wake = self._scorer.node_cost(view, now)[at]
+        site = topology.node_site[at]
+        full = now.fit(view, at) <= 0
+        first = np.unique(site[order := np.lexsort((at, energy + wake, full, site))], return_index=True)[1]
+        best = order[first]
+        total, waking = np.full(topology.site_count, np.inf), np.zeros(topology.site_count)
+        total[site[best]], waking[site[best]] = (energy + wake)[best], wake[best]
+        return total, waking
 
-    def relaxations(self, conflict: tuple[str, ...]) -> tuple[Relaxation, ...]:
-        """For latency limits in the conflict, the smallest one that would do with all other rules kept."""
-        rules = frozenset([*self._own, *self._moment_rules()])
-        out = []
-        for i, flow in enumerate(self._template.flows):
-            if flow.rtt_p99_max_ms is not None and flow_text(flow) in conflict:
-                found = self._smallest(rules, flow.rtt_p99_max_ms, with_flow_limit, i)
-                out += _relaxation(f"flows[{i}].rtt_p99_max_ms", flow_text(flow), flow.rtt_p99_max_ms, found)
-        for i, path in enumerate(self._template.paths):
-            if path_text(path) in conflict:
-                found = self._smallest(rules, path.budget_ms, with_path_budget, i)
-                out += _relaxation(f"paths[{i}].budget_ms", path_text(path), path.budget_ms, found)
-        return tuple(out)
-
-    def _smallest(
-        self,
-        rules: frozenset[str],
-        limit_ms: float,
-        changed: Callable[[Workload, int, float], Workload],
-        index: int,
-    ) -> float | None:
-        """Smallest larger limit, to a tenth of a millisecond, under which the workload is placed; None if none is."""
-        low, high = round(limit_ms * 10), round(limit_ms * 10) + 1
-        while not self._places(changed(self._template, index, high / 10), rules):
-            low, high = high, high * 2
-            if high > MAX_RELAXED_TENTHS_MS:
-                return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._places(changed(self._template, index, middle / 10), rules):
-                high = middle
-            else:
-                low = middle
-        return high / 10
+    def _room_at(self, view: SpecView, groups: NDArray[np.bool_], short: Counter[ReasonCode]) -> bool:
+        """Whether one more replica finds a node with room, power and links there."""
+        fits = int((self._now.fit(view, self._now.nodes_of(groups)) > 0).sum())
+        return fits > short[ReasonCode.POWER_LIMIT] and not short[ReasonCode.LINK_FULL]
 
 
-MAX_RELAXED_TENTHS_MS = 20_000
+MAX_SAMPLES = 5
 
 
-def _relaxation(field: str, text: str, limit_ms: float, found: float | None) -> list[Relaxation]:
-    if found is None:
-        return []
-    change = f"{text} relaxed to {found:g} ms"
-    return [Relaxation(change=change, field=field, from_value=limit_ms, to_value=found, unit="ms")]
+def sample_reasons(
+    state: ClusterState, snapshot: Snapshot, placed: Sequence[int], now_s: int
+) -> tuple[Reason, ...]:
+    """What keeps the stages waiting of which most replicas were left over: one reason each, the most widespread."""
+    rows = heads(state, now_s)
+    rows = rows[~np.isin(rows, placed)]
+    found = []
+    for spec, count in Counter(state.replicas["spec"][rows].tolist()).most_common(MAX_SAMPLES):
+        view = snapshot.views[spec]
+        code, nodes = shortage_codes(snapshot, view).most_common(1)[0]
+        workload = view.spec.workload
+        kind = workload.workload_class or workload.kind.value
+        found.append(
+            Reason(
+                code=code,
+                stage_id=view.spec.stage.stage_id,
+                node_count=nodes,
+                detail=f"{_count(count, 'replica')} of {kind} left over",
+            )
+        )
+    return tuple(found)
 
 
-class _TrialViews(Views):
-    """Views in which the specs of one workload are replaced by relaxed ones."""
-
-    def __init__(self, known: Views, views: Sequence[SpecView]) -> None:
-        self.topology = known.topology
-        self._known = known
-        self._own = {v.spec.spec: v for v in views}
-
-    def __getitem__(self, spec: int) -> SpecView:
-        return self._own.get(spec) or self._known[spec]
-
-    def link_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
-        return self._known.link_mbps_per_replica(spec)
-
-
-class _TrialPatterns(PatternCache):
-    def __init__(self, views: _TrialViews, workload: Workload) -> None:
-        super().__init__(views)
-        self._workload = workload
-
-    def of(self, state: ClusterState, shape: int) -> Patterns:
-        if shape not in self._known:
-            specs = state.shapes.specs_of_shape[shape]
-            views = [self._views[s] for s in specs]
-            self._known[shape] = enumerate_patterns(self._workload, views, self._views.topology)
-        return self._known[shape]
-
-
-def _empty(snapshot: Snapshot) -> None:
-    """The fleet as if nothing ran on it."""
-    topology, nodes = snapshot.topology, snapshot.nodes
-    capacity = topology.node_capacity
-    nodes.cpu_milli[:], nodes.memory_mib[:], nodes.storage_gib[:] = (
-        capacity[:, 0],
-        capacity[:, 1],
-        capacity[:, 3],
-    )
-    nodes.gpu_milli[nodes.gpu_milli >= 0] = 1000
-    snapshot.running[:] = 0
-    snapshot.fold_running[:] = 0
-    snapshot.dynamic_w[:] = 0
-    snapshot.idle_w[:] = 0
-    snapshot.link_mbps[:] = 0
-    snapshot.replica_count[:] = 0
-    snapshot.empty_node[:] = True
+def _terms(total: float, wake: float) -> dict[str, float]:
+    return {"energy": round(total - wake, 6), **({"wake": round(wake, 6)} if wake else {})}
 
 
 def _finite(value: float) -> float | None:
@@ -551,6 +573,7 @@ def _lost(
     best: float | None,
     short: Counter[ReasonCode],
     has_room: bool,
+    by_plan: bool,
 ) -> str:
     """Why a site is not the one; "" for the one that is."""
     if chosen:
@@ -569,6 +592,9 @@ def _lost(
         return f"dearer by {cost - best:.4f} yuan/h"
     if best is None:
         return "open; nothing is placed yet"
+    if cost is not None and cost < best - SAME_COST_YUAN:
+        why = "but the plan wants its replicas elsewhere" if by_plan else "but not when the work was placed"
+        return f"cheaper by {best - cost:.4f} yuan/h now, {why}"
     return "no better than the chosen site"
 
 
@@ -577,6 +603,8 @@ def describe(reason: Reason) -> str:
     text = reason.code.value.replace("_", " ")
     if reason.actual is not None and reason.limit is not None:
         text += f" ({reason.actual:g} against {reason.limit:g} {reason.unit})".replace(" )", ")")
+        if reason.node_count and not reason.detail:
+            text += f" on {_count(reason.node_count, 'node')}"
     elif reason.node_count and not reason.detail:
         text += f" on {_count(reason.node_count, 'node')}"
     return f"{text}: {reason.detail}" if reason.detail else text
@@ -618,4 +646,4 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-__all__ = ["Explainer", "describe"]
+__all__ = ["Explainer", "WaitingStatus", "describe", "sample_reasons"]

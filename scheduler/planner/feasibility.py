@@ -425,6 +425,45 @@ def reasons_at(view: SpecView, site: int) -> tuple[Reason, ...]:
     )
 
 
+def reasons_of_group(view: SpecView, group: int) -> tuple[Reason, ...]:
+    """Every rule that rules one node group out; () when it is a candidate."""
+    topology, stage = view.topology, view.spec.stage
+    if view.group_ok[group]:
+        return ()
+    site = int(topology.group_site[group])
+    found = [
+        reason
+        for rule in RULES
+        if not rule.passes(view.spec, topology)[site]
+        for reason in rule.reasons(view.spec, site, topology)
+    ]
+    if not _accepted(stage, topology)[group]:
+        wanted = ", ".join(stage.gpu_milli)
+        found.append(_reason(ReasonCode.GPU_MODEL_ABSENT, view.spec, site, topology, detail=wanted))
+    elif not _memory_enough(stage, topology)[group]:
+        has = int(topology.group_gpu_memory_mib[group])
+        found.append(
+            _reason(
+                ReasonCode.GPU_MEMORY_TOO_SMALL, view.spec, site, topology,
+                limit=stage.gpu_memory_mib, actual=has, unit="MiB",
+            )
+        )  # fmt: skip
+    capacity = topology.group_capacity[group]
+    found += [
+        _reason(
+            ReasonCode.NODE_TOO_SMALL, view.spec, site, topology,
+            limit=int(capacity[r]), actual=int(view.need[group, r]), unit=name,
+        )
+        for r, name in enumerate(RESOURCES)
+        if view.need[group, r] > capacity[r]
+    ]  # fmt: skip
+    if not found:
+        found.append(
+            _reason(ReasonCode.PATH_BUDGET_EXCEEDED, view.spec, site, topology, detail="on these nodes")
+        )
+    return tuple(dict.fromkeys(r.model_copy(update={"node_count": 0}) for r in found))
+
+
 class Views:
     """Views of all specs against one fleet; a cache, never a source of truth."""
 

@@ -11,17 +11,23 @@ from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState
 from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, ledger_margin_kwh
 from scheduler.planner.feasibility import Views
-from scheduler.planner.learn import learn, scaled, thetas
+from scheduler.planner.learn import learn
+from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.scoring import GuidedScorer, Scorer
 from scheduler.planner.strategy import PlanOutcome, PlanTask
 from solvers.problem import PlacementProblem
+from solvers.solution import BindingConstraint as SolverBinding
 from solvers.solution import PlanSolution
-from suanli.model import Bound, LedgerBalance, Plan, SolveStatus
+from suanli.model import BindingConstraint, Bound, LedgerBalance, Plan, SolveStatus
 from suanli.model.units import SECONDS_PER_HOUR, W_PER_KW
 
 LEARN_EVERY_S = SECONDS_PER_HOUR
 QUOTA_DIGITS = 4
 KEPT_QUOTA = 1e-3
+EMPTY_SITE_KW = 1e-6
+SIGNIFICANT_DIGITS = 9
+CERTIFIED = "certified"
+"""Scope of the bound that `suanli verify` derives again from the certificate."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,13 @@ class HorizonStrategy:
         return learn(state.topology, state.learner, state.recent_meters)
 
     def plan_due(self, state: ClusterState, now_s: int) -> bool:
-        """Every `plan_every_s` on the whole interval, and after a site went down, came back or was cordoned."""
+        """Every `plan_every_s` on the whole interval, and after the policy or what sites are there has changed."""
         if state.topology is None:
             return False
         every = state.policy.plan_every_s
-        return now_s // every > state.guide.at_s // every or state.site_changed_s > state.guide.at_s
+        return (
+            now_s // every > state.guide.at_s // every or state.binding_revision > state.guide.base_revision
+        )
 
     def begin_plan(self, state: ClusterState, views: Views, now_s: int) -> PlanTask:
         """Compile the problem."""
@@ -73,15 +81,26 @@ class HorizonStrategy:
         problem = task.compiled.problem
         if not solution.has_plan:
             status = SolveStatus(solution.status.value)
-            plan = Plan(plan_id=plan_id, at_s=task.at_s, horizon_s=0, status=status)
+            plan = Plan(
+                plan_id=plan_id,
+                at_s=task.at_s,
+                horizon_s=0,
+                status=status,
+                policy_revision=problem.policy_revision,
+                base_revision=problem.base_revision,
+            )
             return PlanOutcome(plan, {}, state.guide.body, cut_off=solution.message or status.value)
         body = {
             "slot_start_s": [int(t) for t in problem.slots.start_s],
             "slot_hours": [float(h) for h in problem.slots.hours],
             "ledger": [b.model_dump(mode="json") for b in _ledger(state, problem, solution)],
             "cost": {k: round(float(v), 4) for k, v in vars(solution.cost).items()},
+            "method": solution.method,
         }
-        return PlanOutcome(_plan(state, task, problem, solution), body, _guide(task.compiled, solution))
+        plan = _plan(state, task, problem, solution)
+        # a plan from a lower rung is a plan, and what cut off the rungs above it is told all the same
+        cut_off = "" if solution.method == "full" else solution.message or solution.method
+        return PlanOutcome(plan, body, _guide(task.compiled, solution), cut_off=cut_off)
 
     def scorer(self, state: ClusterState, guide: dict[str, Any], now_s: int) -> Scorer:
         """From the guide; before the first plan from tariff and learned plants alone."""
@@ -104,16 +123,8 @@ def _marginal_price(state: ClusterState, now_s: int, pue_blind: bool) -> np.ndar
     """price · marginal PUE at the last metered load."""
     topology = state.topology
     assert topology is not None
-    outlook = CalendarOutlook(topology, state.forecast)
-    theta = thetas(topology, state.learner)
-    prices = []
-    for i, site in enumerate(topology.sites):
-        price = outlook.price_yuan_per_kwh(site.site_id, now_s)
-        plant = scaled(site, theta[i], outlook.dry_bulb_c(now_s), outlook.wet_bulb_c(now_s))
-        load = state.last_meter.get(site.site_id, {}).get("it_power_kw", 0.0) / site.rated_it_kw
-        marginal = 1.0 if pue_blind else 1.0 + float(plant.loss_slope) + 2.0 * float(plant.loss_square) * load
-        prices.append(price * marginal)
-    return np.array(prices)
+    prices = CalendarOutlook(topology, state.forecast).prices_yuan_per_kwh(np.array([now_s]))[:, 0]
+    return prices if pue_blind else prices * marginal_ipue(state, now_s)
 
 
 def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, solution: PlanSolution) -> Plan:
@@ -126,16 +137,7 @@ def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, soluti
         policy_revision=problem.policy_revision,
         base_revision=problem.base_revision,
         status=SolveStatus(solution.status.value),
-        bounds=tuple(
-            Bound(
-                model=b.model,
-                scope=b.scope,
-                objective_yuan=b.objective_yuan,
-                bound_yuan=b.bound_yuan,
-                gap_frac=b.gap_frac,
-            )
-            for b in solution.bounds
-        ),
+        bounds=_bounds(solution),
         sites_on={s: tuple(bool(x) for x in solution.site_on[i]) for i, s in enumerate(site_ids)},
         forecast_it_kw={
             s: tuple(round(float(x), 4) for x in solution.it_kw[i]) for i, s in enumerate(site_ids)
@@ -148,7 +150,64 @@ def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, soluti
             for c in np.flatnonzero(unplaced > 1e-3)
         },
         input_sha256=solution.problem_sha256,
+        binding_constraints=_binding(solution),
     )
+
+
+def _bounds(solution: PlanSolution) -> tuple[Bound, ...]:
+    """Those of the program, and the one that the certificate proves with arithmetic alone."""
+    bounds = [
+        Bound(
+            model=b.model,
+            scope=b.scope,
+            objective_yuan=b.objective_yuan,
+            bound_yuan=b.bound_yuan,
+            gap_frac=b.gap_frac,
+        )
+        for b in solution.bounds
+    ]
+    certificate = solution.certificate
+    if certificate is not None:
+        bounds.append(
+            Bound(
+                model=certificate.model,
+                scope=CERTIFIED,
+                objective_yuan=certificate.objective_yuan,
+                bound_yuan=certificate.bound_yuan,
+                gap_frac=certificate.gap_frac,
+            )
+        )
+    return tuple(bounds)
+
+
+def _binding(solution: PlanSolution) -> tuple[BindingConstraint, ...]:
+    """What binds, each rule and subject once, at its dearest slot; the dump beside the plan has every slot."""
+    if solution.certificate is None:
+        return ()
+    dearest: dict[tuple[str, str], SolverBinding] = {}
+    for b in solution.certificate.binding:
+        key = (b.rule, b.subject)
+        if key not in dearest or _worth(b) > _worth(dearest[key]):
+            dearest[key] = b
+    return tuple(
+        BindingConstraint(
+            constraint=f"{b.rule}[{b.subject}{'' if b.slot < 0 else f',slot={b.slot}'}]",
+            value=_significant(b.value),
+            limit=_significant(b.limit),
+            unit=b.unit,
+            shadow_price_yuan=None if b.price_yuan_per_unit is None else _significant(b.price_yuan_per_unit),
+        )
+        for b in dearest.values()
+    )
+
+
+def _worth(b: SolverBinding) -> float:
+    """Price of one per cent more of the limit, so that rules of different units compare."""
+    return (b.price_yuan_per_unit or 0.0) * abs(b.limit)
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def _ledger(state: ClusterState, problem: PlacementProblem, solution: PlanSolution) -> list[LedgerBalance]:
@@ -187,10 +246,27 @@ def _guide(compiled: Compiled, solution: PlanSolution) -> dict[str, Any]:
         by_group = quota.setdefault(f, {})
         by_group[g] = round(by_group.get(g, 0.0) + x, QUOTA_DIGITS)
     deferrable = sorted({int(f) for f in compiled.class_fold[compiled.class_deferrable]})
+    slots, ahead = problem.slots, compiled.class_deferrable[problem.pairs.class_index]
+    deferred_ahead = {
+        f: [
+            [int(t), round(float(h), QUOTA_DIGITS), round(float(x), QUOTA_DIGITS)]
+            for t, h, x in zip(
+                slots.start_s,
+                slots.hours,
+                solution.running_count[ahead & (fold == f)].sum(axis=0),
+                strict=True,
+            )
+        ]
+        for f in deferrable
+    }
     deferred = {f: round(float(now_running[fold == f].sum()), QUOTA_DIGITS) for f in deferrable}
     sites = problem.sites
     price = sites.price_yuan_per_kwh[:, 0]
     fixed = (sites.fixed_kw[:, 0] - sites.off_kw[:, 0]) * price
+    # where nothing runs the dual is degenerate, often 0, although the first kilowatt-hour costs what it costs
+    is_empty = solution.it_kw[:, 0] <= EMPTY_SITE_KW
+    first_kwh = price * (1.0 + sites.loss_slope[:, 0])
+    marginal = np.where(is_empty, first_kwh, solution.energy_yuan_per_kwh_it[:, 0])
     idle_kw = np.bincount(
         problem.groups.site,
         problem.groups.initial_on_count * problem.groups.idle_w / W_PER_KW,
@@ -200,10 +276,11 @@ def _guide(compiled: Compiled, solution: PlanSolution) -> dict[str, Any]:
         sites.initially_on & ~solution.site_on[:, 0] & sites.may_close, fixed + idle_kw * price, 0.0
     )
     return {
-        "marginal_yuan_per_kwh": [round(float(x), 6) for x in solution.energy_yuan_per_kwh_it[:, 0]],
+        "marginal_yuan_per_kwh": [round(float(x), 6) for x in marginal],
         "site_open": [bool(x) for x in solution.site_on[:, 0]],
         "fixed_yuan_per_hour": [round(float(x), 6) for x in fixed],
         "closing_yuan_per_hour": [round(float(x), 6) for x in closing],
         "quota": [[f, [[g, x] for g, x in sorted(q.items())]] for f, q in sorted(quota.items())],
         "deferred_running": [[f, x] for f, x in sorted(deferred.items())],
+        "deferred_ahead": [[f, deferred_ahead[f]] for f in deferrable],
     }

@@ -112,6 +112,28 @@ def shares_in_use(state: ClusterState) -> NDArray[np.float64]:
     return shares
 
 
+def wakes_of_queue(state: ClusterState, now_s: int) -> list[int]:
+    """Instants ahead at which waiting work may do what it may not yet: start times, stop graces, latest starts."""
+    replicas = state.replicas
+    rows = np.flatnonzero((replicas["phase"] == Phase.WAITING) & state.active_mask())
+    if not len(rows):
+        return []
+    owner = replicas["workload"][rows]
+    deferrable = state.shapes.columns["deferrable"][replicas["spec"][rows]]
+    deadline_s = state.workloads["deadline_s"][owner]
+    dated = deferrable & (deadline_s < NEVER_S)
+    left_s = (replicas["work_s"] - replicas["done_work_s"])[rows[dated]]
+    instants = np.concatenate(
+        [
+            state.workloads["not_before_s"][owner],
+            replicas["hold_until_s"][rows],
+            np.ceil(deadline_s[dated] - left_s - START_MARGIN_S).astype(np.int64),
+        ]
+    )
+    ahead = instants[(instants > now_s) & (instants < NEVER_S)]
+    return [int(ahead.min())] if len(ahead) else []
+
+
 # ---------------------------------------------------------------------- deferrable work
 
 

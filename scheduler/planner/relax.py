@@ -18,9 +18,10 @@ OUTAGE = "sites down or cordoned"
 WINDOW = "not before its start time"
 PRICE = "waits for a cheaper hour (deferrable)"
 RESERVED = "nodes reserved for a gang"
+LIMITS = "power limits and floors of the policy"
 SHARED = "a shared stage lies where its owner runs it"
 TOO_LARGE = "needs more than the installed fleet has"
-MOMENT_RULES = (OUTAGE, RESERVED, OCCUPIED)
+MOMENT_RULES = (LIMITS, OUTAGE, RESERVED, OCCUPIED)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class DroppableRule:
 
     text: str
     drop: Callable[[Workload], Workload]
+    field: str = ""
+    """Path of what to take away; "" for limits in milliseconds, which are relaxed by degrees."""
 
 
 def rules_of(workload: Workload, gpu_models: tuple[str, ...]) -> list[DroppableRule]:
@@ -37,7 +40,7 @@ def rules_of(workload: Workload, gpu_models: tuple[str, ...]) -> list[DroppableR
     for i, stage in enumerate(workload.stages):
         if stage.shared_with is None:
             rules += [
-                DroppableRule(text, _drop_of_stage(i, update))
+                DroppableRule(text, _drop_of_stage(i, update), f"stages[{i}].{next(iter(update))}")
                 for text, update in _of_stage(stage, gpu_models)
             ]
     for i, flow in enumerate(workload.flows):

@@ -106,6 +106,8 @@ class Round:
     result: RoundResult = field(default_factory=RoundResult)
     packing: Fragmentation | None = None
     """What breaks ties between equally dear GPU nodes; None: the fullest comes first."""
+    is_trial: bool = False
+    """Over another moment's snapshot: nobody is displaced and no nodes are kept, for the state says nothing of it."""
     choice: NodeChoice = field(init=False)
     _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
@@ -135,13 +137,17 @@ class Round:
         """1 heads → 2 order → 3 place, block by block."""
         rows = heads(self.state, self.now_s)
         self.result.considered = len(rows)
-        for block in in_order(self.state, rows, self.now_s):
+        self.place_rows(in_order(self.state, rows, self.now_s))
+        return self.result
+
+    def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
+        """Place blocks of rows in their turn; what finds no room waits."""
+        for block in blocks:
             if self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
                 self._place_simple(block)
             else:
                 self._place_workloads(block)
         self._place_sharers()
-        return self.result
 
     def _place_sharers(self) -> None:
         """Workloads whose turn came before the one whose stage they share was placed in this same round."""
@@ -360,6 +366,11 @@ class Round:
             view = self._view_of(int(rows[0]))
             return not len(self._place(view, rows, view.group_ok))
         return self.place_whole(rows, template)
+
+    def place_on(self, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Place rows of one spec on these groups, one by one; returns those that found no room."""
+        view = self._view_of(int(rows[0]))
+        return self._place(view, rows, groups & view.group_ok, remember=False)
 
     def place_whole(self, rows: NDArray[np.int64], template: Workload) -> bool:
         """Place these rows of one workload now, all of them or none."""
@@ -641,6 +652,8 @@ class Round:
 
         The stop orders of what gives way come before the start in the same commit.
         """
+        if self.is_trial:
+            return False
         if self._room_maker is None:
             self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s)
         maker = self._room_maker
@@ -717,7 +730,7 @@ class Round:
 
     def _reserve(self, rows: NDArray[np.int64]) -> None:
         """Keep the nodes of one pool that come free first for this gang."""
-        if not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
+        if self.is_trial or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
         slot = earliest_slot(
             self.snapshot,
@@ -760,10 +773,15 @@ def _spans_sites(stage: Stage) -> bool:
     return stage.spread is not None and stage.spread.over == "site" and stage.spread.min_domains > 1
 
 
-def shortage_codes(snapshot: Snapshot, view: SpecView) -> Counter[ReasonCode]:
-    """Nodes ruled out by each reason that depends on the moment; a node counts under every reason that holds."""
+def shortage_codes(
+    snapshot: Snapshot, view: SpecView, at: NDArray[np.int64] | None = None
+) -> Counter[ReasonCode]:
+    """Nodes ruled out by each reason that depends on the moment; a node counts under every reason that holds.
+
+    Of the candidate groups, or only of the nodes `at`.
+    """
     topology, nodes, stage = snapshot.topology, snapshot.nodes, view.spec.stage
-    at = snapshot.nodes_of(view.group_ok)
+    at = snapshot.nodes_of(view.group_ok) if at is None else at
     codes: Counter[ReasonCode] = Counter()
     up, cordoned = nodes.up[at], nodes.cordoned[at]
     usable = up & ~cordoned
@@ -775,7 +793,8 @@ def shortage_codes(snapshot: Snapshot, view: SpecView) -> Counter[ReasonCode]:
     codes[ReasonCode.CPU_SHORT] = int(cpu_short.sum())
     codes[ReasonCode.MEMORY_SHORT] = int(memory_short.sum())
     codes[ReasonCode.STORAGE_SHORT] = int(storage_short.sum())
-    fits = snapshot.fit(view, at) > 0
+    fits = snapshot.fit_of_nodes(view, at) > 0
+    codes[ReasonCode.RESERVED_FLOOR] = int((fits & (snapshot.fit(view, at) <= 0)).sum())
     if stage.gpu_milli:
         total = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
         short = usable & (total < view.need[topology.node_group[at], 2])

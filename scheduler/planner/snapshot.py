@@ -14,7 +14,7 @@ from scheduler.domain.state import MAX_GPUS_PER_NODE, ClusterState, NodeResource
 from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import SpecView, Views
 from scheduler.planner.folds import folds_of
-from suanli.model import Workload
+from suanli.model import PriorityClass, Workload
 from suanli.model.units import MILLI
 
 WHOLE_GPU_MILLI = MILLI
@@ -22,6 +22,7 @@ MANY = 10**9
 """Stands for "no limit" in counts of replicas."""
 POWER_SLACK_W = 1e-6
 LINK_SLACK_MBPS = 1e-6
+FLOOR_SLACK = 1e-6
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Snapshot:
     """(N,) grows with every change of a node, so that what is computed of a node can be kept until then."""
     returned: list[int] = field(default_factory=list)
     """Nodes to which room was given back since somebody last emptied this list."""
+    low_used: NDArray[np.int64] | None = None
+    """(G, R) taken by work ranked below public service; None when the policy reserves no floor."""
     _nodes_of: dict[bytes, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,8 +93,10 @@ class Snapshot:
             replica_count=count,
             fold=fold,
             fold_running=fold_running,
+            low_used=None if topology.reserved_floor_frac is None else np.zeros_like(topology.group_capacity),
         )
         snapshot._add_loads(drawing)
+        snapshot._add_low_used(drawing)
         for workload, sites in pipelines_placed(state):
             snapshot.link_mbps += pipeline_mbps(workload, sites, topology)
         return snapshot
@@ -105,6 +110,14 @@ class Snapshot:
             if self.views[spec].has_traffic:
                 by_site = np.bincount(topology.group_site, drawing[spec], topology.site_count)
                 self.link_mbps += by_site @ self.views.link_mbps_per_replica(spec)
+
+    def _add_low_used(self, drawing: NDArray[np.int64]) -> None:
+        if self.low_used is None:
+            return
+        for spec in np.flatnonzero(drawing.any(axis=1)).tolist():
+            view = self.views[spec]
+            if keeps_off_floor(view):
+                self.low_used += drawing[spec][:, None] * view.need
 
     def copy(self) -> Snapshot:
         """Own arrays, for a trial."""
@@ -120,6 +133,7 @@ class Snapshot:
             replica_count=self.replica_count.copy(),
             fold=self.fold,
             fold_running=self.fold_running.copy(),
+            low_used=None if self.low_used is None else self.low_used.copy(),
             _nodes_of=self._nodes_of,
         )
 
@@ -128,6 +142,9 @@ class Snapshot:
         names = ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count", "fold_running")
         for name in names:
             getattr(self, name)[...] = getattr(saved, name)
+        if self.low_used is not None:
+            assert saved.low_used is not None
+            self.low_used[...] = saved.low_used
         changed = np.zeros(self.topology.node_count, bool)
         for name in NodeResources.__dataclass_fields__:
             now, then = getattr(self.nodes, name), getattr(saved.nodes, name)
@@ -152,7 +169,14 @@ class Snapshot:
         return known
 
     def fit(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(len(at),) how many more replicas each of these nodes holds; 0 on nodes down or cordoned."""
+        """(len(at),) how many more replicas each of these nodes holds; 0 on nodes down or cordoned.
+
+        Together they hold no more than the policy's reserved floor leaves to work of that rank.
+        """
+        return self._off_floor(view, at, self.fit_of_nodes(view, at))
+
+    def fit_of_nodes(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(len(at),) as `fit`, by what is free on each node alone."""
         nodes, stage = self.nodes, view.spec.stage
         fit = np.where(nodes.up[at] & ~nodes.cordoned[at], MANY, 0)
         for free, need in (
@@ -168,6 +192,38 @@ class Snapshot:
                 gpu_fit(nodes.gpu_milli[at, : self._gpu_slots], view.need[self.topology.node_group[at], 2]),
             )
         return fit
+
+    def _off_floor(self, view: SpecView, at: NDArray[np.int64], fit: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`fit`, cut so that its sum over each group stays within `floor_room`: the fullest nodes keep theirs."""
+        if self.low_used is None or not keeps_off_floor(view) or not len(at):
+            return fit
+        group = self.topology.node_group[at]
+        order = np.lexsort((at, self.nodes.cpu_milli[at], group))
+        before = np.cumsum(fit[order]) - fit[order]
+        first = np.flatnonzero(np.diff(group[order], prepend=-1))
+        before -= np.repeat(before[first], np.diff(np.append(first, len(order))))
+        cut = np.empty_like(fit)
+        cut[order] = np.clip(self.floor_room(view)[group[order]] - before, 0, fit[order])
+        return cut
+
+    def floor_room(self, view: SpecView) -> NDArray[np.int64]:
+        """(G,) replicas that may still be added to each group before its reserved floor is touched.
+
+        Σ need of work ranked below public service ≤ (1 − floor) · capacity of the group's usable nodes, per resource:
+        the same rule as the plan's (`plan_rules.define_reserved_floor`), without its packing yield.
+        """
+        topology, floor = self.topology, self.topology.reserved_floor_frac
+        if floor is None or self.low_used is None or not keeps_off_floor(view):
+            return np.full(len(topology.group_ids), MANY)
+        usable = self.nodes.up & (~self.nodes.cordoned | (self.replica_count > 0))
+        count = np.bincount(topology.node_group, usable, len(topology.group_ids))
+        allowed = (1.0 - floor)[:, None] * count[:, None] * topology.group_capacity
+        spare = np.maximum(allowed - self.low_used, 0.0)
+        room = np.where(
+            view.need > 0, np.floor((spare + FLOOR_SLACK) / np.maximum(view.need, 1)), float(MANY)
+        ).min(axis=1)
+        limited = (floor > 0.0) & view.group_ok
+        return np.where(limited, np.minimum(room, MANY), MANY).astype(np.int64)
 
     @property
     def _gpu_slots(self) -> int:
@@ -232,13 +288,18 @@ class Snapshot:
             self.empty_node[node] = is_empty
             self.idle_w[site] += topology.group_idle_w[group] * (-1.0 if is_empty else 1.0)
         self.dynamic_w[site] += count_sign * view.watts[group]
+        if self.low_used is not None and keeps_off_floor(view):
+            self.low_used[group] += count_sign * view.need[group]
         if view.has_traffic:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
 
     def give_back(
         self, spec: NDArray[np.int64], node: NDArray[np.int64], gpu_mask: NDArray[np.int64]
     ) -> None:
-        """Take many replicas of different specs off their nodes at once; as `take_node` with −1 for each."""
+        """Take many replicas of different specs off their nodes at once; as `take_node` with −1 for each.
+
+        Traffic between the stages of a workload stays on the links: which sites it joins is not known here.
+        """
         topology, nodes = self.topology, self.nodes
         need = self.views.needs()[spec, topology.node_group[node]]
         np.add.at(nodes.cpu_milli, node, need[:, 0])
@@ -255,6 +316,7 @@ class Snapshot:
         idle_w = np.where(asleep, topology.group_idle_w[topology.node_group], 0.0)
         self.idle_w -= np.bincount(topology.node_site, idle_w, topology.site_count)
         self._add_loads(-leaving)
+        self._add_low_used(-leaving)
         np.add.at(self.stamp, node, 1)
         self.returned += np.unique(node).tolist()
 
@@ -278,8 +340,15 @@ class Snapshot:
         self.empty_node[woken] = False
         np.add.at(self.idle_w, topology.node_site[woken], topology.group_idle_w[topology.node_group[woken]])
         self.dynamic_w += np.bincount(topology.group_site, by_group * view.watts, topology.site_count)
+        if self.low_used is not None and keeps_off_floor(view):
+            self.low_used += by_group[:, None] * view.need
         if view.has_traffic:
             self.link_mbps += by_site @ self.views.link_mbps_per_replica(view.spec.spec)
+
+
+def keeps_off_floor(view: SpecView) -> bool:
+    """Whether the work ranks below public services, for which the reserved floor is kept."""
+    return view.spec.workload.priority_class.rank > PriorityClass.PUBLIC_SERVICE.rank
 
 
 @lru_cache(maxsize=1 << MAX_GPUS_PER_NODE)
@@ -390,6 +459,7 @@ __all__ = [
     "devices_of",
     "gpu_fit",
     "gpus_for",
+    "keeps_off_floor",
     "pipeline_mbps",
     "pipelines_placed",
     "stage_sites",

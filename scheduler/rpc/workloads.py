@@ -125,7 +125,9 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
         self, request: workloads_pb2.ExplainWorkloadRequest, context: Context
     ) -> reasons_pb2.Explanation:
         ids_of(request.name, WORKLOAD)
-        found = self._backend.service.workloads.explain(request.name, why_not=request.why_not)
+        found = self._backend.service.workloads.explain(
+            request.name, why_not=request.why_not, with_relaxations=request.with_relaxations
+        )
         return wire.explanation_to_proto(await asyncio.wrap_future(found))
 
     async def PlanWorkloads(

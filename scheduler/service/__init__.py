@@ -51,7 +51,7 @@ class Service:
         self.fleet = FleetVerbs(self.core, cycle, self.operations)
         self.policies = Policies(self.core, cycle)
         self.plans = Plans(self.core)
-        self.simulations = Simulations(self.core, cycle.strategy.name)
+        self.simulations = Simulations(self.core, cycle, cycle.strategy.name)
 
     def start(self) -> Service:
         """Fold the log and serve; returns itself."""

@@ -7,7 +7,7 @@ state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scheduler.domain.records import CommitBatch
@@ -25,8 +25,6 @@ from suanli.model import (
 if TYPE_CHECKING:
     from solvers.problem import PlacementProblem
     from solvers.solution import PlanSolution
-
-LoadWorkload = Callable[[str], Workload]
 
 
 class State(Protocol):
@@ -121,7 +119,7 @@ class Decider(Protocol[StateIn, TaskT]):
         """Check the solver's answer against the task and commit the plan, or the fact that the solver was cut off."""
         ...
 
-    def explain(self, state: StateIn, name: str, now_s: int, load_workload: LoadWorkload) -> Explanation:
+    def explain(self, state: StateIn, name: str, now_s: int) -> Explanation:
         """Why there, why not yet."""
         ...
 

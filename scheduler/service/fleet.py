@@ -10,6 +10,7 @@ import orjson
 
 from scheduler.domain.records import COLLECTION_FLEET, CommitBatch
 from scheduler.domain.state import ClusterState
+from scheduler.planner.admission import unplannable
 from scheduler.service.answers import Answer
 from scheduler.service.messages import Outcome
 from scheduler.service.operations import Operations, drain_document
@@ -30,6 +31,7 @@ from suanli.model import (
     EventKind,
     Fleet,
     FleetRecord,
+    InvalidRequest,
     Link,
     Node,
     NotFound,
@@ -76,10 +78,12 @@ class FleetVerbs:
 
         def decide(state: ClusterState, now_s: int) -> tuple[CommitBatch, dict[str, Any]]:
             self._check_fleet_etag(etag)
+            refuse_unplannable(fleet)
             return self._cycle.register_fleet(state, now_s, fleet), {}
 
         def check(state: ClusterState, now_s: int) -> Outcome:
             self._check_fleet_etag(etag)
+            refuse_unplannable(fleet)
             return Outcome({}, state.revision)
 
         if validate_only:
@@ -121,7 +125,7 @@ class FleetVerbs:
                     status=states[site.site_id],
                     etag=_site_etag(site.site_id in cordoned, state, site.site_id),
                 )
-                for site in topology.sites
+                for site in topology.registered.sites
             ]
 
         return self._core.read(look)
@@ -293,6 +297,13 @@ class FleetVerbs:
                 found.append(command_of(event))
             if len(events) < COMMANDS_PER_READ:
                 return found, cursor, False
+
+
+def refuse_unplannable(fleet: Fleet) -> None:
+    """InvalidRequest naming every fact that plans read and the fleet leaves out."""
+    problems = unplannable(fleet)
+    if problems:
+        raise InvalidRequest([p.model_copy(update={"field": f"fleet.{p.field}"}) for p in problems])
 
 
 def _receipt(outcome: Outcome) -> TelemetryReceipt:

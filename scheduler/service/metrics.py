@@ -58,6 +58,12 @@ class Metrics:
         self.solver_cut_offs = Counter(
             "suanli_solver_cut_offs", "Solves that crashed, hung or answered nonsense", registry=self.registry
         )
+        self.solver_rungs = Counter(
+            "suanli_solver_rungs",
+            "Rungs of the ladder of plans (full, coarse, greedy, none) by outcome: answered, or why not",
+            ["rung", "outcome"],
+            registry=self.registry,
+        )
         self.cap_breaches = Counter(
             "suanli_cap_breaches",
             "Periods in which a site broke its PUE cap",
@@ -68,6 +74,10 @@ class Metrics:
             "suanli_core_errors", "Exceptions the core caught and survived", ["where"], registry=self.registry
         )
         self.watchers = Gauge("suanli_watch_streams", "Open watch streams", registry=self.registry)
+
+    def solver_rung(self, rung: str, outcome: str) -> None:
+        """Count one rung of the ladder of plans: `answered`, or the cause for which it had no plan."""
+        self.solver_rungs.labels(rung, outcome).inc()
 
     def observe(self, events: Sequence[Event]) -> None:
         """Take over what committed events tell: pending by reason, gaps, cut-offs, breaches."""

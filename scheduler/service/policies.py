@@ -8,11 +8,12 @@ import orjson
 
 from scheduler.domain.records import COLLECTION_POLICIES, CommitBatch
 from scheduler.domain.state import ClusterState
+from scheduler.planner.admission import policy_problems
 from scheduler.service.answers import Answer
 from scheduler.service.messages import Outcome
 from scheduler.service.paging import Page, page_size, read_token, write_token
 from scheduler.service.workloads import ServiceCore, request_key
-from suanli.model import Conflict, NotFound, Policy
+from suanli.model import Conflict, InvalidRequest, NotFound, Policy
 
 if TYPE_CHECKING:
     from scheduler.cycle import Cycle
@@ -33,6 +34,11 @@ class Policies:
         """Add a revision, in force from then on; Conflict when `etag` is not that of the current one."""
 
         def check(state: ClusterState) -> None:
+            problems = policy_problems(policy, state.topology)
+            if problems:
+                raise InvalidRequest(
+                    [p.model_copy(update={"field": f"policy_revision.{p.field}"}) for p in problems]
+                )
             if etag and etag != _etag(state.policy):
                 raise Conflict(f"the policy has changed since etag {etag}; read it again")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from scheduler.domain.records import COLLECTION_RUNS
 from scheduler.domain.state import ClusterState
@@ -21,14 +22,18 @@ from suanli.model import (
     WorkloadState,
 )
 
+if TYPE_CHECKING:
+    from scheduler.cycle import Cycle
+
 LOG_PAGE = 1000
 
 
 class Simulations:
     """See the module. One log has one clock: a run is opened in an empty log and is the only one in it."""
 
-    def __init__(self, core: ServiceCore, planner_name: str = "suanli") -> None:
+    def __init__(self, core: ServiceCore, cycle: Cycle, planner_name: str = "suanli") -> None:
         self._core = core
+        self._cycle = cycle
         self._planner_name = planner_name
 
     def create(
@@ -94,8 +99,14 @@ class Simulations:
         def counts(state: ClusterState) -> dict[WorkloadState, int]:
             return {WorkloadState(name): n for name, n in state.counts().items() if n}
 
+        def wake(state: ClusterState) -> int | None:
+            return self._cycle.next_wake_s(state, self._core.now_s())
+
         return RunProgress(
-            run=self.get(run_id), revision=outcome.revision, workloads_by_state=self._core.read(counts)
+            run=self.get(run_id),
+            revision=outcome.revision,
+            workloads_by_state=self._core.read(counts),
+            next_wake_at_s=self._core.read(wake),
         )
 
 

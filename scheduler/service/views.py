@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.domain.topology import Topology
+from scheduler.planner.feasibility import zone_legs
 from scheduler.service.history import History
 from suanli.model import (
     Command,
@@ -83,6 +84,16 @@ def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecor
         placed_replica_count=status.placed_replica_count,
         running_replica_count=status.running_replica_count,
         site_ids=status.site_ids,
+        summary=elastic_note(workload),
+    )
+
+
+def elastic_note(workload: Workload) -> str:
+    """What becomes of `replicas_max`; "" where no stage names more than it runs."""
+    return "; ".join(
+        f"{s.stage_id} runs {s.replicas} replicas, up to {s.replicas_max} is noted and not used"
+        for s in workload.stages
+        if s.is_elastic
     )
 
 
@@ -111,10 +122,11 @@ def site_states(state: ClusterState, now_s: int) -> dict[str, SiteState]:
     free_gpu = np.bincount(topology.node_site, np.maximum(nodes.gpu_milli, 0).sum(axis=1), S)
     outlook = CalendarOutlook(topology, state.forecast)
     is_open = state.guide.body.get("site_open")
+    rtt_p99_ms = _highest_rtt_ms(state, topology, rows, row_site)
     return {
         site_id: SiteState(
             up=site_id not in state.site_down,
-            open=True if is_open is None else bool(is_open[i]),
+            open=is_open is None or bool(is_open[i]) or bool(replicas[i]),
             placed_replica_count=int(replicas[i]),
             placed_workload_count=int(workloads[i]),
             on_node_count=int(on_nodes[i]),
@@ -125,6 +137,11 @@ def site_states(state: ClusterState, now_s: int) -> dict[str, SiteState]:
             ipue=_ipue(state, site_id),
             ledger=_ledger(state, topology, i),
             price_yuan_per_kwh=outlook.price_yuan_per_kwh(site_id, now_s),
+            rtt_p99_ms=rtt_p99_ms[i],
+            caps=topology.sites[i].caps,
+            power_limit_kw=topology.sites[i].power_limit_kw,
+            reserved_floor_frac=float(topology.site_reserved_floor_frac[i]),
+            policy_revision=state.policy.revision,
         )
         for i, site_id in enumerate(topology.site_ids)
     }
@@ -139,6 +156,20 @@ def _distinct_per_site(
         else np.zeros((2, 0), int)
     )
     return np.bincount(pairs[0], minlength=count)
+
+
+def _highest_rtt_ms(
+    state: ClusterState, topology: Topology, rows: NDArray[np.int64], row_site: NDArray[np.int64]
+) -> list[float | None]:
+    """Per site the highest predicted network p99 of a leg to a zone among what lies there; None without any leg."""
+    highest: list[float | None] = [None] * topology.site_count
+    pairs = np.unique(np.stack((row_site, state.replicas["spec"][rows].astype(np.int64))), axis=1)
+    for site, spec in pairs.T.tolist():
+        for zone_id, access_id, _ in zone_legs(state.spec(spec)):
+            if zone_id in topology.zones:
+                rtt_ms = round(float(topology.leg_rtt_p99_ms(zone_id, access_id)[site]), 3)
+                highest[site] = max(rtt_ms, highest[site] or 0.0)
+    return highest
 
 
 def _meter(state: ClusterState, site_id: str) -> SiteMeter | None:

@@ -19,7 +19,15 @@ from scheduler.service.filters import Comparison, Filter, parse_filter
 from scheduler.service.history import CHANGES_WORKLOAD, workload_of
 from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
-from scheduler.service.views import WorkloadStatus, placement_of, workload_record, workload_status
+from scheduler.service.views import (
+    WorkloadStatus,
+    elastic_note,
+    find_node,
+    need_topology,
+    placement_of,
+    workload_record,
+    workload_status,
+)
 from suanli.model import (
     ChangeType,
     Conflict,
@@ -41,6 +49,7 @@ from suanli.model import (
 
 if TYPE_CHECKING:
     from scheduler.cycle import Cycle, DryRun
+    from scheduler.planner.explain import WaitingStatus
     from scheduler.planner.strategy import PlanTask
 
 T = TypeVar("T")
@@ -150,7 +159,20 @@ class Workloads:
         status = self._statuses([name]).get(name)
         if document is None or document.body is None or status is None:
             raise NotFound(f"no workload {name}")
-        return workload_record(Workload.model_validate_json(document.body), status)
+        record = workload_record(Workload.model_validate_json(document.body), status)
+        return self._with_waiting([record], with_start=True)[0]
+
+    def _with_waiting(
+        self, records: Sequence[WorkloadRecord], *, with_start: bool = False
+    ) -> list[WorkloadRecord]:
+        """The records with place in the queue and reasons of those of which something waits."""
+        names = [r.name for r in records if not r.state.is_final and r.placed_replica_count < r.replica_count]
+        if not names:
+            return list(records)
+        found = self._core.ask(
+            lambda state, now_s: self._cycle.waiting(state, now_s, names, with_start=with_start)
+        ).result()
+        return [r if r.name not in found else _waiting_record(r, found[r.name]) for r in records]
 
     def load(self, name: str) -> Workload:
         """The workload as it was submitted; NotFound."""
@@ -184,7 +206,7 @@ class Workloads:
         keyed.sort(reverse=descending)
         start = 0 if after is None else _behind(keyed, (after[0], after[1]), descending)
         page = keyed[start : start + size]
-        records = self._records([name for _, name in page])
+        records = self._with_waiting(self._records([name for _, name in page]))
         more = start + size < len(keyed)
         return WorkloadPage(
             records=tuple(r if full else r.basic() for r in records),
@@ -259,12 +281,16 @@ class Workloads:
 
     # ------------------------------------------------------------------ questions
 
-    def explain(self, name: str, *, why_not: str = "") -> Future[Explanation]:
-        """Why there, why not yet; with `why_not` `sites/{site}`, why not there. NotFound."""
-        site_id = why_not.removeprefix("sites/").split("/", 1)[0]
+    def explain(self, name: str, *, why_not: str = "", with_relaxations: bool = False) -> Future[Explanation]:
+        """Why there, why not yet; with `why_not` (`sites/{site}` or `sites/{site}/nodes/{node}`), why not there.
+
+        `with_relaxations` also looks for changes that would let it start, each verified by a trial. NotFound.
+        """
+        site_id, _, node_id = why_not.removeprefix("sites/").partition("/nodes/")
 
         def look(state: ClusterState, now_s: int) -> Explanation:
-            found = self._cycle.explain(state, name, now_s, self.load, site_id)
+            node = find_node(need_topology(state), site_id, node_id) if node_id else None
+            found = self._cycle.explain(state, name, now_s, site_id, node, with_relaxations=with_relaxations)
             return found.model_copy(update={"why_not": why_not}) if why_not else found
 
         return self._core.ask(look)
@@ -422,7 +448,13 @@ def _check_batch(workloads: Sequence[Workload]) -> None:
 
 
 def _as_pending(workload: Workload) -> WorkloadRecord:
-    return WorkloadRecord.of(workload, WorkloadState.PENDING)
+    return WorkloadRecord.of(workload, WorkloadState.PENDING, summary=elastic_note(workload))
+
+
+def _waiting_record(record: WorkloadRecord, status: WaitingStatus) -> WorkloadRecord:
+    """The record with what is said of its waiting; a note that was there stays behind it."""
+    summary = "; ".join(text for text in (status.summary, record.summary) if text)
+    return record.model_copy(update={**vars(status), "summary": summary})
 
 
 def _order(order_by: str) -> tuple[str, bool]:
@@ -482,16 +514,22 @@ def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> Workload
         missing = sum(s.replicas for s in workload.stages if s.shared_with is None) - len(mine)
         state = WorkloadState.PENDING if missing else WorkloadState.PLANNED
         summary = f"{missing} replicas would wait" if missing else "would be placed now"
+        added = run.added.get(workload.name)
+        explanation = run.explanations.get(workload.name) or Explanation(
+            workload=workload.name, state=state.value, at_s=now_s, summary=summary
+        )
+        note = elastic_note(workload)
+        if note:
+            explanation = explanation.model_copy(update={"summary": f"{explanation.summary}; {note}"})
         planned.append(
             PlannedWorkload(
                 workload=workload.name,
                 state=state,
                 placements=tuple(_planned_placement(body) for body in mine),
-                explanation=Explanation(
-                    workload=workload.name, state=state.value, at_s=now_s, summary=summary
-                ),
-                it_power_w=sum(body["power_w"] for body in mine),
-                cost_yuan_per_hour=sum(body["price_yuan_per_hour"] for body in mine),
+                explanation=explanation,
+                it_power_w=added.it_power_w if added else 0.0,
+                facility_power_w=added.facility_power_w if added else 0.0,
+                cost_yuan_per_hour=added.yuan_per_hour if added else 0.0,
                 rtt_p99_ms=max((body["rtt_p99_ms"] or 0.0 for body in mine), default=0.0),
             )
         )
@@ -499,8 +537,9 @@ def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> Workload
         etag=str(run.base_revision),
         at_s=now_s,
         workloads=tuple(planned),
-        it_power_w=run.power_w,
-        cost_yuan_per_hour=run.price_yuan_per_hour,
+        it_power_w=sum(w.it_power_w for w in planned),
+        facility_power_w=sum(w.facility_power_w for w in planned),
+        cost_yuan_per_hour=sum(w.cost_yuan_per_hour for w in planned),
     )
 
 

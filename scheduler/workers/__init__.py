@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.workers.pools import InlineSolverPool, ProcessSolverPool
+from scheduler.workers.dump import DumpingPool
+from scheduler.workers.pools import InlineSolverPool, LadderPool, ProcessSolverPool
 
-__all__ = ["InlineSolverPool", "ProcessSolverPool"]
+__all__ = ["DumpingPool", "InlineSolverPool", "LadderPool", "ProcessSolverPool"]

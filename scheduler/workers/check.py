@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from solvers.dual_bound import verify_certificate
 from solvers.problem import PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
 from solvers.verify import verify_plan
@@ -31,4 +33,17 @@ def judged(problem: PlacementProblem, solution: PlanSolution, verify: Verify) ->
         quoted = "; ".join(str(v) for v in violations[:QUOTED])
         message = f"{len(violations)} violations, e.g. {quoted}"
         return no_plan(problem, SolveStatus.INVALID, message)
-    return solution
+    return _with_sound_certificate(problem, solution)
+
+
+def _with_sound_certificate(problem: PlacementProblem, solution: PlanSolution) -> PlanSolution:
+    """The plan, without its certificate if that claims more than it proves: a bound is valid or absent."""
+    try:
+        unsound: list[object] = list(verify_certificate(problem, solution))
+    except Exception as error:
+        # as above: what cannot be checked proves nothing
+        unsound = [f"{type(error).__name__}: {error}"]
+    if not unsound:
+        return solution
+    message = f"certificate dropped: {unsound[0]}"
+    return replace(solution, certificate=None, bounds=(), message=message)

@@ -8,14 +8,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO, cast
 
 from scheduler.workers.check import Verify, judged, verify_plan
 from scheduler.workers.frames import PROBLEM, SOLUTION, FrameError, read_frame, write_frame
+from scheduler.workers.ladder import Observe, Rung, descend, ignore, in_process
+from solvers.fallback import coarse_plan, greedy_plan
 from solvers.problem import PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
 
 SOLVER = "solvers.plan_model:solve_plan"
+COARSE_SOLVER = "solvers.fallback:coarse_plan"
 # address space of the worker: a plan of the full city takes under 1 GiB, its libraries map another 1-2
 MEMORY_LIMIT_MIB = 6_144
 # a fresh worker imports its libraries first; this is not charged to the solve
@@ -45,6 +49,8 @@ class ProcessSolverPool:
         self._import_grace_s = import_grace_s
         self._turn = threading.Lock()
         self._closed = False
+        self._cancelled = False
+        self._solving = False
         self._process = self._spawn()
         self._is_fresh = True
 
@@ -54,12 +60,22 @@ class ProcessSolverPool:
             if self._closed:
                 return no_plan(problem, SolveStatus.UNKNOWN, "the solver pool is closed")
             allowed_s = wall_limit_s + (self._import_grace_s if self._is_fresh else 0.0)
+            self._cancelled, self._solving = False, True
             solution, keep = self._exchange(problem, allowed_s)
+            self._solving = False
+            if not keep and self._cancelled:
+                solution = no_plan(problem, SolveStatus.UNKNOWN, "the solve was cancelled")
             if keep:
                 self._is_fresh = False
             else:
                 self._replace()
             return judged(problem, solution, self._verify)
+
+    def cancel(self) -> None:
+        """End the solve under way, from any thread; it answers UNKNOWN, and the next one gets a fresh process."""
+        if self._solving:
+            self._cancelled = True
+            self._process.kill()
 
     def close(self) -> None:
         """End the process, also amid a solve."""
@@ -117,35 +133,96 @@ class ProcessSolverPool:
             self._is_fresh = True
 
 
-class InlineSolverPool:
-    """Solves in the calling process; the wall limit is not enforced, answers are judged all the same."""
+class LadderPool:
+    """The service's pool: a full plan, else a coarse one, each in a process that can be killed, else a greedy one here.
+
+    See `scheduler.workers.ladder`. The second process starts when it is first needed.
+    """
 
     def __init__(
-        self, solve: Callable[[PlacementProblem], PlanSolution] | None = None, verify: Verify = verify_plan
+        self,
+        solver: str = SOLVER,
+        coarse_solver: str = COARSE_SOLVER,
+        greedy: Callable[[PlacementProblem], PlanSolution] = greedy_plan,
+        memory_limit_mib: int = MEMORY_LIMIT_MIB,
+        verify: Verify = verify_plan,
+        import_grace_s: float = IMPORT_GRACE_S,
+        observe: Observe = ignore,
     ) -> None:
-        self._solve = solve
-        self._verify = verify
+        self._full = ProcessSolverPool(solver, memory_limit_mib, verify, import_grace_s)
+        self._coarse: ProcessSolverPool | None = None
+        self._make_coarse = partial(
+            ProcessSolverPool, coarse_solver, memory_limit_mib, verify, import_grace_s
+        )
+        self._observe = observe
+        self._rungs = (
+            Rung("full", self._full.solve_plan),
+            Rung("coarse", self._solve_coarse),
+            in_process("greedy", greedy, verify),
+        )
+
+    def solve_plan(self, problem: PlacementProblem, wall_limit_s: float) -> PlanSolution:
+        """See `scheduler.ports.SolverPool.solve_plan`; takes at most 1.25 wall limits, imports apart."""
+        return descend(problem, self._rungs, wall_limit_s, self._observe)
+
+    def cancel(self) -> None:
+        """End the solve under way; it answers UNKNOWN without trying the rungs below."""
+        self._full.cancel()
+        if self._coarse is not None:
+            self._coarse.cancel()
+
+    def close(self) -> None:
+        """End the processes, also amid a solve."""
+        self._full.close()
+        if self._coarse is not None:
+            self._coarse.close()
+
+    def _solve_coarse(self, problem: PlacementProblem, wall_limit_s: float) -> PlanSolution:
+        if self._coarse is None:
+            self._coarse = self._make_coarse()
+        return self._coarse.solve_plan(problem, wall_limit_s)
+
+
+class InlineSolverPool:
+    """Solves in the calling process; work limits end a solve, the wall limit does not. Answers are judged all the same.
+
+    With a solver of its own it has no other rung; without, it walks the same ladder as the service.
+    """
+
+    def __init__(
+        self,
+        solve: Callable[[PlacementProblem], PlanSolution] | None = None,
+        verify: Verify = verify_plan,
+        observe: Observe = ignore,
+    ) -> None:
+        self._observe = observe
+        if solve is not None:
+            self._rungs: tuple[Rung, ...] = (in_process("full", solve, verify),)
+        else:
+            self._rungs = (
+                in_process("full", _full_plan, verify),
+                in_process("coarse", coarse_plan, verify),
+                in_process("greedy", greedy_plan, verify),
+            )
 
     def solve_plan(self, problem: PlacementProblem, wall_limit_s: float) -> PlanSolution:
         """See `scheduler.ports.SolverPool.solve_plan`."""
-        try:
-            solution = self._function()(problem)
-        except Exception as error:
-            return no_plan(
-                problem, SolveStatus.UNKNOWN, f"the solver failed: {type(error).__name__}: {error}"
-            )
-        return judged(problem, solution, self._verify)
+        if len(self._rungs) == 1:
+            return self._rungs[0].solve(problem, wall_limit_s)
+        return descend(problem, self._rungs, wall_limit_s, self._observe)
+
+    def cancel(self) -> None:
+        """Nothing runs beside the caller."""
 
     def close(self) -> None:
         """Nothing to end."""
 
-    def _function(self) -> Callable[[PlacementProblem], PlanSolution]:
-        if self._solve is None:
-            # the solver engine loads only where a plan is made
-            from solvers.plan_model import solve_plan
 
-            self._solve = solve_plan
-        return self._solve
+def _full_plan(problem: PlacementProblem) -> PlanSolution:
+    # the solver engine loads only where a plan is made
+    from solvers.plan_model import solve_plan
+
+    return solve_plan(problem)
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -158,6 +158,13 @@ def fixed(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
 
 
+def yuan(value: float | None) -> str:
+    """A price with two decimals, or two significant digits where that would show nothing; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:,.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
+
+
 def reason_text(reason: Reason) -> str:
     """A reason in words with its numbers, e.g. `rtt exceeded at e04 (27.3 > 20 ms)`."""
     text = str(reason.code).replace("_", " ")
@@ -170,7 +177,7 @@ def reason_text(reason: Reason) -> str:
     elif reason.limit is not None:
         text += f" (limit {reason.limit:g} {reason.unit})".replace(" )", ")")
     if reason.node_count:
-        text += f", {reason.node_count} nodes"
+        text += f", {reason.node_count} {'node' if reason.node_count == 1 else 'nodes'}"
     return f"{text}: {reason.detail}" if reason.detail else text
 
 

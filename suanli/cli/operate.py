@@ -71,11 +71,25 @@ def _meter(record: SiteRecord, name: str) -> str:
 
 
 def _cap(record: SiteRecord) -> str:
-    caps = record.site.caps
-    ledger = record.status.ledger
-    annual = ledger.pue_cap_annual if ledger is not None else caps.pue_cap_annual
-    parts = [f"{annual:g}/y" if annual else "", f"{caps.ipue_cap_hourly:g}/h" if caps.ipue_cap_hourly else ""]
-    return " ".join(p for p in parts if p)
+    """Caps in force; `*` marks what the policy overrides."""
+    own, caps = record.site.caps, record.status.caps or record.site.caps
+    parts = [
+        (caps.pue_cap_annual, own.pue_cap_annual, "/y"),
+        (caps.ipue_cap_hourly, own.ipue_cap_hourly, "/h"),
+    ]
+    return " ".join(f"{now:g}{per}{'' if now == before else '*'}" for now, before, per in parts if now)
+
+
+def _limit_kw(record: SiteRecord) -> str:
+    """IT power limit in force; `*` marks one that the policy sets."""
+    own_kw = record.site.power_limit_kw
+    now_kw = own_kw if record.status.power_limit_kw is None else record.status.power_limit_kw
+    return f"{now_kw:,.5g}{'' if now_kw == own_kw else '*'}"
+
+
+def _floor(record: SiteRecord) -> str:
+    floor = record.status.reserved_floor_frac
+    return f"{floor:.0%}" if floor else ""
 
 
 def _balance(record: SiteRecord) -> str:
@@ -100,8 +114,11 @@ SITE_COLUMNS = (
     number("FACILITY KW", lambda r: _meter(r, "facility_power_kw"), 7),
     number("IPUE", lambda r: fixed(r.status.ipue, 2), 2),
     number("CAP", _cap, 2),
+    number("LIMIT KW", _limit_kw, 9),
+    number("FLOOR", _floor, 10),
     number("LEDGER KWH", _balance, 6),
     number("¥/KWH", lambda r: fixed(r.status.price_yuan_per_kwh, 3), 8),
+    number("RTT MS", lambda r: fixed(r.status.rtt_p99_ms), 9),
 )
 
 NODE_COLUMNS = (
@@ -126,6 +143,13 @@ PLACEMENT_COLUMNS = (
     Column("SINCE", lambda p: when(p.start_at_s), 6),
 )
 
+
+def _first_reason(found: Round) -> str:
+    return max(found.pending_by_reason, key=lambda c: found.pending_by_reason[c], default="").replace(
+        "_", " "
+    )
+
+
 ROUND_COLUMNS = (
     Column("ROUND", lambda r: r.round_id),
     Column("AT", lambda r: when(r.at_s), 1),
@@ -134,7 +158,7 @@ ROUND_COLUMNS = (
     number("MOVED", lambda r: str(r.moved), 2),
     number("PREEMPTED", lambda r: str(r.preempted), 4),
     number("PENDING", lambda r: str(r.pending)),
-    Column("FIRST REASON", lambda r: max(r.pending_by_reason, key=r.pending_by_reason.get, default=""), 5),
+    Column("FIRST REASON", _first_reason, 5),
 )
 
 PLAN_COLUMNS = (
@@ -198,6 +222,9 @@ def sites(
         single=name is not None,
         empty="no sites: no fleet is registered",
     )
+    if output is Format.TABLE and records and records[0].status.policy_revision:
+        revision = records[0].status.policy_revision
+        typer.echo(f"(caps, limits and floors in force under policy revision {revision}; * is set there)")
 
 
 def nodes(
@@ -481,6 +508,10 @@ def _print_round(found: Round) -> None:
         paragraph(f"  - {reason_text(reason)}")
 
 
+MOST_BINDING_SHOWN = 12
+"""The dearest binding constraints, for people."""
+
+
 def _print_plan_details(plan: Plan) -> None:
     if plan.bounds:
         heading("Bounds")
@@ -509,5 +540,11 @@ def _print_plan_details(plan: Plan) -> None:
         )
     if plan.binding_constraints:
         heading("What limits it")
-        for c in plan.binding_constraints:
-            paragraph(f"  - {c.constraint}: {c.value:g} of {c.limit:g} {c.unit}")
+        dearest = sorted(plan.binding_constraints, key=lambda c: -(c.shadow_price_yuan or 0.0) * abs(c.limit))
+        for c in dearest[:MOST_BINDING_SHOWN]:
+            price = "" if c.shadow_price_yuan is None else f", ¥{c.shadow_price_yuan:.4g} per {c.unit} more"
+            paragraph(f"  - {c.constraint}: {c.value:g} of {c.limit:g} {c.unit}{price}")
+        if len(dearest) > MOST_BINDING_SHOWN:
+            paragraph(f"  and {len(dearest) - MOST_BINDING_SHOWN} more (-o json tells all)")
+    if plan.input_sha256:
+        paragraph(f"Made from problem {plan.input_sha256[:16]} under policy revision {plan.policy_revision}.")

@@ -23,6 +23,7 @@ from suanli.cli.common import (
     site_labels,
     when,
     workload_name,
+    yuan,
 )
 from suanli.cli.lazy import EXIT_FAILED_CHECK, EXIT_WOULD_WAIT
 from suanli.cli.output import (
@@ -39,7 +40,14 @@ from suanli.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from suanli.model import Candidate, Explanation, PlannedWorkload, WorkloadRecord, WorkloadsPlan
+    from suanli.model import (
+        Candidate,
+        Explanation,
+        PlannedWorkload,
+        StartEstimate,
+        WorkloadRecord,
+        WorkloadsPlan,
+    )
 
 PANEL = "Work"
 WHY_CANDIDATES = 12
@@ -84,7 +92,9 @@ RECORD_COLUMNS = (
 def submit(
     files: Files,
     tenant: Tenant = DEFAULT_TENANT,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; nothing is stored.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, and show where it would lie; nothing is stored.")
+    ] = False,
     if_etag: Annotated[
         str, typer.Option(help="Etag of `suanli plan`: refuse (6) when what it rested on has changed.")
     ] = "",
@@ -106,6 +116,11 @@ def submit(
     with connect(address) as client:
         for batch in chunks(workloads, MAX_PAGE_SIZE):
             records += client.batch_create_workloads(batch, validate_only=dry_run, plan_etag=if_etag)
+        if dry_run and output is Format.TABLE:
+            labels = site_labels(client.list_sites())
+            for batch in chunks(workloads, MAX_PAGE_SIZE):
+                _print_plan(client.plan_workloads(batch), labels)
+            return
     emit(records, output, RECORD_COLUMNS, lambda r: r.name)
 
 
@@ -302,10 +317,7 @@ def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
         paragraph(f"Place {explanation.queue_position} in the queue, {ahead} of other work ahead.")
     start = explanation.expected_start
     if start is not None:
-        paragraph(
-            f"Expected to start about {when(start.likely_at_s)} "
-            f"(between {when(start.earliest_at_s)} and {when(start.latest_at_s)}); {start.assumption}"
-        )
+        paragraph(f"Expected to start {_start_text(start)}")
     if explanation.conflict:
         heading("Cannot all hold at once; dropping any one makes it placeable")
         for rule in explanation.conflict:
@@ -320,7 +332,7 @@ def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
     if explanation.relaxations:
         heading("Would help")
         for r in explanation.relaxations:
-            price = "" if r.price_yuan is None else f"  (¥{r.price_yuan:,.2f})"
+            price = "" if r.price_yuan is None else f"  (¥{yuan(r.price_yuan)})"
             paragraph(f"  - {r.change}{price}")
 
 
@@ -336,7 +348,7 @@ def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str])
         number("KW", lambda c: fixed(None if c.power_w is None else c.power_w / 1000, 2), 3),
         number("IPUE", lambda c: fixed(c.ipue_marginal, 2), 2),
         number("RTT MS", lambda c: fixed(c.rtt_p99_ms), 1),
-        number("¥/H", lambda c: fixed(c.cost_yuan_per_hour, 2), 1),
+        number("¥/H", lambda c: yuan(c.cost_yuan_per_hour), 1),
         Column("WHY NOT", _why_lost),
     )
     print_table(shown[:WHY_CANDIDATES], columns)
@@ -357,16 +369,17 @@ def _why_lost(candidate: Candidate) -> str:
 def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
     columns = (
         Column("WORKLOAD", lambda w: _short(w.workload)),
-        Column("WOULD BE", lambda w: "placed" if w.placements else "waiting", style=_state_style),
+        Column("WOULD BE", _fate, style=_state_style),
         Column("SITES", _sites_of, 1),
         number("KW", lambda w: fixed(w.it_power_w / 1000, 2), 3),
         number("FACILITY KW", lambda w: fixed(w.facility_power_w / 1000, 2), 4),
         number("RTT MS", lambda w: fixed(w.rtt_p99_ms) if w.rtt_p99_ms else "", 2),
-        number("¥/H", lambda w: fixed(w.cost_yuan_per_hour, 2), 2),
+        number("¥/H", lambda w: yuan(w.cost_yuan_per_hour), 2),
         Column("WHY", lambda w: w.explanation.summary, 5),
     )
     print_table(answer.workloads, columns)
     for planned in answer.workloads:
+        _print_wait(planned)
         if planned.explanation.candidates and len(answer.workloads) <= 3:
             heading(f"Considered for {_short(planned.workload)}")
             _print_candidates(planned.explanation.candidates, labels)
@@ -377,8 +390,34 @@ def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
     typer.echo("")
     paragraph(
         f"Together {answer.it_power_w / 1000:,.2f} kW IT, {answer.facility_power_w / 1000:,.2f} kW facility, "
-        f"¥{answer.cost_yuan_per_hour:,.2f} an hour. Etag {answer.etag}"
+        f"¥{yuan(answer.cost_yuan_per_hour)} an hour. Etag {answer.etag}"
     )
+
+
+def _print_wait(planned: PlannedWorkload) -> None:
+    """Why one of the workloads would wait, and how long."""
+    found = planned.explanation
+    if str(planned.state) != "pending" or not found.conflict:
+        return
+    heading(f"{_short(planned.workload)} would wait; these cannot all hold at once")
+    for rule in found.conflict:
+        paragraph(f"  - {rule}")
+    if found.expected_start is not None:
+        paragraph(f"It would start {_start_text(found.expected_start)}")
+
+
+def _start_text(start: StartEstimate) -> str:
+    return (
+        f"about {when(start.likely_at_s)} (between {when(start.earliest_at_s)} and "
+        f"{when(start.latest_at_s)}); {start.assumption}"
+    )
+
+
+def _fate(planned: PlannedWorkload) -> str:
+    """What would become of it; a workload may be placed in part."""
+    if str(planned.state) != "pending":
+        return "placed"
+    return "part waiting" if planned.placements else "waiting"
 
 
 def _sites_of(planned: PlannedWorkload) -> str:
@@ -391,7 +430,12 @@ def _print_record(record: WorkloadRecord) -> None:
     if record.pending_reasons:
         heading("Held back by")
         for code, count in sorted(record.pending_reasons.items(), key=lambda item: -item[1]):
-            paragraph(f"  - {code.replace('_', ' ')}: {count}")
+            paragraph(f"  - {code.replace('_', ' ')} at {count} {'site' if count == 1 else 'sites'}")
+    if record.queue_position:
+        paragraph(f"\nPlace {record.queue_position} in the queue.")
+    if record.expected_start is not None:
+        paragraph(f"Expected to start {_start_text(record.expected_start)}")
+    if record.pending_reasons:
         paragraph(f"\nsuanli why {record.name} says more.")
 
 

@@ -11,7 +11,11 @@ from suanli.model.fleet import PueCap
 
 
 class SitePolicy(Value):
-    """Overrides for one site, `class:edge`, `class:cloud` or `fleet`; the most special one wins field by field."""
+    """Overrides for one site, `class:edge`, `class:cloud` or `fleet`; the most special one wins, of equals the later.
+
+    Each form of cap, the power limit and the floor stand by themselves: what is left out stays as it is. A power limit
+    is of IT power and can only tighten the site's own; a floor of 0 says nothing.
+    """
 
     target: str = Field(pattern=r"^(sites/[a-z0-9._-]+|class:(edge|cloud)|fleet)$")
     caps: PueCap | None = None

@@ -39,6 +39,7 @@ class ReasonCode(StrEnum):
     WAITS_FOR_PRICE = "waits_for_price"
     RESERVED_FOR_GANG = "reserved_for_gang"
     SOLVER_CUT_OFF = "solver_cut_off"
+    RESERVED_FLOOR = "reserved_floor"
 
 
 class Reason(Value):

@@ -13,8 +13,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from suanli.model.base import NonNegative, Value
-from suanli.model.fleet import Fleet, Site
+from suanli.model.base import Fraction, NonNegative, Value
+from suanli.model.fleet import Fleet, PueCap, Site
 from suanli.model.operation import SimulationRun
 from suanli.model.plan import LedgerBalance, Move, Placement
 from suanli.model.reason import Explanation, StartEstimate
@@ -106,6 +106,10 @@ class SiteState(Value):
     ledger: LedgerBalance | None = None
     price_yuan_per_kwh: float | None = None
     rtt_p99_ms: float | None = Field(None, description="highest among what is placed there")
+    caps: PueCap | None = Field(None, description="in force: the site's own, as the policy overrides them")
+    power_limit_kw: float | None = Field(None, description="of IT power, in force")
+    reserved_floor_frac: Fraction = Field(0.0, description="kept free for public services")
+    policy_revision: int = Field(0, ge=0, description="which these follow; 0 is the built-in one")
 
 
 class SiteRecord(Value):

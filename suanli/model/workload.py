@@ -80,7 +80,9 @@ class Stage(Value):
 
     stage_id: Identifier
     replicas: int = Field(1, ge=1, le=MAX_REPLICAS)
-    replicas_max: int | None = Field(None, ge=1, le=MAX_REPLICAS)
+    replicas_max: int | None = Field(
+        None, ge=1, le=MAX_REPLICAS, description="noted, not used yet: `replicas` run, never more"
+    )
     cpu_milli: int = Field(ge=0, le=10_000_000)
     memory_mib: int = Field(ge=0, le=100_000_000)
     storage_gib: int = Field(0, ge=0, le=10_000_000)
@@ -113,6 +115,11 @@ class Stage(Value):
     )
 
     @property
+    def is_elastic(self) -> bool:
+        """More replicas than run are noted in `replicas_max`."""
+        return self.replicas_max is not None and self.replicas_max > self.replicas
+
+    @property
     def is_service(self) -> bool:
         """Runs until cancelled."""
         return self.duration_s is None
@@ -142,13 +149,12 @@ class Stage(Value):
                     nearest=self.replicas,
                 )
             )
-        most = max(self.replicas, self.replicas_max or 0)
-        if self.spread is not None and self.spread.min_domains > most:
+        if self.spread is not None and self.spread.min_domains > self.replicas:
             found.append(
                 Violation(
                     ("spread", "min_domains"),
-                    f"{self.spread.min_domains} exceeds the {most} replicas",
-                    nearest=most,
+                    f"{self.spread.min_domains} exceeds the {self.replicas} replicas",
+                    nearest=self.replicas,
                 )
             )
         if self.gang and self.spread is not None and self.spread.over == "site":

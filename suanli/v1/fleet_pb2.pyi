@@ -618,6 +618,10 @@ class SiteState(_message.Message):
     LEDGER_FIELD_NUMBER: _builtins.int
     PRICE_YUAN_PER_KILOWATT_HOUR_FIELD_NUMBER: _builtins.int
     RTT_P99_MICROS_FIELD_NUMBER: _builtins.int
+    CAPS_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_WATTS_FIELD_NUMBER: _builtins.int
+    RESERVED_FLOOR_FRACTION_FIELD_NUMBER: _builtins.int
+    POLICY_REVISION_FIELD_NUMBER: _builtins.int
     up: _builtins.bool
     """It answers."""
     open: _builtins.bool
@@ -640,6 +644,12 @@ class SiteState(_message.Message):
     """Price of energy now, mark-up included."""
     rtt_p99_micros: _builtins.int
     """Highest p99 round trip among what is placed there."""
+    power_limit_watts: _builtins.float
+    """Limit on IT power in force."""
+    reserved_floor_fraction: _builtins.float
+    """Share of every node group that the policy keeps free for public services; 0 to 1."""
+    policy_revision: _builtins.int
+    """Revision of the policy that these follow; 0 is the built-in one."""
     @_builtins.property
     def meter(self) -> _telemetry_pb2.SiteMeter:
         """The last meter reading; its until_time tells its age."""
@@ -647,6 +657,10 @@ class SiteState(_message.Message):
     @_builtins.property
     def ledger(self) -> _plans_pb2.LedgerBalance:
         """Annual ledger now."""
+
+    @_builtins.property
+    def caps(self) -> Global___PueCap:
+        """PUE caps in force: the site's own, as the policy overrides them."""
 
     def __init__(
         self,
@@ -664,19 +678,27 @@ class SiteState(_message.Message):
         ledger: _plans_pb2.LedgerBalance | None = ...,
         price_yuan_per_kilowatt_hour: _builtins.float | None = ...,
         rtt_p99_micros: _builtins.int | None = ...,
+        caps: Global___PueCap | None = ...,
+        power_limit_watts: _builtins.float | None = ...,
+        reserved_floor_fraction: _builtins.float = ...,
+        policy_revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ipue", b"_ipue", "_price_yuan_per_kilowatt_hour", b"_price_yuan_per_kilowatt_hour", "_rtt_p99_micros", b"_rtt_p99_micros", "ipue", b"ipue", "ledger", b"ledger", "meter", b"meter", "price_yuan_per_kilowatt_hour", b"price_yuan_per_kilowatt_hour", "rtt_p99_micros", b"rtt_p99_micros"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ipue", b"_ipue", "_power_limit_watts", b"_power_limit_watts", "_price_yuan_per_kilowatt_hour", b"_price_yuan_per_kilowatt_hour", "_rtt_p99_micros", b"_rtt_p99_micros", "caps", b"caps", "ipue", b"ipue", "ledger", b"ledger", "meter", b"meter", "power_limit_watts", b"power_limit_watts", "price_yuan_per_kilowatt_hour", b"price_yuan_per_kilowatt_hour", "rtt_p99_micros", b"rtt_p99_micros"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ipue", b"_ipue", "_price_yuan_per_kilowatt_hour", b"_price_yuan_per_kilowatt_hour", "_rtt_p99_micros", b"_rtt_p99_micros", "installed_gpu_milli", b"installed_gpu_milli", "ipue", b"ipue", "ledger", b"ledger", "meter", b"meter", "on_node_count", b"on_node_count", "open", b"open", "placed_cpu_milli", b"placed_cpu_milli", "placed_gpu_milli", b"placed_gpu_milli", "placed_replica_count", b"placed_replica_count", "placed_workload_count", b"placed_workload_count", "price_yuan_per_kilowatt_hour", b"price_yuan_per_kilowatt_hour", "rtt_p99_micros", b"rtt_p99_micros", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ipue", b"_ipue", "_power_limit_watts", b"_power_limit_watts", "_price_yuan_per_kilowatt_hour", b"_price_yuan_per_kilowatt_hour", "_rtt_p99_micros", b"_rtt_p99_micros", "caps", b"caps", "installed_gpu_milli", b"installed_gpu_milli", "ipue", b"ipue", "ledger", b"ledger", "meter", b"meter", "on_node_count", b"on_node_count", "open", b"open", "placed_cpu_milli", b"placed_cpu_milli", "placed_gpu_milli", b"placed_gpu_milli", "placed_replica_count", b"placed_replica_count", "placed_workload_count", b"placed_workload_count", "policy_revision", b"policy_revision", "power_limit_watts", b"power_limit_watts", "price_yuan_per_kilowatt_hour", b"price_yuan_per_kilowatt_hour", "reserved_floor_fraction", b"reserved_floor_fraction", "rtt_p99_micros", b"rtt_p99_micros", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ipue: _TypeAlias = _typing.Literal["ipue"]  # noqa: Y015
     _WhichOneofArgType__ipue: _TypeAlias = _typing.Literal["_ipue", b"_ipue"]  # noqa: Y015
+    _WhichOneofReturnType__power_limit_watts: _TypeAlias = _typing.Literal["power_limit_watts"]  # noqa: Y015
+    _WhichOneofArgType__power_limit_watts: _TypeAlias = _typing.Literal["_power_limit_watts", b"_power_limit_watts"]  # noqa: Y015
     _WhichOneofReturnType__price_yuan_per_kilowatt_hour: _TypeAlias = _typing.Literal["price_yuan_per_kilowatt_hour"]  # noqa: Y015
     _WhichOneofArgType__price_yuan_per_kilowatt_hour: _TypeAlias = _typing.Literal["_price_yuan_per_kilowatt_hour", b"_price_yuan_per_kilowatt_hour"]  # noqa: Y015
     _WhichOneofReturnType__rtt_p99_micros: _TypeAlias = _typing.Literal["rtt_p99_micros"]  # noqa: Y015
     _WhichOneofArgType__rtt_p99_micros: _TypeAlias = _typing.Literal["_rtt_p99_micros", b"_rtt_p99_micros"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ipue) -> _WhichOneofReturnType__ipue | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_watts) -> _WhichOneofReturnType__power_limit_watts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__price_yuan_per_kilowatt_hour) -> _WhichOneofReturnType__price_yuan_per_kilowatt_hour | None: ...
     @_typing.overload

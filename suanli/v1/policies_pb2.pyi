@@ -48,7 +48,9 @@ Global___LedgerLoad: _TypeAlias = LedgerLoad  # noqa: Y015
 
 @_typing.final
 class SitePolicy(_message.Message):
-    """Overrides for one target; the most special one wins field by field."""
+    """Overrides for one target; the most special one wins, each form of cap, power limit and floor by itself. Of two with
+    the same target the later wins.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,12 +61,14 @@ class SitePolicy(_message.Message):
     target: _builtins.str
     """`sites/{site}`, `class:edge`, `class:cloud` or `fleet`."""
     power_limit_watts: _builtins.float
-    """Limit on facility power."""
+    """Limit on IT power; can only tighten the site's own."""
     reserved_floor_fraction: _builtins.float
-    """Share kept free for public services; 0 to 1."""
+    """Share of every node group that work ranked below public services leaves free; 0 to 1, 0 says nothing."""
     @_builtins.property
     def caps(self) -> _fleet_pb2.PueCap:
-        """PUE caps in place of the site's own."""
+        """PUE caps in place of the site's own. A form that is left out stays as it is; the annual form brings hardness, debt
+        price and reference load along.
+        """
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ class PolicyRevision(_message.Message):
     ledger_load: Global___LedgerLoad.ValueType
     """Which load the annual ledger counts."""
     debt_price_yuan_per_kilowatt_hour: _builtins.float
-    """Price of ledger debt; 5 when unset."""
+    """Price of ledger debt where no override names another; 5 when unset, which leaves a site's own price in force."""
     migration_yuan_per_gpu: _builtins.float
     """Price of moving one GPU's work; 2 when unset."""
     move_budget_count_per_hour: _builtins.int

@@ -82,6 +82,8 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     """Capacity is held for a large gang that would starve otherwise."""
     REASON_CODE_SOLVER_CUT_OFF: _ReasonCode.ValueType  # 27
     """The solver was cut off before it decided; the next round tries again."""
+    REASON_CODE_RESERVED_FLOOR: _ReasonCode.ValueType  # 28
+    """What is left of the nodes is the share that the policy keeps free for public services."""
 
 class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
     """Every way in which a candidate can be ruled out; nothing waits or is refused without one of these."""
@@ -142,6 +144,8 @@ REASON_CODE_RESERVED_FOR_GANG: ReasonCode.ValueType  # 26
 """Capacity is held for a large gang that would starve otherwise."""
 REASON_CODE_SOLVER_CUT_OFF: ReasonCode.ValueType  # 27
 """The solver was cut off before it decided; the next round tries again."""
+REASON_CODE_RESERVED_FLOOR: ReasonCode.ValueType  # 28
+"""What is left of the nodes is the share that the policy keeps free for public services."""
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
 
 @_typing.final

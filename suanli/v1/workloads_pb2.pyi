@@ -295,7 +295,7 @@ class Workload(_message.Message):
     total_gpu_milli: _builtins.int
     """GPUs asked for, all stages, in reference models."""
     queue_position: _builtins.int
-    """Place in the queue, 1 is next; 0 when not queued."""
+    """Place in the queue, in answers to Get and List: 1 is next; 0 when not queued."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
         """Replicas of one shape each; 1 to 16."""
@@ -330,11 +330,11 @@ class Workload(_message.Message):
 
     @_builtins.property
     def pending_reasons(self) -> _containers.RepeatedCompositeFieldContainer[_reasons_pb2.ReasonCount]:
-        """While pending: how many sites each reason rules out."""
+        """While pending, in answers to Get and List: how many sites each reason rules out."""
 
     @_builtins.property
     def expected_start(self) -> _reasons_pb2.StartEstimate:
-        """When it is expected to start, if pending."""
+        """When it is expected to start, if pending and something can be said; in answers to Get."""
 
     @_builtins.property
     def placed_sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -532,7 +532,7 @@ class Stage(_message.Message):
     replica_count: _builtins.int
     """Replicas wanted; 1 when unset, at most 100 000."""
     replica_max_count: _builtins.int
-    """Up to so many when there is room; unset: exactly replica_count."""
+    """Noted, not used yet: replica_count run. At least replica_count; the record's summary says so where it is larger."""
     cpu_milli: _builtins.int
     """CPU per replica, 1000 is one core; 0 to 10 000 000."""
     memory_mebibytes: _builtins.int

@@ -30,8 +30,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     day = build_day_result(
         *synthetic_day(), latency=synthetic_latency(), marks=synthetic_marks(), class_names=CLASS_NAMES
     )
+    other = build_day_result(*synthetic_day(policy="least-loaded"), policy="least-loaded")
     story = DayStory(
-        Comparison.of([("suanli", day)]), RunChecks(24), pending_explanation(), placed_explanation()
+        Comparison.of([("suanli", day), ("least-loaded", other)]),
+        RunChecks(24),
+        pending_explanation(),
+        placed_explanation(),
     )
     return write_report(tmp_path_factory.mktemp("report") / "report.html", story)
 

@@ -1,8 +1,9 @@
-"""The terminal summary of the synthetic day at three widths, without colour, as a log file would hold it."""
+"""The terminal summary of the synthetic day at five widths, without colour, as a log file would hold it."""
 
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,11 +49,21 @@ def story() -> DayStory:
     )
 
 
-@pytest.mark.parametrize("width", [60, 100, 160])
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
 def test_the_summary_reads_as_committed(story, golden, width):
     text = render_summary(story, width)
     golden(GOLDENS / f"summary_{width}.txt", text)
     assert max(cell_len(line) for line in text.splitlines()) <= width
+    assert "…" not in text, "a column was cut"
+
+
+@pytest.mark.parametrize("width", range(60, 200, 7))
+def test_no_width_cuts_a_column_or_tears_a_figure(story, width):
+    text = render_summary(story, width)
+    assert "…" not in text
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    torn = re.search(r"\d\n *(\d{3}\b|%|ms\b|kWh\b)", text)
+    assert torn is None, torn
 
 
 def test_a_failed_day_reads_as_committed(story, golden):
@@ -64,7 +75,7 @@ def test_a_failed_day_reads_as_committed(story, golden):
     )
 
 
-@pytest.mark.parametrize("width", [60, 100, 160])
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
 def test_colour_changes_no_word(story, width):
     out = io.StringIO()
     console = Console(width=width, color_system="truecolor", force_terminal=True, file=out, record=True)

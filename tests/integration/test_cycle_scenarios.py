@@ -565,6 +565,9 @@ def test_a_dry_run_says_what_would_happen_and_leaves_no_trace():
     values = [a_workload("fits").cpu(8).build(), a_workload("waits").cpu(8).build()]
     run = city.cycle.plan_dry_run(city.state, city.now_s, values)
     assert [b["command"]["workload"] for b in run.placed] == [name_of("fits")]
-    assert run.waiting == {"waiting": 1}
+    assert set(run.explanations) == {name_of("fits"), name_of("waits")}
     assert run.explanations[name_of("waits")].conflict == ("capacity in use by other work",)
+    fits = run.explanations[name_of("fits")]
+    assert fits.summary.startswith("would be placed at e0") and fits.state == "planned"
+    assert sum(c.chosen for c in fits.candidates) == 1
     assert city.state.digest() == before

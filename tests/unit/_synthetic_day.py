@@ -187,6 +187,8 @@ class Day:
         models = [g[0] for g in site[9]]
         gpu_milli = next((m for model, m in milli.items() if model in models), 0)
         reference = next(iter(milli.values()), 0)
+        hosts = [i for i, model in enumerate(models) if model in milli] or [0]
+        group_id = f"g{hosts[len(self.runs) % len(hosts)]}"
         run = Run(
             f"{name}/serve/{index}#{incarnation}",
             name,
@@ -203,7 +205,7 @@ class Day:
         self.runs.append(run)
         command = dict(
             placement_id=run.placement_id, workload=name, stage_id="serve", replica_index=index, site_id=site_id,
-            group_id="g0", node_index=0, at_s=ordered_s, cpu_milli=4000, memory_mib=16_384, gpu_milli=gpu_milli,
+            group_id=group_id, node_index=0, at_s=ordered_s, cpu_milli=4000, memory_mib=16_384, gpu_milli=gpu_milli,
             gpu_ids=[0], reference_gpu_milli=reference, utilization_frac=0.5, startup_s=60, done_work_s=0.0,
             is_service=CLASSES[class_id][5] is None, checkpoint_interval_s=900, gang_size=1, transfer_gib=0.0,
         )  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from suanli.model import FieldProblem
+from scheduler.planner.admission import unplannable
+from suanli.model import FieldProblem, Policy, SitePolicy
 from tests.builders import City, a_fleet, a_site, a_twin, a_workload, given, name_of
 
 GIB = 1024
@@ -231,3 +232,63 @@ def test_the_answer_is_remembered_per_shape_but_not_across_fleets(city):
         city.cycle.register_fleet(city.state, city.now_s, a_fleet(a_site("e01").cpus(cores=32)).build())
     )
     assert [p.code for p in problems(city, work)] == ["replica_too_large"]
+
+
+# ---------------------------------------------------------------------- power, fleets
+
+
+def test_what_no_site_can_power_is_refused_and_what_only_the_policy_forbids_waits():
+    """Nodes idle at 300 W, a busy core draws 5 W: 0.72 kW carry two nodes of four cores at half load, not three."""
+    city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=3, cores=4).power_limit_kw(0.72)))
+    assert the_problem(city, a_workload("gang").cpu(4).gang(3)) == (
+        "stages[0].replicas",
+        "2",
+        "power_above_site",
+    )
+    assert problems(city, a_workload("gang").cpu(4).gang(2)) == []
+    assert problems(city, a_workload("many").cpu(4).replicas(3)) == [], (
+        "replicas that need not run together wait"
+    )
+    tight = Policy(sites=(SitePolicy(target="fleet", power_limit_kw=0.2),))
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, tight))
+    city.submits(a_workload("w")).when_planned().expect_waiting("w")
+    assert {r.code.value for r in city.explain("w").reasons} == {"power_limit"}
+
+
+def test_a_replica_that_alone_is_above_every_limit_is_refused():
+    city = given(a_fleet(a_site("e01").cpus(nodes=1, cores=4).power_limit_kw(0.2)))
+    assert the_problem(city, a_workload("w"))[::2] == ("stages[0]", "power_above_site")
+
+
+def test_the_largest_gang_that_admission_names_is_one_that_a_round_places():
+    for limit_kw in (0.31, 0.33, 0.34, 0.66, 1.0, 1.3):
+        fleet = a_fleet(a_site("dc", "cloud").cpus(nodes=4, cores=8).power_limit_kw(limit_kw))
+        refused = problems(given(fleet), a_workload("gang").cpu(2).gang(16))
+        most = int(refused[0].nearest) if refused else 16
+        given(fleet).submits(a_workload("gang").cpu(2).gang(most)).when_planned().expect(
+            "gang", replicas=most
+        )
+
+
+def test_a_tariff_without_all_months_is_refused_with_the_months_that_lack():
+    fleet = a_fleet(a_site("e01").cpus(), a_site("e02").cpus()).build()
+    (tariff,) = fleet.tariffs
+    summer = {m: tariff.price_yuan_per_kwh_by_month[m] for m in (7, 8)}
+    short = fleet.model_copy(
+        update={"tariffs": (tariff.model_copy(update={"price_yuan_per_kwh_by_month": summer}),)}
+    )
+    (found,) = unplannable(short)
+    assert (found.field, found.code) == ("tariffs[0].price_yuan_per_kwh_by_month", "tariff_incomplete")
+    assert "'flat' of e01, e02 has no prices for month 1, 2, 3, 4, 5, 6, 9, 10, 11, 12" in found.problem
+    assert "months 1 to 12; it has 7, 8" in found.expected
+    assert unplannable(fleet) == []
+    unused = fleet.model_copy(
+        update={"tariffs": (tariff, short.tariffs[0].model_copy(update={"tariff_id": "x"}))}
+    )
+    assert unplannable(unused) == [], "a tariff that no site uses is nobody's problem"
+
+
+def test_a_carbon_shape_has_every_hour_or_none():
+    fleet = a_fleet(a_site("e01").cpus()).build()
+    (found,) = unplannable(fleet.model_copy(update={"carbon_g_per_kwh_by_hour": (500.0,) * 23}))
+    assert (found.field, found.code) == ("carbon_g_per_kwh_by_hour", "carbon_incomplete")

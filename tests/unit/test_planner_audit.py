@@ -6,6 +6,7 @@ import pytest
 
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.round import Placed
+from suanli.model import Policy, SitePolicy
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload, given
 
 
@@ -71,6 +72,17 @@ def test_a_moving_replica_counts_at_both_ends():
 
 def test_the_cycle_refuses_to_commit_an_impossible_round(city, monkeypatch):
     city.submits(a_workload("many").cpu(4).replicas(3))
-    monkeypatch.setattr("scheduler.planner.snapshot.Snapshot.fit", lambda self, view, at: at * 0 + 9)
+    monkeypatch.setattr("scheduler.planner.snapshot.Snapshot.fit_of_nodes", lambda self, view, at: at * 0 + 9)
     with pytest.raises(AssertionError, match="impossible placement"):
         city.cycle.round(city.state, city.now_s)
+
+
+def test_work_that_touches_the_reserved_floor_is_found_and_a_public_service_is_not(city):
+    policy = Policy(sites=(SitePolicy(target="fleet", reserved_floor_frac=0.4),))
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, policy))
+    assert audit_placements(city.state, [Placed(CPU, 1, 0)]) == []
+    assert audit_placements(city.state, [Placed(CPU, 0, 0)]) == [
+        "group e01/cpu: cpu_milli 3000 leaves less than the reserved 40%"
+    ]
+    city.submits(a_workload("lamp").cpu(3).priority("public_service"))
+    assert audit_placements(city.state, [Placed(CPU + 2, 0, 0)]) == []

@@ -127,7 +127,8 @@ def test_work_with_checkpoints_moves_and_its_lost_work_is_counted(ran_s):
 def test_a_gang_that_power_keeps_waiting_is_not_helped():
     """Room is there; moving others makes no power."""
     city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=3, cores=4).power_limit_kw(0.65)))
-    city.submits(a_workload("gang").cpu(4).gang(3).lasts(60)).when_planned().expect_waiting("gang")
+    city.submits(a_workload("lamp").cpu(1)).when_planned().all_run(after_s=60)
+    city.submits(a_workload("gang").cpu(4).gang(2).lasts(60)).when_planned().expect_waiting("gang")
     assert proposed(city) == []
 
 

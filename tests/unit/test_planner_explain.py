@@ -52,9 +52,11 @@ def test_the_words_of_explanations(golden):
 
 def test_the_chosen_site_and_why_each_other_lost():
     city = given(near_and_far(), PlainScorer({"e01": 1.0, "e02": 2.5, "dc": 1.0}, closed=frozenset({"dc"})))
-    city.submits(a_workload("w")).when_planned()
+    city.submits(
+        a_workload("w")
+    ).when_planned()  # at e02 a node would have to wake, for a thousandth of a yuan
     lost = {c.site_id: c.lost_because for c in city.explain("w").candidates}
-    assert lost == {"e01": "", "e02": "dearer by 1.5000 yuan/h", "dc": "the plan keeps this site closed"}
+    assert lost == {"e01": "", "e02": "dearer by 1.5010 yuan/h", "dc": "the plan keeps this site closed"}
 
 
 def test_a_full_site_lost_because_it_is_full():
@@ -139,3 +141,39 @@ def test_work_whose_latest_start_has_come_does_not_wait_for_a_price():
     free = given(a_fleet(a_site("e01").cpus()), PlainScorer(wanted_deferred=0))
     free.submits(a_workload("early").lasts(600).deferrable(START_S + 90_000)).when_planned()
     assert free.explain("early").conflict == ("waits for a cheaper hour (deferrable)",)
+
+
+def test_a_site_that_would_be_cheaper_says_why_it_is_not_the_one():
+    """Placed when e01 was cheap, or because the plan wants it there."""
+    scorer = PlainScorer({"e01": 1.0, "e02": 2.0})
+    city = given(near_and_far(), scorer).submits(a_workload("w").at("e01", "e02")).when_planned()
+    scorer.cost_by_site = {"e01": 3.0, "e02": 2.0}
+    lost = {c.site_id: c.lost_because for c in city.explain("w").candidates}
+    assert lost["e02"] == "cheaper by 0.9990 yuan/h now, but not when the work was placed"
+    scorer.quotas = {0: {0: 1.0}}
+    lost = {c.site_id: c.lost_because for c in city.explain("w").candidates}
+    assert lost["e02"] == "cheaper by 0.9990 yuan/h now, but the plan wants its replicas elsewhere"
+
+
+def test_what_is_short_names_the_most_that_a_short_node_has_free():
+    """One node is free but of another kind: of those that are short, the fullest but one has two cores left."""
+    city = given(a_fleet(a_site("e01").cpus(nodes=3, cores=8))).submits(
+        a_workload("a").cpu(6), a_workload("b").cpu(7), a_workload("c").cpu(8)
+    )
+    city.when_planned().submits(a_workload("w").cpu(3)).when_planned()
+    (reason,) = city.explain("w").reasons
+    assert (reason.code, reason.actual, reason.limit, reason.unit) == (ReasonCode.CPU_SHORT, 3, 2, "cores")
+    assert reason.node_count == 3
+
+
+def test_a_site_without_power_is_not_called_open():
+    city = given(a_fleet(a_site("e01").cpus(nodes=2, cores=8).power_limit_kw(0.4)))
+    city.submits(a_workload("a").cpu(8)).when_planned().submits(a_workload("w")).when_planned()
+    (candidate,) = city.explain("w").candidates
+    assert "power limit on 1 node" in candidate.lost_because
+
+
+def test_work_without_users_has_no_round_trip():
+    city = given(near_and_far()).submits(a_workload("w"), a_workload("v").within(30.0)).when_planned()
+    assert all(c.rtt_p99_ms is None for c in city.explain("w").candidates)
+    assert all(c.rtt_p99_ms is not None for c in city.explain("v").candidates)

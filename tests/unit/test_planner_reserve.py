@@ -60,7 +60,8 @@ def test_a_gang_blocked_by_services_keeps_nothing():
 def test_a_gang_blocked_by_power_keeps_nothing():
     """Room is there, power is not: nodes kept for it would stand idle for nobody's good."""
     city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=3, cores=4).power_limit_kw(0.65)))
-    city.submits(a_workload("gang").cpu(4).gang(3).lasts(60), a_workload("one").cpu(4)).when_planned()
+    city.submits(a_workload("runs").cpu(4)).when_planned()
+    city.submits(a_workload("gang").cpu(4).gang(2).lasts(60), a_workload("one").cpu(4)).when_planned()
     city.expect_waiting("gang").expect("one", replicas=1)
 
 

@@ -234,3 +234,26 @@ def test_wrong_arguments_are_told(saved, tmp_path, capsys):
     assert report.main([str(tmp_path / "missing.jsonl")]) == 2
     assert report.main([str(saved[0]), "--against", "nonsense"]) == 2
     assert "NAME=EVENTS.jsonl" in capsys.readouterr().err
+
+
+def test_what_a_replayed_list_does_not_have_is_left_out_with_its_link(story):
+    day = story.comparison.ours
+    bare = replace(
+        day,
+        fleet=day.fleet.model_copy(update={"zones": ()}),
+        flows=replace(day.flows, zone_to_site=()),
+        latency=replace(day.latency, classes=()),
+    )
+    page = Page(report.render_report(replace(story, comparison=Comparison.of([("suanli", bare)]))))
+    assert {"map", "comparison", "latency"}.isdisjoint(page.ids)
+    assert {"#city", "#against"}.isdisjoint(page.anchors)
+    assert "Nothing that ran has a latency budget." in page.text
+
+
+def test_an_outage_the_scenario_made_is_told_once(story):
+    day = story.comparison.ours
+    made = day.outages[0]
+    mark = replace(day.marks[0], site_id=made.site_id, from_s=made.from_s, until_s=made.until_s)
+    with_mark = replace(story, comparison=Comparison.of([("suanli", replace(day, marks=(mark,)))]))
+    spans = [(e["site"], e["from"], e["until"]) for e in chart_data(with_mark)["events"]]
+    assert len(spans) == len(set(spans))

@@ -69,7 +69,7 @@ class Log:
         name, stage_id, index = placement_id.split("#")[0].rsplit("/", 2)
         command = {
             "workload": name, "stage_id": stage_id, "replica_index": int(index), "site_id": site_id,
-            "gpu_milli": 8000, "reference_gpu_milli": 8000,
+            "group_id": "g0", "gpu_milli": 8000, "reference_gpu_milli": 8000,
         }  # fmt: skip
         return self.add(at_s, EventKind.REPLICA_START_ORDERED, placement_id, command=command, rtt_p99_ms=9.0)
 

@@ -10,12 +10,15 @@ from cluster_sim.day_words import (
     below,
     event_in_words,
     gap_percent,
+    in_order,
+    ipue_in_words,
     minutes,
     number,
     one_sentence,
     percent,
     reason_in_words,
     signed,
+    wrapped,
 )
 from cluster_sim.result import Comparison, build_day_result
 from suanli.model import Event, EventKind, Reason, ReasonCode
@@ -143,3 +146,29 @@ def test_events_that_tell_something_have_words():
 def test_a_site_that_the_fleet_does_not_know_keeps_its_id():
     event = Event(revision=1, at_s=START_S, kind=EventKind.SITE_UP, subject="sites/e99", body={})
     assert event_in_words(event, synthetic_fleet()) == "e99 is back"
+
+
+@pytest.mark.parametrize(
+    ("it_kwh", "facility_kwh", "is_empty", "said"),
+    [
+        (100.0, 123.4, False, "1.234"),
+        (0.36, 85.4, False, "idle"),  # an old data centre in which nothing ran: 237 is no PUE
+        (0.2, 2.2, True, "idle"),
+        (0.0, 3.0, False, "idle"),
+        (0.0, 0.0, False, "–"),
+    ],
+)
+def test_a_room_without_work_is_idle_and_has_no_ipue(it_kwh, facility_kwh, is_empty, said):
+    assert ipue_in_words(it_kwh, facility_kwh, is_empty=is_empty) == said
+
+
+def test_wrapping_keeps_figures_and_units_whole_and_counts_wide_characters_twice():
+    text = "paid ¥6 361 for 12.5 % of it"
+    assert wrapped(text, 10).splitlines() == ["paid", "¥6 361 for", "12.5 % of", "it"]
+    assert wrapped("松江 枢纽", 5).splitlines() == ["松江", "枢纽"]
+
+
+def test_classes_count_upwards(ours):
+    first = ours.latency.classes[0]
+    rows = [replace(first, workload_class=c) for c in ("W10", "W1h", "W2", "W1")]
+    assert [r.workload_class for r in in_order(rows)] == ["W1", "W1h", "W2", "W10"]

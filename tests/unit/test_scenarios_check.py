@@ -96,6 +96,31 @@ def test_the_command_prints_both_scales_side_by_side_and_answers_by_its_exit_cod
     assert all(len(line) <= 120 for line in text.splitlines()[:18])
 
 
+def test_a_month_without_a_price_is_found_and_named():
+    scenario = load_scenario("tiny-twin")
+    rows = {
+        tariff_id: tariff.model_copy(
+            update={"seasons": tuple(s for s in tariff.seasons if 7 not in s.months)}
+        )
+        for tariff_id, tariff in scenario.tariffs.rows.items()
+    }
+    broken = scenario.model_copy(update={"tariffs": scenario.tariffs.model_copy(update={"rows": rows})})
+    found = check(broken)
+    assert any(p.startswith("tariff two_part has no price in month 7") for p in found.problems)
+    assert "PROBLEM tariff two_part has no price in month 7" in table(found)
+
+
+def test_the_table_has_loads_slack_by_month_hosts_gang_and_room():
+    text = table(check(load_scenario("tiny-cloud-edge")))
+    lines = text.splitlines()
+    assert lines[1].split() == ["site", "cap", "offered", "blind", "reach", "need", "slack", "aware", "note"]
+    months = next(line for line in lines if line.startswith("month"))
+    assert months.split()[1:] == [str(m) for m in range(1, 13)]
+    assert sum(line.startswith("e01-hub") and len(line.split()) == 13 for line in lines) == 1
+    assert "room to blind" in text and "sites that may host a class" in text and "largest gang" in text
+    assert all(len(line) <= 112 for line in lines)
+
+
 def test_edges_may_close_and_homes_may_not():
     rows = {row.site_id: row for row in verdict("songjiang-s").sites}
     kinds = {s.site_id: s.kind for s in base_scenario().fleet().sites}

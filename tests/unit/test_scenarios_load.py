@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster_sim.scenarios import ScenarioError, load_scenario, scenario_from_raw, shipped_scenarios
+from cluster_sim.scenarios import (
+    ScenarioError,
+    load_scenario,
+    scenario_from_raw,
+    shipped_files,
+    shipped_scenarios,
+)
 from cluster_sim.scenarios.fleet import all_idle_load_frac, coefficient_error_frac, half_up, node_counts
 from cluster_sim.scenarios.loader import _read_extended
 from suanli.model import SiteKind
@@ -43,7 +49,7 @@ def unsourced_numbers(tree: Any, path: tuple[str, ...] = (), sourced: bool = Fal
 
 
 # ---------------------------------------------------------------- shipped files
-@pytest.mark.parametrize("name", shipped_scenarios())
+@pytest.mark.parametrize("name", shipped_files())
 def test_every_shipped_scenario_loads_and_gives_a_fleet(name):
     scenario = load_scenario(name)
     assert scenario.scenario_id == name
@@ -51,9 +57,16 @@ def test_every_shipped_scenario_loads_and_gives_a_fleet(name):
 
 
 # teaching scenarios say their machines in one line without a source of its own: they are made up by name
-@pytest.mark.parametrize("name", [n for n in shipped_scenarios() if not n.startswith("tiny")])
+@pytest.mark.parametrize("name", [n for n in shipped_files() if not n.startswith("tiny")])
 def test_every_number_has_a_source_beside_it(name):
     assert list(unsourced_numbers(raw_file(name))) == []
+
+
+def test_a_base_is_there_to_be_extended_and_not_offered_for_playing():
+    assert set(shipped_files()) - set(shipped_scenarios()) == {"songjiang-base"}
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario("songjang-s")
+    assert "songjiang-base" not in caught.value.problems[0].expected
 
 
 def test_the_source_check_sees_a_number_without_one():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from solvers.commands import solve, verify
-from solvers.solution import PlanSolution
+from solvers.commands import EXIT_NO_PLAN, solve, verify
+from solvers.solution import PlanSolution, SolveStatus, no_plan
 from tests.plan_problems import Town
 
 RUNNER = CliRunner()
@@ -59,3 +63,84 @@ def test_a_damaged_file_is_bad_input_not_a_traceback(problem_file: Path, tmp_pat
     answer = run(solve, broken)
     assert answer.exit_code == 2
     assert "Traceback" not in answer.output
+
+
+def test_verify_takes_the_problem_or_the_plan_beside_it(problem_file: Path) -> None:
+    assert run(solve, problem_file).exit_code == 0
+    for file in (problem_file, problem_file.with_name(problem_file.name + ".plan")):
+        answer = run(verify, file)
+        assert answer.exit_code == 0
+        assert "verify: 0 violations" in answer.output
+        assert "gap" in answer.output
+
+
+def test_verify_as_json_tells_everything_at_once(problem_file: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "good.plan"
+    run(solve, problem_file, "--out", plan)
+    solution = PlanSolution.load(plan)
+    assert solution.certificate is not None
+    lying = dataclasses.replace(
+        solution,
+        running_count=np.zeros_like(solution.running_count),
+        certificate=dataclasses.replace(solution.certificate, bound_yuan=1e9, policy_revision=99),
+    )
+    lying.save(tmp_path / "lying.plan")
+    answer = run(verify, problem_file, tmp_path / "lying.plan", "--json")
+    assert answer.exit_code == 1
+    told = json.loads(answer.output)
+    assert {"demand", "certified_bound", "policy_revision"} <= {v["rule"] for v in told["violations"]}
+    assert told["problem_sha256"] == town_of_one_site().content_hash()
+
+
+def test_a_file_that_says_no_plan_was_found_has_an_exit_code_of_its_own(
+    problem_file: Path, tmp_path: Path
+) -> None:
+    no_plan(town_of_one_site(), SolveStatus.UNKNOWN, "cut off").save(tmp_path / "none.plan")
+    assert run(verify, problem_file, tmp_path / "none.plan").exit_code == EXIT_NO_PLAN
+
+
+WITHOUT_SOLVER = """
+import sys
+
+class NoSolver:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ortools", "scipy", "ray"):
+            raise ImportError(f"{name} is not installed here")
+        return None
+
+sys.meta_path.insert(0, NoSolver())
+from suanli.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_verify_needs_no_solver_installed(problem_file: Path) -> None:
+    run(solve, problem_file)
+    done = _fresh_process(["-c", WITHOUT_SOLVER, "verify", str(problem_file)])
+    assert done.returncode == 0, done.stderr
+    assert "verify: 0 violations" in done.stdout
+    refused = _fresh_process(["-c", WITHOUT_SOLVER, "solve", str(problem_file)])
+    assert refused.returncode != 0, "the test must really hide the solver"
+
+
+def test_a_dumped_problem_replays_bit_for_bit_in_fresh_processes(tmp_path: Path) -> None:
+    """Other process, other hash seed: the same bytes, certificate and prices included."""
+    from tests.unit.test_solvers_certificate import a_problem
+
+    file = tmp_path / "town.problem"
+    a_problem().save(file)
+    for seed in ("1", "2"):
+        out = str(tmp_path / f"{seed}.plan")
+        done = _fresh_process(
+            ["-m", "suanli.cli.main", "solve", str(file), "--out", out], PYTHONHASHSEED=seed
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "1.plan").read_bytes() == (tmp_path / "2.plan").read_bytes()
+    assert PlanSolution.load(tmp_path / "1.plan").certificate is not None
+
+
+def _fresh_process(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+    )  # fmt: skip

@@ -1,0 +1,207 @@
+"""When a waiting workload is expected to start: the release times of what runs, and the deferrals of the plan.
+
+    earliest   the first declared end after which the workload could be placed, if nobody else took the room
+    likely     the same in a queue that is worked off in turn; deferrable work also waits for the plan's slot
+    latest     the last declared end known, or the instant at which deferrable work has to start
+
+Every instant is verified by placing on the fleet as it then is. What no declared end makes room for has no estimate.
+Gangs have their nodes kept by rounds but not here, so those in a long queue start rather sooner than said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.state import NEVER_S, ClusterState, Phase
+from scheduler.planner.folds import folds_of
+from scheduler.planner.queue import START_MARGIN_S, in_order
+from scheduler.planner.reserve import Ends, ends_of
+from scheduler.planner.round import Round
+from scheduler.planner.snapshot import Snapshot
+from suanli.model import StartEstimate, Workload
+from suanli.model.units import SECONDS_PER_HOUR, utc
+
+MAX_INSTANTS = 64
+"""Ends looked at; more are thinned, which can only make an estimate a little later."""
+MAX_QUEUED = 2_000
+"""Replicas that are placed in turn to see what they leave; with more, the likely start is the latest."""
+
+Attempt = Callable[[Snapshot], Round]
+"""A trial round over a snapshot, which it changes."""
+
+
+@dataclass(frozen=True)
+class StartForecast:
+    """Estimates over one state and the round that has run over it."""
+
+    state: ClusterState
+    done: Round
+    now_s: int
+    attempt: Attempt
+
+    def expected_start(
+        self, index: int, waiting: NDArray[np.int64], template: Workload, queue: NDArray[np.int64]
+    ) -> StartEstimate | None:
+        """For the waiting rows of a workload among the rows of `queue`; None when nothing truthful can be said."""
+        ends = self._ends()
+        instants = self._instants(ends)
+        alone = self._first_alone(instants, ends, waiting, template)
+        if alone is None:
+            return None
+        in_turn: float | None = alone
+        if len(queue) > len(waiting):
+            in_turn = self._first_in_turn(ends, waiting, queue) if len(queue) <= MAX_QUEUED else None
+        opens_s = max(self.now_s, int(self.state.workloads["not_before_s"][index]))
+        earliest_s = max(int(np.ceil(alone)), opens_s)
+        last_s = max(earliest_s, int(np.ceil(instants[-1])))
+        likely_s = last_s if in_turn is None else max(int(np.ceil(in_turn)), earliest_s)
+        if template.deferrable:
+            return self._deferred(index, waiting, earliest_s, likely_s, last_s)
+        assumption = "what runs ends as declared and nothing more urgent arrives"
+        if in_turn is None:
+            assumption += "; what waits beside it may take all room that is known to come free"
+        return StartEstimate(
+            earliest_at_s=earliest_s,
+            likely_at_s=likely_s,
+            latest_at_s=max(last_s, likely_s),
+            assumption=assumption,
+        )
+
+    # ---------------------------------------------------------------- room
+
+    def _ends(self) -> Ends:
+        placed = [(p.row, p.node, p.gpu_mask) for p in self.done.result.placed]
+        return ends_of(self.state, placed, self.now_s, {p.row for p in self.done.result.preempted})
+
+    def _instants(self, ends: Ends) -> NDArray[np.float64]:
+        """Now and the declared ends, thinned from both sides to what is looked at."""
+        known = np.unique(ends.at_s[ends.at_s < NEVER_S])
+        if len(known) > MAX_INSTANTS:
+            known = known[np.linspace(0, len(known) - 1, MAX_INSTANTS).round().astype(int)]
+        return np.concatenate([[float(self.now_s)], known])
+
+    def _first_alone(
+        self,
+        instants: NDArray[np.float64],
+        ends: Ends,
+        waiting: NDArray[np.int64],
+        template: Workload,
+    ) -> float | None:
+        """First instant at which it fits if nobody else takes room; that only grows, so halving finds it."""
+        if not self._fits(float(instants[-1]), ends, waiting, template):
+            return None
+        low, high = 0, len(instants) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._fits(float(instants[middle]), ends, waiting, template):
+                high = middle
+            else:
+                low = middle + 1
+        return float(instants[low])
+
+    def _fits(self, instant_s: float, ends: Ends, waiting: NDArray[np.int64], template: Workload) -> bool:
+        """Whether it could start on the fleet once everything has ended that is declared to end by then."""
+        snapshot = self.done.snapshot.copy()
+        gone = ends.at_s <= instant_s
+        snapshot.give_back(ends.spec[gone], ends.node[gone], ends.gpu_mask[gone])
+        is_whole = template.stages[0].gang or len(template.stages) > 1
+        return self.attempt(snapshot).fits_together(waiting if is_whole else waiting[:1], template)
+
+    def _first_in_turn(
+        self, ends: Ends, waiting: NDArray[np.int64], queue: NDArray[np.int64]
+    ) -> float | None:
+        """The queue worked off as rounds would, from one declared end to the next; what it starts ends again too."""
+        replicas, snapshot = self.state.replicas, self.done.snapshot.copy()
+        running, at_s, left = ends, float(self.now_s), queue
+        for _ in range(MAX_INSTANTS):
+            attempt = self.attempt(snapshot)
+            attempt.place_rows(in_order(self.state, left, self.now_s))
+            placed = np.array([(p.row, p.node, p.gpu_mask) for p in attempt.result.placed], np.int64)
+            placed = placed.reshape(len(placed), 3)
+            if np.isin(waiting, placed[:, 0]).any():
+                return at_s
+            left = left[~np.isin(left, placed[:, 0])]
+            left_s = (replicas["work_s"] - replicas["done_work_s"])[placed[:, 0]]
+            running = Ends(
+                node=np.concatenate([running.node, placed[:, 1]]),
+                spec=np.concatenate([running.spec, replicas["spec"][placed[:, 0]].astype(np.int64)]),
+                gpu_mask=np.concatenate([running.gpu_mask, placed[:, 2]]),
+                at_s=np.concatenate([running.at_s, at_s + left_s]),
+            )
+            if not (running.at_s < NEVER_S).any():
+                return None
+            at_s = float(running.at_s.min())
+            gone = running.at_s <= at_s
+            snapshot.give_back(running.spec[gone], running.node[gone], running.gpu_mask[gone])
+            running = Ends(
+                running.node[~gone], running.spec[~gone], running.gpu_mask[~gone], running.at_s[~gone]
+            )
+        return None
+
+    # ---------------------------------------------------------------- deferrals
+
+    def _deferred(
+        self, index: int, waiting: NDArray[np.int64], earliest_s: int, likely_s: int, last_s: int
+    ) -> StartEstimate:
+        """Deferrable work: not before its slot of the plan, and at the latest in time for its deadline."""
+        slot = self._planned_slot(waiting)
+        left_s = float(
+            (self.state.replicas["work_s"][waiting] - self.state.replicas["done_work_s"][waiting]).max()
+        )
+        deadline_s = int(self.state.workloads["deadline_s"][index])
+        must_s = None if deadline_s >= NEVER_S else int(deadline_s - left_s - START_MARGIN_S)
+        assumption = "what runs ends as declared and nothing more urgent arrives"
+        if slot is not None:
+            earliest_s, likely_s = max(earliest_s, slot[0]), max(likely_s, slot[1])
+            assumption = f"the plan of {utc(self.state.guide.at_s):%Y-%m-%d %H:%M} UTC keeps its deferrals"
+        latest_s = max(last_s, likely_s)
+        if must_s is not None:
+            latest_s = max(self.now_s, must_s)
+            likely_s = min(likely_s, latest_s)
+            assumption += (
+                f"; it starts by {utc(must_s):%Y-%m-%d %H:%M} UTC to meet its deadline, if there is room"
+            )
+        return StartEstimate(
+            earliest_at_s=min(earliest_s, likely_s),
+            likely_at_s=likely_s,
+            latest_at_s=latest_s,
+            assumption=assumption,
+        )
+
+    def _planned_slot(self, waiting: NDArray[np.int64]) -> tuple[int, int] | None:
+        """(earliest, likely) start that the plan leaves to it: when its turn comes in the first slot that reaches it.
+
+        Started by slot t: replicas running there plus those whose work is done by then, Σ running·hours ÷ mean work. A
+        slot that runs less than half a replica more leaves it open when; plans made within it put it off to its end.
+        """
+        state, replicas = self.state, self.state.replicas
+        folds = folds_of(self.done.snapshot.views)
+        spec = int(replicas["spec"][waiting[0]])
+        planned = dict(state.guide.body.get("deferred_ahead", ())).get(folds.of(spec))
+        if not planned:
+            return None
+        alike = folds.members(spec, len(state.shapes.specs))
+        rows = np.flatnonzero(
+            np.isin(replicas["spec"], alike) & (replicas["phase"] == Phase.WAITING) & state.active_mask()
+        )
+        order = np.lexsort((rows, state.workloads["deadline_s"][replicas["workload"][rows]]))
+        rank = int(np.flatnonzero(np.isin(rows[order], waiting)).min())
+        left_h = float((replicas["work_s"] - replicas["done_work_s"])[rows].mean()) / SECONDS_PER_HOUR
+        start_s, hours, running = (np.array(x, float) for x in zip(*planned, strict=True))
+        done = np.concatenate([[0.0], np.cumsum(running * hours)[:-1]]) / max(left_h, 1e-9)
+        reached = np.flatnonzero(running + running * hours / max(left_h, 1e-9) + done > rank + HALF)
+        if not len(reached):
+            return None
+        slot = int(reached[0])
+        opens_s, ends_s = start_s[slot], start_s[slot] + hours[slot] * SECONDS_PER_HOUR
+        is_open = running[slot] + done[slot] < rank + HALF
+        likely_s = max(opens_s, ends_s - left_h * SECONDS_PER_HOUR) if is_open else opens_s
+        return max(self.now_s, int(opens_s)), max(self.now_s, int(likely_s))
+
+
+HALF = 0.5
+"""Plans count replicas as fractions, which rounds round."""

@@ -1,0 +1,88 @@
+"""A live linear program answers as a fresh one does, whatever grew, left or changed in between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from solvers.linear import LpLimits, LpStatus, Program, solve
+from solvers.lp_session import Session
+
+LIMITS = LpLimits(iterations=10_000, wall_s=60.0)
+
+
+def _covering(rng: np.random.Generator, rows: int, columns: int) -> Program:
+    """Minimise cost·x with a·x ≥ 1, 0 ≤ x ≤ 2: always feasible, as every row has a full column."""
+    dense = rng.random((rows, columns)) * (rng.random((rows, columns)) < 0.4)
+    dense[:, 0] = 1.0
+    return Program(
+        matrix=sp.csr_array(dense),
+        lower=np.zeros(columns),
+        upper=np.full(columns, 2.0),
+        cost=rng.random(columns) + 0.1,
+        row_lower=np.ones(rows),
+        row_upper=np.full(rows, np.inf),
+    )
+
+
+def _part(whole: Program, rows: int, columns: np.ndarray) -> Program:
+    matrix = sp.csr_array(whole.matrix[:rows][:, columns])
+    matrix.sort_indices()
+    return replace(
+        whole,
+        matrix=matrix,
+        lower=whole.lower[columns],
+        upper=whole.upper[columns],
+        cost=whole.cost[columns],
+        row_lower=whole.row_lower[:rows],
+        row_upper=whole.row_upper[:rows],
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_answers_as_a_fresh_solver_while_columns_rows_bounds_and_costs_change(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole = _covering(rng, 30, 40)
+    session, columns = Session(), np.array([0, *rng.choice(np.arange(1, 40), 9, replace=False)])
+    for rows in (15, 15, 22, 22, 30, 30, 30):
+        program = _part(whole, rows, columns)
+        change = rng.integers(3)
+        if change == 0:
+            program.cost = program.cost * rng.uniform(0.5, 2.0, len(columns))
+        elif change == 1:
+            program.upper[columns > 0] = rng.uniform(0.0, 2.0, len(columns) - 1)
+        ours = session.solve(program, columns.astype(np.int64), LIMITS)
+        fresh = solve(program, LIMITS)
+        assert (ours.status, fresh.status) == (LpStatus.OPTIMAL, LpStatus.OPTIMAL)
+        assert ours.objective == pytest.approx(fresh.objective)
+        assert np.all(program.matrix @ ours.x >= program.row_lower - 1e-6)
+        missing = np.setdiff1d(np.arange(40), columns)
+        # columns come in any order of keys, as routes, batch columns and patterns do
+        columns = rng.permutation(np.append(columns, rng.choice(missing, 4, replace=False)))
+
+
+def test_temporary_rows_are_told_apart_by_name_and_forgotten_when_they_leave() -> None:
+    program = _covering(np.random.default_rng(3), 12, 15)
+    keys, session = np.arange(15), Session()
+    free = session.solve(program, keys, LIMITS).objective
+    first = np.array([0])
+    tight = program.with_row("no full column", first, np.ones(1), 0.0)
+    other = program.with_row("half a full column", first, np.ones(1), 0.5)
+    for changed in (tight, other, program):
+        assert session.solve(changed, keys, LIMITS).objective == pytest.approx(
+            solve(changed, LIMITS).objective
+        )
+    assert session.solve(program, keys, LIMITS).objective == pytest.approx(free)
+
+
+def test_an_infeasible_program_is_told_and_the_session_lives_on() -> None:
+    program = _covering(np.random.default_rng(5), 6, 5)
+    session, keys = Session(), np.arange(5)
+    assert session.solve(program, keys, LIMITS).status is LpStatus.OPTIMAL
+    nothing = replace(program, upper=np.zeros(5))
+    assert session.solve(nothing, keys, LIMITS).status is not LpStatus.OPTIMAL
+    again = session.solve(program, keys, LIMITS)
+    assert again.objective == pytest.approx(solve(program, LIMITS).objective)
