@@ -9,6 +9,19 @@ from pathlib import Path
 
 COMMANDS = {
     "plan": ["-m", "benchmarks.plan", "--classes", "40", "--scale", "0.1"],
+    "model_error": ["-m", "benchmarks.model_error", "--classes", "40"],
+    "pipelines": [
+        "-m",
+        "benchmarks.pipelines",
+        "--small",
+        "3",
+        "--sites",
+        "6",
+        "--graphs",
+        "4",
+        "--twins",
+        "24",
+    ],
     "service": ["-m", "benchmarks.service", "--quick"],
     "explain": ["-m", "benchmarks.explain", "--nodes", "400", "--sites", "10"],
 }

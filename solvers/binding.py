@@ -37,7 +37,8 @@ def binding_constraints(problem: PlacementProblem, plan: PlanSolution) -> list[B
 
 
 def _tight(value: Floats, limit: Floats) -> npt.NDArray[np.bool_]:
-    return np.asarray(value >= limit - TIGHT * np.abs(limit) - ABSOLUTE)
+    slack = TIGHT * np.where(np.isfinite(limit), np.abs(limit), 0.0) + ABSOLUTE
+    return np.asarray(value >= limit - slack)
 
 
 def _needed(p: PlacementProblem, plan: PlanSolution, resource: int, rows: npt.ArrayLike = True) -> Floats:

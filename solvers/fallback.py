@@ -45,7 +45,7 @@ def greedy_plan(problem: PlacementProblem) -> PlanSolution:
     What already runs stays where it is first. Twins take whole patterns before the other work of their rank. Without a
     bound, for a greedy plan proves nothing about others.
     """
-    room = _Room(problem)
+    room = Room(problem)
     rank = problem.classes.priority_rank
     is_stage = np.isin(np.arange(problem.class_count), problem.stage_classes())
     patterns: list[GraphPattern] = []
@@ -58,7 +58,7 @@ def greedy_plan(problem: PlacementProblem) -> PlanSolution:
     return count_plan(problem, room.running, tuple(patterns))
 
 
-class _Room:
+class Room:
     """What is left of every limit, [.., T]; the running counts so far."""
 
     def __init__(self, p: PlacementProblem) -> None:
@@ -122,6 +122,17 @@ class _Room:
         for link, mbps in self.link_rates(c, s).items():
             self.link_mbps[link] -= mbps * count
 
+    def stage_rates(self, graph: Graph, options: tuple[StageOptions, ...], row: IntArray) -> dict[int, float]:
+        """Mbps that one graph puts on each link between its stages, in a pattern of options."""
+        site = [int(o.site[i]) for o, i in zip(options, row, strict=True)]
+        rates: dict[int, float] = {}
+        for flow in graph.flows:
+            a, b = site[flow.from_stage], site[flow.to_stage]
+            if a != b and flow.mbps > 0:
+                for link in self.links.get((len(self.problem.network.leg_id) + a, b), ()):
+                    rates[link] = rates.get(link, 0.0) + flow.mbps
+        return rates
+
     def pairs_in_order(self, c: int) -> list[int]:
         """Usable pairs of a class: where it runs now first, then by price."""
         p = self.problem
@@ -145,7 +156,7 @@ def _links_by_origin(p: PlacementProblem) -> dict[tuple[int, int], list[int]]:
     return links
 
 
-def _place_class(room: _Room, c: int) -> None:
+def _place_class(room: Room, c: int) -> None:
     p = room.problem
     if p.classes.work_replica_h[c] > 0:
         _place_batch(room, c)
@@ -165,7 +176,7 @@ def _place_class(room: _Room, c: int) -> None:
         left = left - count
 
 
-def _place_batch(room: _Room, c: int) -> None:
+def _place_batch(room: Room, c: int) -> None:
     """As early as it may run, on the cheapest pairs: late work costs more than dear hours."""
     p, hours = room.problem, room.problem.slots.hours
     left_h = float(p.classes.work_replica_h[c])
@@ -184,7 +195,7 @@ def _place_batch(room: _Room, c: int) -> None:
         left_h -= float(count @ hours)
 
 
-def _place_graph(room: _Room, j: int, graph: Graph) -> list[GraphPattern]:
+def _place_graph(room: Room, j: int, graph: Graph) -> list[GraphPattern]:
     """Patterns of one graph, cheapest first, each as often as all of its stages fit together."""
     p = room.problem
     options = stage_options(p, graph, room.passes)
@@ -203,7 +214,7 @@ def _place_graph(room: _Room, j: int, graph: Graph) -> list[GraphPattern]:
             continue
         for k, n in pairs:
             room.take(k, count * n)
-        for link, mbps in _stage_rates(room, graph, options, row).items():
+        for link, mbps in room.stage_rates(graph, options, row).items():
             room.link_mbps[link] -= mbps * count
         left = left - count
         sites = tuple(int(o.site[i]) for o, i in zip(options, row, strict=True))
@@ -212,7 +223,7 @@ def _place_graph(room: _Room, j: int, graph: Graph) -> list[GraphPattern]:
     return placed
 
 
-def _option_yuan(room: _Room, stage: StageOptions, replicas: int) -> FloatArray:
+def _option_yuan(room: Room, stage: StageOptions, replicas: int) -> FloatArray:
     cost = np.full(len(stage.site), 0.0 if stage.is_fixed else np.inf)
     held = np.flatnonzero(stage.pair_option >= 0)
     np.minimum.at(cost, stage.pair_option[held], replicas * room.pair_yuan[held])
@@ -220,7 +231,7 @@ def _option_yuan(room: _Room, stage: StageOptions, replicas: int) -> FloatArray:
 
 
 def _pairs_of(
-    room: _Room, graph: Graph, options: tuple[StageOptions, ...], row: IntArray
+    room: Room, graph: Graph, options: tuple[StageOptions, ...], row: IntArray
 ) -> list[tuple[int, int]]:
     """(pair, replicas) of each free stage in a pattern: the cheapest pair of its option."""
     pairs = []
@@ -232,7 +243,7 @@ def _pairs_of(
 
 
 def _as_often_as_fits(
-    room: _Room, graph: Graph, options: tuple[StageOptions, ...], row: IntArray, pairs: list[tuple[int, int]],
+    room: Room, graph: Graph, options: tuple[StageOptions, ...], row: IntArray, pairs: list[tuple[int, int]],
     left: FloatArray,
 ) -> FloatArray:  # fmt: skip
     """[T] constant over each era: stages move only where nodes come or go.
@@ -245,7 +256,7 @@ def _as_often_as_fits(
         if n > 0:
             sharing = sum(p.pair_site[other] == p.pair_site[k] for other, _ in pairs)
             count = np.minimum(count, room.most(k) / (n * sharing))
-    for link, mbps in _stage_rates(room, graph, options, row).items():
+    for link, mbps in room.stage_rates(graph, options, row).items():
         count = np.minimum(count, room.link_mbps[link] / mbps / (1 + len(pairs)))
     era = eras(p)
     asked = np.asarray(graph.count, dtype=float)
@@ -253,20 +264,6 @@ def _as_often_as_fits(
     least = np.full(int(era[-1]) + 1, np.inf)
     np.minimum.at(least, era, share)
     return np.maximum(np.where(asked > 0, np.minimum(least[era], 1.0) * asked, 0.0), 0.0)
-
-
-def _stage_rates(
-    room: _Room, graph: Graph, options: tuple[StageOptions, ...], row: IntArray
-) -> dict[int, float]:
-    """Mbps that one graph puts on each link between its stages."""
-    site = [int(o.site[i]) for o, i in zip(options, row, strict=True)]
-    rates: dict[int, float] = {}
-    for flow in graph.flows:
-        a, b = site[flow.from_stage], site[flow.to_stage]
-        if a != b and flow.mbps > 0:
-            for link in room.links.get((len(room.problem.network.leg_id) + a, b), ()):
-                rates[link] = rates.get(link, 0.0) + flow.mbps
-    return rates
 
 
 def count_plan(

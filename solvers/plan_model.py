@@ -27,6 +27,7 @@ import numpy as np
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
 from solvers.certify import Duals, Evidence, with_certificate
+from solvers.fallback import greedy_plan
 from solvers.linear import LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
 from solvers.pipelines import (
@@ -146,6 +147,8 @@ def solve_plan(
     `warm_start` is a plan for nearly the same problem; it saves work, and may decide between plans of equal cost.
     """
     limits, options = limits or PlanLimits(), options or PlanOptions()
+    if not problem.site_count:
+        return replace(greedy_plan(problem), method="full")  # nowhere to place anything: nothing to decide
     work = Work(limits, deadline=time.monotonic() + limits.wall_s)
     try:
         with work.phase("total"):

@@ -138,7 +138,7 @@ def _it_power(model: PlanModel, running: FloatArray, nodes_on: FloatArray) -> tu
 def _facility_power(model: PlanModel, it_kw: FloatArray, site_on: BoolArray) -> FloatArray:
     s = model.sets.problem.sites
     square = s.loss_square / s.rated_kw[:, None] * it_kw**2
-    return np.asarray(s.off_kw + (s.fixed_kw - s.off_kw) * site_on + (1 + s.loss_slope) * it_kw + square)
+    return np.asarray(np.where(site_on, s.fixed_kw, s.off_kw) + (1 + s.loss_slope) * it_kw + square)
 
 
 def _ledger(

@@ -435,7 +435,11 @@ def define_square_term(model: PlanModel) -> None:
     slopes, intercepts = _chords(s)
     site, slot = np.nonzero(p.sites.loss_square > 0)
     cost = (s.energy_yuan_per_kwh * p.slots.hours)[site, slot]
-    square = _columns(model, "square_kw", (site, slot), cost=cost, name=("site", "slot"))
+    limit_kw = effective_power_limit_kw(p)[site, slot]
+    # the chords bound it from below; at a negative price nothing else would from above
+    largest = p.sites.loss_square[site, slot] / p.sites.rated_kw[site] * limit_kw**2
+    upper = np.where(cost < 0, largest, INFINITY)
+    square = _columns(model, "square_kw", (site, slot), cost=cost, upper=upper, name=("site", "slot"))
     for i in range(s.options.chord_count):
         on = model.on_column[site, slot]
         fixed_part = np.where(on < 0, intercepts[site, slot, i], 0.0)

@@ -25,6 +25,8 @@ Bools = npt.NDArray[np.bool_]
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-4
 """A quantity may pass its limit by this share of the limit plus this much (replicas, nodes, kW, kWh, yuan)."""
+LARGEST = 1e100
+"""No count, power or energy is larger: its square must stay a number."""
 PRESENT = 1e-6
 """Fewer replicas than this are none."""
 
@@ -193,7 +195,7 @@ def _sound_numbers(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Vi
         values = getattr(plan, name)
         if values.shape != shape:
             yield Violation("shape", name, float(values.size), float(np.prod(shape)))
-        elif not np.all(np.isfinite(values)) or float(values.min(initial=0)) < -ABSOLUTE:
+        elif not np.all(np.abs(values) <= LARGEST) or float(values.min(initial=0)) < -ABSOLUTE:
             yield Violation("not_a_count", name, float(values.min(initial=0)), 0.0)
     if plan.ledger_used_kwh.shape != (p.site_count,):
         yield Violation("shape", "ledger_used_kwh", float(plan.ledger_used_kwh.size), float(p.site_count))
@@ -216,7 +218,7 @@ def _pattern_refers(p: PlacementProblem, pattern: GraphPattern) -> bool:
         and all(0 <= s < p.site_count for s in pattern.stage_site)
         and len(pattern.stage_processing_ms) == stages
         and len(pattern.count) == p.slot_count
-        and all(np.isfinite(n) and n >= -ABSOLUTE for n in (*pattern.count, *pattern.stage_processing_ms))
+        and all(-ABSOLUTE <= n <= LARGEST for n in (*pattern.count, *pattern.stage_processing_ms))
     )
 
 

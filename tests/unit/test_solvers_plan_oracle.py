@@ -119,5 +119,8 @@ def test_the_plan_costs_what_the_best_choice_of_open_sites_costs(seed):
     fleet = plan.bound("fleet")
     assert fleet is not None and fleet.bound_yuan is not None
     assert fleet.bound_yuan <= best + 1e-6 * abs(best)
+    assert plan.certificate is not None
+    assert plan.certificate.bound_yuan <= best + 1e-6 * abs(best)
+    assert plan.certificate.bound_yuan >= best - 1e-4 * abs(best), "the multipliers prove next to all of it"
     assert plan.objective_yuan == pytest.approx(best, rel=1e-6)
     assert fleet.objective_yuan == pytest.approx(best, rel=1e-6)
