@@ -27,6 +27,9 @@ def assert_equal(a: Snapshot, b: Snapshot) -> None:
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=1e-6, err_msg=name)
     for name in RESOURCES:
         np.testing.assert_array_equal(getattr(a.nodes, name), getattr(b.nodes, name), err_msg=name)
+    assert (a.low_used is None) == (b.low_used is None)
+    if a.low_used is not None and b.low_used is not None:
+        np.testing.assert_array_equal(a.low_used, b.low_used)
 
 
 def placed_rows(city: City) -> np.ndarray:
