@@ -1,7 +1,8 @@
 """Defragmentation: planned moves that make room for a gang that waits, when the hours it gains pay for them.
 
-    defragment   snapshot, gangs that wait, budget → for each gang that can be helped: moves, cost, gain, nodes
-    undo_moves   the way back for replicas that were moved for a gang that no longer needs the room
+    defragment         snapshot, gangs that wait, budget → for each gang that can be helped: moves, cost, gain, nodes
+    no_longer_needed   replicas that made room for a gang which has ended or lies elsewhere
+    undo_moves         the way back for them, where that pays
 
 For one gang: for every pool (a fabric island, or a group for gangs that no island holds) the nodes that need the least
 moved to hold the gang; replicas leave a node smallest cost first and none in vain; each goes to the cheapest other node
@@ -25,13 +26,13 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView, per_empty_node
-from scheduler.planner.moves import GAIN_HOURS, PlannedMove
+from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left
 from scheduler.planner.preempt import lost_gpu_s
 from scheduler.planner.queue import heads, urgent
 from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
 from scheduler.planner.round import Placed
 from scheduler.planner.scoring import Scorer
-from scheduler.planner.snapshot import MANY, Snapshot, device_shares, gpu_fit
+from scheduler.planner.snapshot import Snapshot, device_shares, gpu_fit
 from suanli.model.units import MILLI, SECONDS_PER_HOUR
 
 MAX_GAIN_HOURS = 24.0
@@ -66,16 +67,21 @@ def defragment(
     *,
     placed: Collection[int] = (),
     leaving: Collection[int] = (),
+    kept: Reservations | None = None,
 ) -> list[Defragmentation]:
     """At most `budget` moves in all, for the gangs that still wait on the snapshot of a finished round.
 
     Rows in `placed` are those that the round has started. Replicas in `leaving` are stopped or moved by the same commit
-    and stay where they are here. The snapshot takes in the new placements; it still holds the old ones. A gang is
-    helped whole or not at all; what drains already counts as gone, so that nobody is helped twice.
+    and stay where they are here; none goes to nodes that the round has `kept` for gangs. The snapshot takes in the new
+    placements; it still holds the old ones. A gang is helped whole or not at all; what drains already counts as gone,
+    so that nobody is helped twice.
     """
-    helper = _Helper(state, snapshot, scorer, now_s, leaving)
+    gangs = waiting_gangs(state, now_s, placed)[:MAX_GANGS] if budget > 0 else []
+    if not gangs:
+        return []
+    helper = _Helper(state, snapshot, scorer, now_s, leaving, kept)
     found: list[Defragmentation] = []
-    for rows in waiting_gangs(state, now_s, placed)[:MAX_GANGS]:
+    for rows in gangs:
         left = budget - sum(len(d.moves) for d in found)
         if left <= 0:
             break
@@ -105,20 +111,38 @@ def waiting_gangs(state: ClusterState, now_s: int, placed: Collection[int] = ())
     return [mine for _, _, mine in sorted(gangs, key=lambda g: g[:2])]
 
 
+def no_longer_needed(state: ClusterState) -> list[tuple[int, int]]:
+    """(row, old node) of replicas that made room for a gang which has ended, or lies elsewhere by now."""
+    is_active = state.active_workloads()
+    out = []
+    for row, moved in sorted(state.moved_for.items()):
+        lies_on = state.replicas["node"][state.rows_of(moved.gang)]
+        waits = (lies_on < 0).all()
+        if not is_active[moved.gang] or not (waits or moved.node in lies_on):
+            out.append((row, moved.node))
+    return out
+
+
 def undo_moves(
     state: ClusterState,
     snapshot: Snapshot,
     scorer: Scorer,
     moved: Sequence[tuple[int, int]],
+    now_s: int,
+    budget: int,
+    *,
     leaving: Collection[int] = (),
+    kept: Reservations | None = None,
 ) -> list[PlannedMove]:
-    """Moves back to where replicas came from, (row, old node) each: the gang they made room for is gone.
+    """At most `budget` moves back to where replicas came from, (row, old node) each: their gang is gone.
 
-    Only replicas that run, whose old node has room again, and whose way back costs less than it saves within the time
-    that they are expected to stay; the snapshot takes in the new placements.
+    Only replicas that run, whose old node has room again and is not `kept` for another gang, and whose way back costs
+    less than it saves within the time that they are expected to stay; the snapshot takes in the new placements.
     """
-    out = []
+    out: list[PlannedMove] = []
     for row, node in moved:
+        if len(out) >= budget:
+            break
         view = snapshot.views[int(state.replicas["spec"][row])]
         here = int(state.replicas["node"][row])
         if (
@@ -129,15 +153,15 @@ def undo_moves(
         ):
             continue
         group, there = snapshot.topology.node_group[here], snapshot.topology.node_group[node]
-        choice = NodeChoice(snapshot, scorer, Reservations(snapshot, 0), None)
+        choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, 0), None)
         nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_nodes(int(there), node, node + 1))
         if not len(nodes):
             continue
-        cost_yuan = migration_yuan(state, row)
+        cost_yuan = leave_yuan(state, choice, np.array([row]), now_s)[row]
         saved = choice.group_cost(view)[group] - choice.group_cost(view)[there]
         if bool(snapshot.replica_count[here] == 1):
             saved += _wake_yuan(scorer, view, snapshot, here)
-        gain_yuan = float(saved) * GAIN_HOURS
+        gain_yuan = float(saved) * min(GAIN_HOURS, hours_left(state, row, now_s))
         if gain_yuan <= cost_yuan:
             continue
         (mask,) = choice.devices_for(view, [node])
@@ -164,6 +188,19 @@ def migration_yuan(state: ClusterState, row: int) -> float:
     return state.policy.migration_yuan_per_gpu * gpus
 
 
+def leave_yuan(state: ClusterState, choice: NodeChoice, rows: IntArray, now_s: int) -> dict[int, float]:
+    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice."""
+    out = {}
+    for row, lost_gpu_h in zip(
+        rows.tolist(), (lost_gpu_s(state, rows, now_s) / SECONDS_PER_HOUR).tolist(), strict=True
+    ):
+        view = choice.snapshot.views[int(state.replicas["spec"][row])]
+        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
+        group = int(choice.snapshot.topology.node_group[state.replicas["node"][row]])
+        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(choice.group_cost(view)[group])
+    return out
+
+
 @dataclass(frozen=True)
 class _Clearing:
     """How one pool comes to hold a gang: the nodes it takes, and the rows that leave, in order."""
@@ -183,40 +220,35 @@ class _Helper:
         scorer: Scorer,
         now_s: int,
         leaving: Collection[int],
+        kept: Reservations | None,
     ) -> None:
         self._state, self._snapshot, self._scorer, self._now_s = state, snapshot, scorer, now_s
         self._drained = _without_draining(state, snapshot)
         """The snapshot as it will be when old placements of replicas that move have ended."""
-        self._kept = Reservations(snapshot, now_s)
+        self._kept = kept.over(snapshot) if kept is not None else Reservations(snapshot, now_s)
+        """Where nothing moves to: nodes kept for gangs by the round, and those cleared here."""
+        self._cleared = np.zeros(snapshot.topology.node_count, bool)
         self._choice = NodeChoice(snapshot, scorer, self._kept, None)
         self._movable = _movable_rows(state, leaving)
-        lost_gpu_h = lost_gpu_s(state, self._movable, now_s) / SECONDS_PER_HOUR
-        self._leave_yuan = {
-            row: migration_yuan(state, row) + self._rerun_yuan(row, hours)
-            for row, hours in zip(self._movable.tolist(), lost_gpu_h.tolist(), strict=True)
-        }
+        self._leave_yuan = leave_yuan(state, self._choice, self._movable, now_s)
         self._on_node: dict[int, list[int]] = {}
         for row in sorted(self._movable.tolist(), key=lambda r: (self._leave_yuan[r], r)):
             self._on_node.setdefault(int(state.replicas["node"][row]), []).append(row)
-
-    def _rerun_yuan(self, row: int, lost_gpu_h: float) -> float:
-        """Energy of the work that is done twice."""
-        view = self._view(row)
-        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
-        group = int(self._snapshot.topology.node_group[self._state.replicas["node"][row]])
-        return lost_gpu_h / gpus * float(self._choice.group_cost(view)[group])
 
     def make_room(self, rows: IntArray, budget: int) -> Defragmentation | None:
         """The cheapest pool to clear that pays for itself; the moves are taken into the snapshot."""
         state, snapshot = self._state, self._snapshot
         view = self._view(int(rows[0]))
-        if self._fits_already(view, len(rows)):
+        theirs = self._of_others(rows)
+        if self._fits_already(view, len(rows), theirs):
             return None
         wait_h = self._wait_h(view, len(rows))
         gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 1.0) * len(rows)
         gain_yuan = wait_h * gpus * view.spec.workload.lateness_yuan_per_gpu_hour
         clearings = [
-            c for pool in self._pools(view, len(rows)) if (c := self._clearing(view, len(rows), *pool))
+            c
+            for pool in self._pools(view, len(rows))
+            if (c := self._clearing(view, len(rows), *pool, theirs))
         ]
         clearings.sort(key=lambda c: (c.cost_yuan, c.nodes))
         for clearing in clearings[:MAX_POOLS]:
@@ -227,7 +259,7 @@ class _Helper:
             saved, saved_drained = snapshot.copy(), self._drained.copy()
             moves = self._moves(clearing, gain_yuan, state.names[int(state.replicas["workload"][rows[0]])])
             if moves is not None:
-                self._keep(clearing.nodes)
+                self._cleared[list(clearing.nodes)] = True
                 cost_yuan = sum(m.cost_yuan for m in moves)
                 name = state.names[int(state.replicas["workload"][rows[0]])]
                 return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, gain_yuan, wait_h)
@@ -238,16 +270,22 @@ class _Helper:
     def _view(self, row: int) -> SpecView:
         return self._snapshot.views[int(self._state.replicas["spec"][row])]
 
-    def _fits_already(self, view: SpecView, count: int) -> bool:
-        """Room is not what the gang lacks: power, a link, or nodes kept for others are."""
+    def _of_others(self, rows: IntArray) -> NDArray[np.bool_]:
+        """(N,) nodes kept or cleared for other work than this."""
+        workload = int(self._state.replicas["workload"][rows[0]])
+        theirs: NDArray[np.bool_] = (self._kept.whose >= 0) & (self._kept.whose != workload)
+        return theirs | self._cleared
+
+    def _fits_already(self, view: SpecView, count: int, theirs: NDArray[np.bool_]) -> bool:
+        """Room is not what the gang lacks: power or a link is."""
         return any(
-            int(self._fit(view, np.arange(first, last)).sum()) >= count
+            int(self._fit(view, np.arange(first, last), theirs).sum()) >= count
             for _, first, last in self._pools(view, count)
         )
 
-    def _fit(self, view: SpecView, at: IntArray) -> IntArray:
+    def _fit(self, view: SpecView, at: IntArray, theirs: NDArray[np.bool_]) -> IntArray:
         fit = self._drained.fit_of_nodes(view, at)
-        return np.where(self._kept.until_s[at] > 0, 0, fit)
+        return np.where(theirs[at], 0, fit)
 
     def _wait_h(self, view: SpecView, count: int) -> float:
         """Hours until declared ends alone would make room, at most a day."""
@@ -276,13 +314,15 @@ class _Helper:
 
     # ------------------------------------------------------------------ which nodes, and who leaves them
 
-    def _clearing(self, view: SpecView, count: int, group: int, first: int, last: int) -> _Clearing | None:
+    def _clearing(
+        self, view: SpecView, count: int, group: int, first: int, last: int, theirs: NDArray[np.bool_]
+    ) -> _Clearing | None:
         """Nodes of the pool that hold the gang with the least moved away; None when even all of it is not enough."""
         at = np.arange(first, last)
-        fit = self._fit(view, at)
+        fit = self._fit(view, at, theirs)
         options: list[tuple[float, int, int, tuple[int, ...]]] = []
         for node, holds in zip(at.tolist(), fit.tolist(), strict=True):
-            if self._kept.until_s[node] > 0:
+            if theirs[node]:
                 continue
             if holds > 0:
                 options.append((0.0, node, holds, ()))
@@ -348,12 +388,12 @@ class _Helper:
     def _moves(self, clearing: _Clearing, gain_yuan: float, gang: str) -> list[PlannedMove] | None:
         """A new place for each row that leaves, taken in the snapshot; None when one finds none or costs too much."""
         before = self._kept.until_s.copy()
-        self._keep(clearing.nodes)
+        self._kept.close(clearing.nodes)
         moves: list[PlannedMove] = []
         share = gain_yuan / len(clearing.rows)
         largest_first = sorted(clearing.rows, key=lambda r: (-self._size(r), r))
         for row in largest_first:
-            move = self._move(row, share, f"makes room for {gang}")
+            move = self._move(row, share, gang)
             if move is None:
                 break
             moves.append(move)
@@ -365,7 +405,7 @@ class _Helper:
     def _size(self, row: int) -> int:
         return int(self._view(row).spec.stage.reference_gpu_milli)
 
-    def _move(self, row: int, gain_yuan: float, reason: str) -> PlannedMove | None:
+    def _move(self, row: int, gain_yuan: float, gang: str) -> PlannedMove | None:
         snapshot, topology = self._snapshot, self._snapshot.topology
         view = self._view(row)
         nodes = self._choice.nodes_for(view, 1, np.inf, Ranges.of_groups(view.group_ok, snapshot))
@@ -376,22 +416,15 @@ class _Helper:
         dearer = float(cost[topology.node_group[node]] - cost[topology.node_group[here]])
         if snapshot.empty_node[node]:
             dearer += float(self._scorer.node_cost(view, snapshot)[node])
-        cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(GAIN_HOURS, self._hours_left(row))
+        cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(
+            GAIN_HOURS, hours_left(self._state, row, self._now_s)
+        )
         (mask,) = self._choice.devices_for(view, [node])
         snapshot.take_node(view, node, mask)
         self._drained.take_node(view, node, mask)
         a, b = int(topology.node_site[here]), int(topology.node_site[node])
-        return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, gain_yuan, reason)
-
-    def _hours_left(self, row: int) -> float:
-        replicas = self._state.replicas
-        end_s = replicas["running_s"][row] + replicas["work_s"][row] - replicas["done_work_s"][row]
-        return float(max(0.0, end_s - self._now_s) / SECONDS_PER_HOUR)
-
-    def _keep(self, nodes: Sequence[int]) -> None:
-        """Neither a destination of moves nor cleared for another gang."""
-        self._kept.until_s[list(nodes)] = MANY * SECONDS_PER_HOUR
-        self._kept.groups.update(int(g) for g in self._snapshot.topology.node_group[list(nodes)])
+        reason = f"makes room for {gang}"
+        return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, gain_yuan, reason, gang)
 
 
 def _without_draining(state: ClusterState, snapshot: Snapshot) -> Snapshot:

@@ -54,12 +54,15 @@ class Reservations:
     now_s: int
     until_s: NDArray[np.int64] = field(init=False)
     """(N,) instant from which the node is wanted by a gang; 0: not kept."""
+    whose: NDArray[np.int64] = field(init=False)
+    """(N,) workload for which it is kept; −1: for none."""
     groups: set[int] = field(default_factory=set)
     instants: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """The different instants for which nodes are kept, in order."""
 
     def __post_init__(self) -> None:
         self.until_s = np.zeros(self.snapshot.topology.node_count, np.int64)
+        self.whose = np.full(self.snapshot.topology.node_count, -1, np.int64)
 
     def passes(self, at: NDArray[np.int64], left_s: float) -> NDArray[np.bool_]:
         """(len(at),) nodes that are not kept, or free again before they are wanted."""
@@ -74,17 +77,24 @@ class Reservations:
     def over(self, snapshot: Snapshot) -> Reservations:
         """The same kept nodes over another snapshot."""
         twin = Reservations(snapshot, self.now_s)
-        twin.until_s[:] = self.until_s
+        twin.until_s[:], twin.whose[:] = self.until_s, self.whose
         twin.groups, twin.instants = set(self.groups), self.instants
         return twin
 
-    def keep(self, slot: Slot | None) -> None:
-        """Keep the nodes of a slot that lies ahead, one slot for each pool."""
+    def keep(self, slot: Slot | None, workload: int) -> None:
+        """Keep the nodes of a slot that lies ahead for this workload, one slot for each pool."""
         if slot is None or slot.at_s <= self.now_s:
             return
         self.groups.add(slot.group)
-        self.until_s[slot.nodes] = slot.at_s
+        self.until_s[slot.nodes], self.whose[slot.nodes] = slot.at_s, workload
         self.instants = np.unique(self.until_s[self.until_s > 0])
+
+    def close(self, nodes: Sequence[int]) -> None:
+        """Let nothing that never ends pass on these nodes; kept ones stay kept."""
+        at = np.array(nodes, np.int64)
+        at = at[self.until_s[at] == 0]
+        self.until_s[at] = NEVER_S
+        self.groups.update(self.snapshot.topology.node_group[at].tolist())
 
 
 def ends_of(

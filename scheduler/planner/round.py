@@ -740,7 +740,7 @@ class Round:
             self.now_s,
             self.reservations.groups,
         )
-        self.reservations.keep(slot)
+        self.reservations.keep(slot, int(self.state.replicas["workload"][rows[0]]))
 
     def _ends_now(self) -> Ends:
         """Declared ends of what is placed by now, this round's placements included; kept until more is placed."""

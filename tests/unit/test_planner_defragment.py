@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from cluster_sim.audit import audit_log
 from scheduler.planner.audit import audit_placements
-from scheduler.planner.defragment import Defragmentation, defragment, undo_moves, waiting_gangs
+from scheduler.planner.defragment import (
+    Defragmentation,
+    defragment,
+    no_longer_needed,
+    undo_moves,
+    waiting_gangs,
+)
 from scheduler.planner.feasibility import Views
 from scheduler.planner.snapshot import Snapshot
-from suanli.model import Policy, ReplicaPhase
+from suanli.model import EventKind, Policy, ReplicaPhase
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload, given, name_of
 
 HOUR_S = 3600
@@ -153,6 +160,64 @@ def test_the_gang_starts_when_the_old_placement_has_ended():
     city.expect("gang", replicas=2)
 
 
+def test_moves_for_a_gang_stand_in_plan_and_log_and_the_audit_finds_nothing():
+    city = fragmented("chat")
+    city.strategy.guide = {}
+    city.when_planned(after_s=60).all_run()
+    (moved,) = city.events(EventKind.REPLICA_MOVED)
+    assert moved.body["makes_room_for"] == name_of("gang")
+    assert 0 < moved.body["cost_yuan"] < moved.body["gain_yuan"]
+    (shown,) = city.events(EventKind.ROUND_COMMITTED)[-1].body["moves"]
+    assert shown["reason"] == f"makes room for {name_of('gang')}"
+    stop_of_old(city)
+    city.when_planned(after_s=60).expect("gang", replicas=2)
+    assert city.events(EventKind.ROUND_COMMITTED)[-1].body["moved"] == 0
+    assert audit_log(city.log, city.fleet).violations == ()
+    assert city.replayed().digest() == city.state.digest()
+
+
+def test_a_move_is_undone_by_the_plan_after_its_gang_is_gone_and_not_before():
+    city = fragmented("chat")
+    old_node = int(city.state.replicas["node"][0])
+    city.strategy.guide = {}
+    city.when_planned(after_s=60).all_run()
+    stop_of_old(city)
+    city.strategy.plain.cost_by_site = {"spare": 9.0}
+    city.strategy.guide = {}
+    city.when_planned(after_s=60).all_run().expect("gang", replicas=2)
+    assert len(city.events(EventKind.REPLICA_MOVED)) == 1
+    city.cancels("gang")
+    for placement_id in [i for i in city.open_placements() if i.startswith(name_of("gang"))]:
+        city.reports((placement_id, ReplicaPhase.STOPPED))
+    city.strategy.guide = {}
+    city.when_planned(after_s=60).all_run()
+    assert int(city.state.replicas["node"][0]) == old_node
+    back = city.events(EventKind.REPLICA_MOVED)[-1].body
+    assert back["to_site_id"] == "full"
+    assert back["gain_yuan"] > back["cost_yuan"] >= MIGRATION_YUAN
+    assert city.state.moved_for == {}
+    assert audit_log(city.log, city.fleet).violations == ()
+
+
+def test_undoing_keeps_to_the_budget():
+    city = fragmented("chat")
+    old_node = int(city.state.replicas["node"][0])
+    city.strategy.guide = {}
+    city.when_planned(after_s=60).all_run()
+    stop_of_old(city)
+    city.cancels("gang")
+    assert no_longer_needed(city.state) == [(0, old_node)]
+    snapshot = Snapshot.take(city.state, views_of(city))
+    dear = PlainScorer({"spare": 9.0})
+    assert undo_moves(city.state, snapshot, dear, [(0, old_node)], city.now_s, budget=0) == []
+
+
+def stop_of_old(city: City) -> None:
+    """The site says that the first placement of the service has ended."""
+    old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
+    city.reports(*((i, ReplicaPhase.STOPPED) for i in old))
+
+
 def test_deferrable_gangs_that_wait_for_their_hour_are_left_alone():
     city = two_rooms()
     gang = a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).deferrable(city.now_s + 99 * HOUR_S)
@@ -168,7 +233,9 @@ def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
     old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
     city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
     snapshot = Snapshot.take(city.state, views_of(city))
-    (back,) = undo_moves(city.state, snapshot, PlainScorer({"spare": 9.0}), [(0, old_node)])
+    (back,) = undo_moves(
+        city.state, snapshot, PlainScorer({"spare": 9.0}), [(0, old_node)], city.now_s, budget=9
+    )
     assert back.placed.node == old_node
     assert back.gain_yuan > back.cost_yuan
     assert audit_placements(city.state, [back.placed]) == []
@@ -182,4 +249,4 @@ def test_undo_leaves_alone_what_is_no_dearer_where_it_is():
     old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
     city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
     snapshot = Snapshot.take(city.state, views_of(city))
-    assert undo_moves(city.state, snapshot, PlainScorer(), [(0, old_node)]) == []
+    assert undo_moves(city.state, snapshot, PlainScorer(), [(0, old_node)], city.now_s, budget=9) == []
