@@ -403,14 +403,15 @@ class Placer:
     ) -> FloatArray:
         """[R] value of the nodes with these features and free amounts, in units of 1/SCALE milli-GPU."""
         worth: FloatArray = self.model.value(features, self.state.node_group[nodes], cpu_milli, memory_mib)
-        if self._any_without_gpu:
+        without_gpu = self._without_gpu[nodes] if self._any_without_gpu else self._without_gpu[:0]
+        if without_gpu.any():
             free = 0.5 * (
                 cpu_milli / np.maximum(self.state.cpu_capacity_milli[nodes], 1)
                 + memory_mib / np.maximum(self.state.memory_capacity_mib[nodes], 1)
             )
             # slope 2·free − 2 ≤ 0: using such a node costs less than nothing, the more so the fuller it is
             bonus: FloatArray = np.rint(FULLEST_MILLI * SCALE * (free * free - 2.0 * free))
-            worth = worth + np.where(self._without_gpu[nodes], bonus, 0.0)
+            worth = worth + np.where(without_gpu, bonus, 0.0)
         return worth
 
     def _pick_gpus(self, cut: IntArray, free: IntArray, need: Need) -> IntArray:

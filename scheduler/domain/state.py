@@ -61,6 +61,8 @@ class MovedFor:
     gang: int
     """Index of the workload."""
     node: int
+    at_s: int
+    """When it was told to move."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +387,7 @@ class ClusterState:
         for row, moved in moved_for.items():
             node = int(moved_to[moved.node])
             if node >= 0 and replicas["node"][row] >= 0:
-                self.moved_for[row] = MovedFor(moved.gang, node)
+                self.moved_for[row] = MovedFor(moved.gang, node, moved.at_s)
         for placement_id, stop in list(self.stopping.items()):
             node = int(moved_to[stop.node])
             if node < 0:
@@ -533,7 +535,7 @@ class ClusterState:
         gang = self.index_of.get(event.body.get("makes_room_for", ""))
         self.moved_for.pop(row, None)
         if gang is not None and row in self.draining:
-            self.moved_for[row] = MovedFor(gang, self.draining[row].node)
+            self.moved_for[row] = MovedFor(gang, self.draining[row].node, event.at_s)
 
     def _stop_ordered(self, event: Event) -> None:
         """Its room is free at once; how it ended is known when its site says so."""

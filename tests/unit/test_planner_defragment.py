@@ -176,6 +176,23 @@ def test_moves_for_a_gang_stand_in_plan_and_log_and_the_audit_finds_nothing():
     assert city.replayed().digest() == city.state.digest()
 
 
+def test_an_older_gang_does_not_take_the_room_that_was_made_for_another():
+    """Both need both nodes; only for the larger one it pays to clear them."""
+    city = two_rooms().submits(*(a_workload(name).gpus(h20=5000) for name in ("chat", "talk")))
+    city.strategy.plain.cost_by_site = {"spare": 50.0}
+    city.when_planned().all_run()
+    city.strategy.plain.cost_by_site = {}
+    price = 150.0
+    assert 2 * 5 * LATENESS_YUAN * 24 < 2 * 5 * price < 2 * 8 * LATENESS_YUAN * 24
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, Policy(migration_yuan_per_gpu=price)))
+    city.submits(a_workload("older").gpus(h20=5000).gang(2).lasts(HOUR_S).at("full")).when_planned(after_s=60)
+    city.submits(a_workload("larger").gpus(h20=8000).gang(2).lasts(HOUR_S).at("full"))
+    city.strategy.guide = {}
+    city.when_planned(after_s=60).expect_waiting("older").expect_waiting("larger").all_run()
+    stop_of_old(city, "chat", "talk")
+    city.when_planned(after_s=60).expect("larger", replicas=2).expect_waiting("older")
+
+
 def test_a_move_is_undone_by_the_plan_after_its_gang_is_gone_and_not_before():
     city = fragmented("chat")
     old_node = int(city.state.replicas["node"][0])
@@ -212,9 +229,10 @@ def test_undoing_keeps_to_the_budget():
     assert undo_moves(city.state, snapshot, dear, [(0, old_node)], city.now_s, budget=0) == []
 
 
-def stop_of_old(city: City) -> None:
-    """The site says that the first placement of the service has ended."""
-    old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
+def stop_of_old(city: City, *names: str) -> None:
+    """The sites say that the first placements of the services have ended."""
+    mine = tuple(map(name_of, names or ("chat",)))
+    old = [i for i in city.open_placements() if i.startswith(mine) and i.endswith("#0")]
     city.reports(*((i, ReplicaPhase.STOPPED) for i in old))
 
 
