@@ -629,20 +629,26 @@ def _pattern_yuan(
     total = np.zeros((len(option[0]) if option else 0, len(count_h)))
     for cost, o in zip(costs, option, strict=True):
         total = total + cost[o]
-    links, legs = _links_of(p), len(p.network.leg_id)
+    paid_per_mbps = _paid_between_sites(p, _sum_over(era, count * m.link)) if m.link.any() else None
     for flow in graph.flows:
         a = sites[flow.from_stage][option[flow.from_stage]]
         b = sites[flow.to_stage][option[flow.to_stage]]
         per_h = p.network.transfer_yuan_per_gb * flow.mbps * GB_PER_H_PER_MBPS
         np.fill_diagonal(per_h, 0.0)
         total = total + per_h[a, b][:, None] * count_h
-        if m.link.any() and flow.mbps > 0:
-            paid = np.zeros((p.site_count, p.site_count, len(count_h)))
-            for (origin, to), on in links.items():
-                if origin >= legs and origin - legs != to:
-                    paid[origin - legs, to] = _sum_over(era, flow.mbps * count * m.link[on].sum(axis=0))
-            total = total + paid[a, b]
+        if paid_per_mbps is not None and flow.mbps > 0:
+            total = total + flow.mbps * paid_per_mbps[a, b]
     return np.asarray(total)
+
+
+def _paid_between_sites(p: PlacementProblem, link_yuan: Floats) -> Floats:
+    """[S,S,eras] what 1 Mbps from a site to another pays over a route's links, of [links, eras] prices."""
+    n, legs = p.network, len(p.network.leg_id)
+    source = n.route_origin - legs
+    between = (source >= 0) & (source != n.route_site)
+    paid = np.zeros((p.site_count, p.site_count, link_yuan.shape[1]))
+    np.add.at(paid, (source[between], n.route_site[between]), link_yuan[n.route_link[between]])
+    return paid
 
 
 # -- 4. sites ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from ortools.math_opt import (
 from ortools.math_opt.core.python import solver as mathopt
 from pybind11_abseil.status import StatusNotOk
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 
 INFINITY = float("inf")
 Values = npt.ArrayLike
@@ -172,7 +172,9 @@ class Program:
     row_upper: FloatArray
     offset: float = 0.0
     temporary: tuple[str, ...] = ()
-    """Names of the last rows, those that `with_row` added: a row of the same name and place is the same row."""
+    """Names of the last rows, those that `with_row` added: a row of the same name is the same row."""
+    watched: BoolArray | None = None
+    """[rows but the temporary] inequalities that seldom bind: they may be left out until an answer breaks them."""
 
     def with_row(self, name: str, columns: IntArray, values: FloatArray, upper: float) -> Program:
         """One more constraint values·x[columns] ≤ upper."""
@@ -188,6 +190,18 @@ class Program:
             row_upper=np.append(self.row_upper, upper),
             offset=self.offset,
             temporary=(*self.temporary, name),
+            watched=self.watched,
+        )
+
+    def only_rows(self, rows: IntArray) -> Program:
+        """The program without its other rows; their order stays."""
+        return replace(
+            self,
+            matrix=self.matrix[rows],
+            row_lower=self.row_lower[rows],
+            row_upper=self.row_upper[rows],
+            temporary=(),
+            watched=None,
         )
 
 
@@ -209,17 +223,17 @@ class Basis:
     columns: IntArray
     rows: IntArray
 
-    def grown(self, column_count: int, kept_rows: int, row_count: int) -> Basis:
-        """For a program with columns added, and rows dropped after the kept ones and added, as many basic as rows.
+    def grown(self, column_count: int, kept_rows: IntArray, new_row_count: int) -> Basis:
+        """For a program with columns added, and rows dropped and added, as many basic as rows.
 
-        New columns start at their lower bound, slacks of new rows are basic. A row that leaves may leave one basic
-        status too many or too few: slacks are then made non-basic or basic from the end on, and the simplex repairs
-        the rest.
+        `kept_rows`: positions of the rows that stay. New columns start at their lower bound, slacks of new rows are
+        basic. A row that leaves may leave one basic status too many or too few: slacks are then made non-basic or basic
+        from the end on, and the simplex repairs the rest.
         """
         basic = solution_pb2.BASIS_STATUS_BASIC
-        of_rows = np.append(self.rows[:kept_rows], np.full(row_count - kept_rows, basic))
+        of_rows = np.append(self.rows[kept_rows], np.full(new_row_count, basic))
         of_columns = np.append(self.columns, np.full(column_count - len(self.columns), self.AT_LOWER))
-        excess = int((of_rows == basic).sum() + (of_columns == basic).sum()) - row_count
+        excess = int((of_rows == basic).sum() + (of_columns == basic).sum()) - len(of_rows)
         if excess > 0:
             of_rows[np.flatnonzero(of_rows == basic)[-excess:]] = solution_pb2.BASIS_STATUS_AT_UPPER_BOUND
         elif excess < 0:

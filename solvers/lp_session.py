@@ -1,9 +1,11 @@
 """One linear program solved again and again while it grows: GLOP kept alive between solves.
 
 Loading a program of 200 000 entries into a fresh GLOP costs more than the few pivots after a round of pricing. A
-`Session` hands over only what differs: new columns (told by stable keys), rows added or dropped at the end, other
-bounds and costs; GLOP goes on from the basis where it stopped. Presolve is off, as it would start from nothing each
-time. Deterministic: one thread, limits on iterations, and the same sequence of programs gives the same answers.
+`Session` hands over only what differs: new columns and rows (told by stable keys), rows dropped, other bounds and
+costs; GLOP goes on from the basis where it stopped. Most rows of a plan never bind; those that are *watched* join only
+when an optimum breaks them, and each solve is the faster for those that stay away. Presolve is off, as it would start
+from nothing each time. Deterministic: one thread, limits on iterations, and the same sequence of programs gives the
+same answers.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +22,7 @@ from ortools.math_opt import callback_pb2, model_parameters_pb2, model_update_pb
 from ortools.math_opt.core.python import solver as mathopt
 from pybind11_abseil.status import StatusNotOk
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.linear import (
     Basis,
     LpLimits,
@@ -34,6 +37,26 @@ from solvers.linear import (
 )
 
 
+class _Change(Enum):
+    """What a program differs in from the last one, which says how the simplex best goes on."""
+
+    COLUMNS = "columns"
+    """Primal feasible: primal simplex."""
+    ROWS = "rows"
+    """Dual feasible: dual simplex."""
+    BOUNDS = "bounds"
+    """Dual feasible as well."""
+    OTHER = "other"
+
+
+MOST_ITERATIONS_BY_DEVEX = 250
+"""Up to so many expected iterations devex is faster: steepest edge first solves a system per column, for its norms."""
+DEVEX_ITERATIONS_PER_STEEPEST = 3
+"""Devex takes about so many iterations for one by steepest edge; measured on hourly plans of the reference city."""
+BROKEN = 1e-7
+"""A row left out joins when an optimum breaks it by more than this, relative to its size."""
+
+
 @dataclass
 class Session:
     """A live GLOP and what it was told so far. `solve` takes the whole program each time and sends the difference."""
@@ -41,175 +64,208 @@ class Session:
     _solver: mathopt.Solver | None = None
     _keys: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Key of each column, in the order of joining."""
-    _sorted: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Order that sorts `_keys`."""
     _lower: FloatArray = field(default_factory=lambda: np.zeros(0))
     _upper: FloatArray = field(default_factory=lambda: np.zeros(0))
     _cost: FloatArray = field(default_factory=lambda: np.zeros(0))
+    _row_keys: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Key of each row, in the order of joining."""
     _row_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     _row_lower: FloatArray = field(default_factory=lambda: np.zeros(0))
     _row_upper: FloatArray = field(default_factory=lambda: np.zeros(0))
-    _temporary: tuple[str, ...] = ()
     _next_row_id: int = 0
     _offset: float = 0.0
     _basis: Basis | None = None
-    """Of the last optimum, in joining order of columns."""
+    """Of the last optimum, in joining order of columns and rows."""
     _must_hint: bool = False
     """GLOP does not stand at `_basis`: rows came or went, or it was loaded afresh."""
+    _temporary_keys: dict[str, int] = field(default_factory=dict)
+    _next_temporary_key: int = -1
+    _change: _Change = field(default_factory=lambda: _Change.OTHER)
+    _expected_iterations: float = math.inf
+    """By steepest edge, when columns join next."""
+    rows_left_out: int = 0
+    """Watched rows that the last optimum keeps without GLOP having been told of them."""
 
     def solve(self, program: Program, column_key: IntArray, limits: LpLimits) -> LpResult:
         """Minimise. `column_key`: a number per column that stays with it; entries of known columns must not change.
 
-        When GLOP cycles, ends imprecisely or finds no answer, `solve_patiently` tries the other ways, from nothing.
+        Watched rows join once an optimum breaks them, so the last optimum is one of the whole program: rows left out
+        hold there, and their duals are zero.
         """
-        place = self._joined(column_key)
-        if self._solver is None:
-            self._restart(program, column_key)
-            place = np.arange(len(column_key))
-        elif np.any(place < 0) or self._kept_rows(program) < max(program.matrix.shape[0], len(self._row_ids)):
-            place = self._grow(program, column_key, place)
-        if not self._set_values(program, place):
-            self._restart(program, column_key, place)
-            place = np.arange(len(column_key))
-        result = self._run(program, place, limits)
+        row_key = self._keys_of_rows(program)
+        told = np.isin(row_key, self._row_keys)
+        if program.watched is not None:
+            told[: len(program.watched)] |= ~program.watched
+            told[len(program.watched) :] = True
+        else:
+            told[:] = True
+        spent = 0
+        while True:
+            rows = np.flatnonzero(told)
+            left = replace(limits, iterations=max(1, limits.iterations - spent))
+            result = self._solve_told(program.only_rows(rows), column_key, row_key[rows], left)
+            spent += result.iterations
+            result = replace(result, iterations=spent)
+            if result.status is LpStatus.OPTIMAL:
+                joining = _broken(program, result.x) & ~told
+            elif result.status is LpStatus.FAILED:
+                joining = ~told  # perhaps without bound only as long as rows are missing
+            else:
+                return result
+            if not joining.any():
+                self.rows_left_out = int((~told).sum())
+                duals = np.zeros(len(told))
+                duals[rows] = result.duals
+                return replace(result, duals=duals)
+            told |= joining
+
+    def forget_temporary_rows(self) -> None:
+        """Take no temporary row of the next program for one of the last: their entries differ."""
+        self._temporary_keys = {}
+
+    def _keys_of_rows(self, program: Program) -> IntArray:
+        """A number per row that stays with it: its position, and below zero for a temporary row's name."""
+        for name in program.temporary:
+            if name not in self._temporary_keys:
+                self._temporary_keys[name] = self._next_temporary_key
+                self._next_temporary_key -= 1
+        of_model = np.arange(program.matrix.shape[0] - len(program.temporary))
+        return np.append(of_model, [self._temporary_keys[name] for name in program.temporary]).astype(
+            np.int64
+        )
+
+    def _solve_told(
+        self, program: Program, column_key: IntArray, row_key: IntArray, limits: LpLimits
+    ) -> LpResult:
+        """When GLOP cycles, ends imprecisely or finds no answer, `solve_patiently` tries other ways, from nothing."""
+        place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key)
+        rows_leave = len(self._row_keys) > int((row_place >= 0).sum())
+        rows_join = bool(np.any(row_place < 0))
+        # entries of a joining row in columns that are away now could not be told
+        columns_away = len(self._keys) > int((place >= 0).sum())
+        columns_join = bool(np.any(place < 0))
+        self._change = _change(rows_join or rows_leave, columns_join) if self._solver else _Change.OTHER
+        if self._solver is None or (rows_join and columns_away):
+            self._restart(program, column_key, row_key)
+        elif rows_join or rows_leave or columns_join:
+            self._grow(program, column_key, row_key, place, row_place)
+        place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key)
+        if not self._set_values(program, place, row_place):
+            self._restart(program, column_key, row_key, place, row_place)
+            place, row_place = np.arange(len(column_key)), np.arange(len(row_key))
+        result = self._run(program, place, row_place, limits)
         if result.status is LpStatus.OPTIMAL:
             return result
         left = replace(limits, iterations=max(1, limits.iterations - result.iterations))
         again = solve_patiently(program, left)
-        self._restart(program, column_key)
+        self._restart(program, column_key, row_key)
         self._basis, self._must_hint = again.basis, again.basis is not None
         return replace(again, iterations=again.iterations + result.iterations)
 
-    def forget_temporary_rows(self) -> None:
-        """Take no temporary row of the next program for one of the last: their entries differ."""
-        self._temporary = tuple("" for _ in self._temporary)
-
     # -- what changed
 
-    def _joined(self, column_key: IntArray) -> IntArray:
-        """Where each column stands in the order of joining; −1: not yet."""
-        if not len(self._keys):
-            return np.full(len(column_key), -1)
-        at = np.searchsorted(self._keys, column_key, sorter=self._sorted)
-        known = self._sorted[np.minimum(at, len(self._keys) - 1)]
-        return np.where(self._keys[known] == column_key, known, -1)
-
-    def _restart(self, program: Program, column_key: IntArray, place: IntArray | None = None) -> None:
-        """A fresh GLOP with the whole program; with the columns' places so far it goes on from the last basis."""
+    def _restart(
+        self, program: Program, column_key: IntArray, row_key: IntArray,
+        place: IntArray | None = None, row_place: IntArray | None = None,
+    ) -> None:  # fmt: skip
+        """A fresh GLOP with the whole program; with the places so far it goes on from the last basis."""
         basis = self._basis
         self._must_hint = basis is not None and place is not None
         self._basis = (
-            Basis(basis.columns[place], basis.rows) if basis is not None and place is not None else None
+            Basis(basis.columns[place], basis.rows[row_place])
+            if basis is not None and place is not None and row_place is not None
+            else None
         )
         rows = program.matrix.shape[0]
-        self._keys, self._sorted = column_key.copy(), np.argsort(column_key, kind="stable")
+        self._keys, self._row_keys = column_key.copy(), row_key.copy()
         self._lower, self._upper, self._cost = program.lower.copy(), program.upper.copy(), program.cost.copy()
-        self._row_ids, self._next_row_id, self._temporary = np.arange(rows), rows, program.temporary
+        self._row_ids, self._next_row_id = np.arange(rows), rows
         self._row_lower, self._row_upper = program.row_lower.copy(), program.row_upper.copy()
         self._offset = program.offset
         self._solver = mathopt.new(
             parameters_pb2.SOLVER_TYPE_GLOP, model_proto(program), parameters_pb2.SolverInitializerProto()
         )
 
-    def _grow(self, program: Program, column_key: IntArray, place: IntArray) -> IntArray:
-        """Send new columns, and rows added or dropped at the end; returns the places of all columns."""
+    def _grow(
+        self, program: Program, column_key: IntArray, row_key: IntArray, place: IntArray, row_place: IntArray
+    ) -> None:
+        """Send new columns, and rows that joined or left."""
         assert self._solver is not None
         update = model_update_pb2.ModelUpdateProto()
-        rows = program.matrix.shape[0]
-        kept = self._kept_rows(program)
-        update.deleted_linear_constraint_ids.extend(self._row_ids[kept:].tolist())
-        fresh_rows = np.arange(self._next_row_id, self._next_row_id + rows - kept)
-        fresh = np.flatnonzero(place < 0)
-        place = place.copy()
-        place[fresh] = len(self._keys) + np.arange(len(fresh))
-        if len(fresh_rows):
-            self._next_row_id += len(fresh_rows)
-            update.new_linear_constraints.ids.extend(fresh_rows.tolist())
-            update.new_linear_constraints.lower_bounds.extend(program.row_lower[kept:].tolist())
-            update.new_linear_constraints.upper_bounds.extend(program.row_upper[kept:].tolist())
-        if len(fresh):
-            update.new_variables.ids.extend(place[fresh].tolist())
-            update.new_variables.lower_bounds.extend(program.lower[fresh].tolist())
-            update.new_variables.upper_bounds.extend(program.upper[fresh].tolist())
-            update.new_variables.integers.extend([False] * len(fresh))
-            priced = fresh[program.cost[fresh] != 0.0]
-            update.objective_updates.linear_coefficients.ids.extend(place[priced].tolist())
-            update.objective_updates.linear_coefficients.values.extend(program.cost[priced].tolist())
-        row_ids = np.append(self._row_ids[:kept], fresh_rows)
-        _add_new_entries(update, program.matrix, kept, fresh, row_ids, place)
-        self._remember(program, column_key[fresh], fresh, kept, row_ids)
-        if not self._solver.update(update):
-            self._restart(program, column_key, place)
-            return np.arange(len(column_key))
-        # told nothing, GLOP would begin again with the slacks whenever columns or rows came
-        self._must_hint = True
-        return place
+        kept_rows = np.sort(row_place[row_place >= 0])
+        leaving = np.setdiff1d(np.arange(len(self._row_ids)), kept_rows)
+        update.deleted_linear_constraint_ids.extend(self._row_ids[leaving].tolist())
+        fresh, fresh_rows = np.flatnonzero(place < 0), np.flatnonzero(row_place < 0)
+        new_ids = np.arange(self._next_row_id, self._next_row_id + len(fresh_rows))
+        self._next_row_id += len(fresh_rows)
+        update.new_linear_constraints.ids.extend(new_ids.tolist())
+        update.new_linear_constraints.lower_bounds.extend(program.row_lower[fresh_rows].tolist())
+        update.new_linear_constraints.upper_bounds.extend(program.row_upper[fresh_rows].tolist())
+        id_of_column, id_of_row = place.copy(), np.full(len(row_key), -1)
+        id_of_column[fresh] = len(self._keys) + np.arange(len(fresh))
+        id_of_row[row_place >= 0] = self._row_ids[row_place[row_place >= 0]]
+        id_of_row[fresh_rows] = new_ids
+        update.new_variables.ids.extend(id_of_column[fresh].tolist())
+        update.new_variables.lower_bounds.extend(program.lower[fresh].tolist())
+        update.new_variables.upper_bounds.extend(program.upper[fresh].tolist())
+        update.new_variables.integers.extend([False] * len(fresh))
+        priced = fresh[program.cost[fresh] != 0.0]
+        update.objective_updates.linear_coefficients.ids.extend(id_of_column[priced].tolist())
+        update.objective_updates.linear_coefficients.values.extend(program.cost[priced].tolist())
+        _add_new_entries(update, program.matrix, fresh_rows, fresh, id_of_row, id_of_column)
 
-    def _kept_rows(self, program: Program) -> int:
-        """Leading rows that are the same as in the last program: rows of the model, then temporary ones by key."""
-        model_rows = program.matrix.shape[0] - len(program.temporary)
-        if model_rows != len(self._row_ids) - len(self._temporary):
-            return min(model_rows, len(self._row_ids) - len(self._temporary))
-        same = 0
-        for ours, theirs in zip(program.temporary, self._temporary, strict=False):
-            if ours != theirs:
-                break
-            same += 1
-        return model_rows + same
-
-    def _remember(
-        self, program: Program, fresh_keys: IntArray, fresh: IntArray, kept_rows: int, row_ids: IntArray
-    ) -> None:
-        self._keys = np.append(self._keys, fresh_keys)
-        self._sorted = np.argsort(self._keys, kind="stable")
+        self._keys = np.append(self._keys, column_key[fresh])
         self._lower = np.append(self._lower, program.lower[fresh])
         self._upper = np.append(self._upper, program.upper[fresh])
         self._cost = np.append(self._cost, program.cost[fresh])
-        self._row_ids, self._temporary = row_ids, program.temporary
-        self._row_lower = np.append(self._row_lower[:kept_rows], program.row_lower[kept_rows:])
-        self._row_upper = np.append(self._row_upper[:kept_rows], program.row_upper[kept_rows:])
+        self._row_keys = np.append(self._row_keys[kept_rows], row_key[fresh_rows])
+        self._row_ids = np.append(self._row_ids[kept_rows], new_ids)
+        self._row_lower = np.append(self._row_lower[kept_rows], program.row_lower[fresh_rows])
+        self._row_upper = np.append(self._row_upper[kept_rows], program.row_upper[fresh_rows])
         if self._basis is not None:
-            self._basis = self._basis.grown(len(self._keys), kept_rows, len(row_ids))
+            self._basis = self._basis.grown(len(self._keys), kept_rows, len(fresh_rows))
+        if self._solver.update(update):
+            # told nothing, GLOP would begin again with the slacks whenever columns or rows came
+            self._must_hint = True
+        else:
+            places = _places(self._keys, column_key), _places(self._row_keys, row_key)
+            self._restart(program, column_key, row_key, *places)
 
-    def _set_values(self, program: Program, place: IntArray) -> bool:
+    def _set_values(self, program: Program, place: IntArray, row_place: IntArray) -> bool:
         """Send bounds, costs and right-hand sides that differ; a column that is not in the program stays at zero."""
         assert self._solver is not None
         lower, upper, cost = np.zeros(len(self._keys)), np.zeros(len(self._keys)), np.zeros(len(self._keys))
         lower[place], upper[place], cost[place] = program.lower, program.upper, program.cost
+        row_lower, row_upper = np.empty(len(self._row_keys)), np.empty(len(self._row_keys))
+        row_lower[row_place], row_upper[row_place] = program.row_lower, program.row_upper
         update = model_update_pb2.ModelUpdateProto()
+        column_ids = np.arange(len(self._keys))
+        rows = update.linear_constraint_updates
         parts = (
-            (update.variable_updates.lower_bounds, self._lower, lower, None),
-            (update.variable_updates.upper_bounds, self._upper, upper, None),
-            (update.objective_updates.linear_coefficients, self._cost, cost, None),
-            (
-                update.linear_constraint_updates.lower_bounds,
-                self._row_lower,
-                program.row_lower,
-                self._row_ids,
-            ),
-            (
-                update.linear_constraint_updates.upper_bounds,
-                self._row_upper,
-                program.row_upper,
-                self._row_ids,
-            ),
+            (update.variable_updates.lower_bounds, self._lower, lower, column_ids),
+            (update.variable_updates.upper_bounds, self._upper, upper, column_ids),
+            (update.objective_updates.linear_coefficients, self._cost, cost, column_ids),
+            (rows.lower_bounds, self._row_lower, row_lower, self._row_ids),
+            (rows.upper_bounds, self._row_upper, row_upper, self._row_ids),
         )
         changes = 0
         for message, old, new, ids in parts:
             differs = np.flatnonzero(old != new)
             changes += len(differs)
-            message.ids.extend((differs if ids is None else ids[differs]).tolist())
+            message.ids.extend(ids[differs].tolist())
             message.values.extend(new[differs].tolist())
+        if self._change in (_Change.BOUNDS, _Change.ROWS) and not np.array_equal(self._cost, cost):
+            self._change = _Change.OTHER
         if program.offset != self._offset:
             changes += 1
             update.objective_updates.offset_update = program.offset
         self._lower, self._upper, self._cost, self._offset = lower, upper, cost, program.offset
-        self._row_lower, self._row_upper = program.row_lower.copy(), program.row_upper.copy()
+        self._row_lower, self._row_upper = row_lower, row_upper
         return not changes or bool(self._solver.update(update))
 
     # -- one solve
 
-    def _run(self, program: Program, place: IntArray, limits: LpLimits) -> LpResult:
+    def _run(self, program: Program, place: IntArray, row_place: IntArray, limits: LpLimits) -> LpResult:
         assert self._solver is not None
         hints = model_parameters_pb2.ModelSolveParametersProto()
         if self._must_hint and self._basis is not None:
@@ -219,9 +275,12 @@ class Session:
         parameters.time_limit.FromTimedelta(timedelta(seconds=limits.wall_s))
         parameters.iteration_limit = min(limits.iterations, patience(program))
         parameters.glop.use_preprocessing = False
-        parameters.glop.use_dual_simplex = False
         parameters.glop.change_status_to_imprecise = False
         parameters.glop.num_omp_threads = 1
+        parameters.glop.use_dual_simplex = self._change in (_Change.BOUNDS, _Change.ROWS)
+        use_devex = self._change is _Change.COLUMNS and self._expected_iterations <= MOST_ITERATIONS_BY_DEVEX
+        rule = parameters.glop.DEVEX if use_devex else parameters.glop.STEEPEST_EDGE
+        parameters.glop.feasibility_rule = parameters.glop.optimization_rule = rule
         try:
             answer = self._solver.solve(
                 parameters, hints, None, callback_pb2.CallbackRegistrationProto(), None, None
@@ -229,30 +288,54 @@ class Session:
         except StatusNotOk as error:
             nothing = np.zeros(0)
             return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, nothing, None, 0, str(error))
-        result = read_result(answer, program, place, self._row_ids, len(self._keys), self._next_row_id)
+        row_ids = self._row_ids[row_place]
+        result = read_result(answer, program, place, row_ids, len(self._keys), self._next_row_id)
+        spent = result.iterations / (DEVEX_ITERATIONS_PER_STEEPEST if use_devex else 1)
+        is_alike = self._change is _Change.COLUMNS
+        self._expected_iterations = spent if is_alike else max(self._expected_iterations, spent)
         if result.basis is not None:
-            columns = np.full(len(self._keys), Basis.AT_LOWER)
-            columns[place] = result.basis.columns
-            self._basis, self._must_hint = Basis(columns, result.basis.rows), False
+            columns, rows = np.full(len(self._keys), Basis.AT_LOWER), np.empty(len(row_ids), np.int64)
+            columns[place], rows[row_place] = result.basis.columns, result.basis.rows
+            self._basis, self._must_hint = Basis(columns, rows), False
         return result
 
 
+def _change(rows_differ: bool, columns_join: bool) -> _Change:
+    if rows_differ:
+        return _Change.OTHER if columns_join else _Change.ROWS
+    return _Change.COLUMNS if columns_join else _Change.BOUNDS
+
+
+def _places(known: IntArray, keys: IntArray) -> IntArray:
+    """Where each key stands among the known ones; −1: nowhere."""
+    if not len(known):
+        return np.full(len(keys), -1)
+    order = np.argsort(known, kind="stable")
+    at = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
+    return np.where(known[at] == keys, at, -1)
+
+
+def _broken(program: Program, x: FloatArray) -> BoolArray:
+    """[rows] violated by more than the simplex itself allows."""
+    activity = program.matrix @ x
+    room = BROKEN * (1.0 + np.abs(activity))
+    return np.asarray((activity < program.row_lower - room) | (activity > program.row_upper + room))
+
+
 def _add_new_entries(
-    update: model_update_pb2.ModelUpdateProto, matrix: sp.csr_array, kept_rows: int,
-    fresh: npt.NDArray[np.intp], row_ids: IntArray, place: IntArray,
+    update: model_update_pb2.ModelUpdateProto, matrix: sp.csr_array, fresh_rows: npt.NDArray[np.intp],
+    fresh: npt.NDArray[np.intp], id_of_row: IntArray, id_of_column: IntArray,
 ) -> None:  # fmt: skip
     """Entries of new columns in kept rows, and all entries of new rows, by row and column id."""
-    parts = []
-    if len(fresh):
-        block = sp.coo_array(matrix[:kept_rows][:, fresh])
-        parts.append((block.row, place[fresh[block.col]], block.data))
-    if matrix.shape[0] > kept_rows:
-        block = sp.coo_array(matrix[kept_rows:])
-        parts.append((block.row + kept_rows, place[block.col], block.data))
-    if not parts:
-        return
-    row, column, value = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    order = np.lexsort((column, row_ids[row]))
-    update.linear_constraint_matrix_updates.row_ids.extend(row_ids[row][order].tolist())
-    update.linear_constraint_matrix_updates.column_ids.extend(column[order].tolist())
+    is_fresh_row = np.zeros(matrix.shape[0], dtype=bool)
+    is_fresh_row[fresh_rows] = True
+    by_column = sp.coo_array(sp.csc_array(matrix)[:, fresh])
+    by_row = sp.coo_array(matrix[fresh_rows])
+    kept = ~is_fresh_row[by_column.row]
+    row = np.concatenate([by_column.row[kept], fresh_rows[by_row.row]])
+    column = np.concatenate([fresh[by_column.col[kept]], by_row.col])
+    value = np.concatenate([by_column.data[kept], by_row.data])
+    order = np.lexsort((id_of_column[column], id_of_row[row]))
+    update.linear_constraint_matrix_updates.row_ids.extend(id_of_row[row][order].tolist())
+    update.linear_constraint_matrix_updates.column_ids.extend(id_of_column[column][order].tolist())
     update.linear_constraint_matrix_updates.coefficients.extend(value[order].tolist())

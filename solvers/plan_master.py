@@ -6,10 +6,10 @@ are all there from the start; one that moves, or pauses, joins when its reduced 
 shortest path over groups and blocks. Nothing in a block means unserved there, which the class's level counts.
 
 Batch work has a column per pair and slot, most of which never pay: it begins with the cheapest few pairs per class and
-slot, and the others join when their reduced cost is negative.
+slot, and the others join when their reduced cost is negative. Patterns of stage graphs join the same way.
 
-`Master.program` is the program over [kept columns | active batch columns | routes]; `Master.base_values` turns its
-solution back into the columns of the rules.
+`Master.program` is the program over [kept columns | active batch columns and patterns | routes]; `Master.base_values`
+turns its solution back into the columns of the rules.
 """
 
 from __future__ import annotations
@@ -19,16 +19,24 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.linear import INFINITY, Program
 from solvers.plan_rules import LEVEL_OF_RANK, PlanModel, block_move_yuan, sum_over
 
 NOTHING = -1
-FIRST_RUN_KEY, FIRST_ROUTE_KEY = 1 << 60, 1 << 61
-"""Keys of batch columns and routes begin above those of all other columns."""
+FIRST_ROUTE_KEY = 1 << 60
+"""Keys of routes begin above those of all other columns."""
+PATTERNS_PER_ROUND = 60
+"""Patterns of one graph and era that join in one round of pricing."""
+RUNS_PER_ROUND = 8
+"""Batch columns that may join per class, slot and round of pricing."""
 ROUTES_PER_ROUND = 4
 """Routes of one class that may join in one round of pricing, by the group in which they end."""
+SELDOM_BINDING = ("deadline", "ledger", "link", "parallel", "power_limit", "spread")
+"""Rules most of whose rows never bind: they join the program when an answer breaks them."""
 IN_USE = 1e-9
+LEAST_GAIN_YUAN = 1e-6
+"""Columns join when they pay at least so much."""
 MOST_BLOCKS_TO_COMBINE = 5
 FIRST_PAIRS_PER_SLOT = 2
 """Batch columns to begin with: so many of the cheapest pairs per class and slot."""
@@ -64,15 +72,17 @@ class Master:
         """Columns of the base program that routes replace."""
         self.unit_pair, self.unit_block = model.keys["place"]
         self.run_column = model.columns_of("run")
-        self.kept_column = np.setdiff1d(
-            np.arange(base.matrix.shape[1]), np.concatenate([self.unit_column, self.run_column])
-        )
-        self._kept_key = model.column_keys()[self.kept_column]
-        self._units = sp.csc_array(base.matrix[:, self.unit_column])
-        self._kept = sp.csc_array(base.matrix[:, self.kept_column])
-        self._runs = sp.csc_array(base.matrix[:, self.run_column])
-        self.active_run = self._first_runs()
-        """Positions in `run_column` that are in the program, in order of joining."""
+        self.pattern_column, self.pattern_of = _pattern_columns(model)
+        """Columns of patterns of all graphs, and for each its graph and era as one number."""
+        offered = np.concatenate([self.unit_column, self.run_column, self.pattern_column])
+        self.kept_column = np.setdiff1d(np.arange(base.matrix.shape[1]), offered)
+        self._columns = sp.csc_array(base.matrix)
+        self._units = self._columns[:, self.unit_column]
+        self._runs = self._columns[:, self.run_column]
+        self._patterns = self._columns[:, self.pattern_column]
+        self.active = np.concatenate([self.run_column[self._first_runs()], _first_pattern_columns(model)])
+        """Batch columns and patterns that are in the program, in order of joining."""
+        self._watched = _watched_rows(model, base.matrix.shape[0])
         self._move_yuan = block_move_yuan(sets)
         self._unit_of = np.full((p.pair_count, sets.block_count), NOTHING)
         self._unit_of[self.unit_pair, self.unit_block] = np.arange(len(self.unit_pair))
@@ -112,28 +122,62 @@ class Master:
         running = (slot == 0) & (p.pairs.running_count[pair] > 0)
         return np.union1d(order[rank < FIRST_PAIRS_PER_SLOT], np.flatnonzero(running))
 
-    def add_runs(self, positions: IntArray) -> int:
-        """Let batch columns join; returns how many were new."""
-        fresh = np.setdiff1d(positions, self.active_run)
-        self.active_run = np.concatenate([self.active_run, fresh])
+    def add_columns(self, columns: IntArray) -> int:
+        """Let batch columns and patterns join; returns how many were new."""
+        fresh = np.setdiff1d(columns, self.active)
+        self.active = np.concatenate([self.active, fresh])
         return len(fresh)
 
     def column_key(self) -> IntArray:
-        """A number per column of `program` that stays with it when the model is built again with more patterns."""
-        keys = np.empty(self.route_start + len(self.routes.unit), np.int64)
-        keys[: len(self.kept_column)] = self._kept_key
-        keys[len(self.kept_column) : self.route_start] = FIRST_RUN_KEY + self.active_run
-        keys[self.route_start :] = FIRST_ROUTE_KEY + np.arange(len(self.routes.unit))
-        return keys
+        """A number per column of `program` that stays with it when the model is built again with more cuts."""
+        routes = FIRST_ROUTE_KEY + np.arange(len(self.routes.unit))
+        return np.concatenate([self.kept_column, self.active, routes])
 
     @property
     def route_start(self) -> int:
         """Position of the first route in the program."""
-        return len(self.kept_column) + len(self.active_run)
+        return len(self.kept_column) + len(self.active)
 
-    def run_reduced_cost(self, duals: FloatArray) -> FloatArray:
-        """[run columns] reduced cost of every batch column, in the program or not."""
-        return np.asarray(self.base.cost[self.run_column] - self._runs.T @ duals[: self._runs.shape[0]])
+    def cheapest_runs(self, duals: FloatArray) -> tuple[IntArray, float]:
+        """Batch columns that pay at some duals, the best few per class and slot; and the most all of them can gain."""
+        if not len(self.run_column):
+            return np.zeros(0, dtype=np.int64), 0.0
+        p = self.model.sets.problem
+        reduced = self.base.cost[self.run_column] - self._runs.T @ duals[: self._runs.shape[0]]
+        pair, slot = self.model.keys["run"]
+        c = p.pairs.class_index[pair]
+        per_h = np.zeros(p.class_count)
+        np.minimum.at(per_h, c, reduced / p.slots.hours[slot])
+        paying = _best_of_each(c * p.slot_count + slot, reduced, RUNS_PER_ROUND)
+        return self.run_column[paying], float(per_h @ p.classes.work_replica_h)
+
+    def cheapest_patterns(self, duals: FloatArray) -> tuple[IntArray, float]:
+        """Patterns that pay at some duals, the best of each graph and era; and the most all valid ones can gain.
+
+        The patterns of a graph and era add up to at most 1. Where not all valid ones are described here, the cheapest
+        option of each stage bounds them; traffic between stages on full links only adds to that.
+        """
+        duals = duals[: self._patterns.shape[0]]
+        reduced = self.base.cost[self.pattern_column] - self._patterns.T @ duals
+        paying = _best_of_each(self.pattern_of, reduced, PATTERNS_PER_ROUND)
+        least = np.zeros(int(self.pattern_of.max(initial=-1)) + 1)
+        np.minimum.at(least, self.pattern_of, reduced)
+        incomplete = [j for j, held in enumerate(self.model.sets.graphs) if not held.is_complete]
+        gain = float(least[~np.isin(np.arange(len(least)) // self.model.sets.era_count, incomplete)].sum())
+        gain += sum(self._stagewise_gain(j, duals) for j in incomplete)
+        return self.pattern_column[paying], gain
+
+    def _stagewise_gain(self, graph: int, duals: FloatArray) -> float:
+        """Most that patterns of a graph can gain, whatever they are: the cheapest option of every stage (≤ 0)."""
+        model, gain = self.model, 0.0
+        for row, era in zip(model.rows_of(f"graph_{graph}"), model.keys[f"graph_{graph}"][0], strict=True):
+            total = -duals[row]
+            for stage, options in enumerate(model.sets.graphs[graph].options):
+                if not options.is_fixed:
+                    name = f"stage_{graph}_{stage}"
+                    total += float(duals[model.rows_of(name)][model.keys[name][1] == era].min(initial=0.0))
+            gain += min(0.0, float(total))
+        return gain
 
     def add_routes(self, routes: Routes) -> int:
         """Add routes that are not there yet; returns how many were new."""
@@ -172,7 +216,7 @@ class Master:
         return Routes(of_class, unit)
 
     def program(self) -> Program:
-        """Program over [kept columns | active batch columns | routes]."""
+        """Program over [kept columns | active batch columns and patterns | routes]."""
         unit, base = self.routes.unit, self.base
         n, b = np.nonzero(unit >= 0)
         count = len(unit)
@@ -182,8 +226,8 @@ class Master:
             shape=(base.matrix.shape[0], count),
         )
         route_cost = selector.T @ base.cost[self.unit_column] + self.route_move_yuan()
-        static = np.concatenate([self.kept_column, self.run_column[self.active_run]])
-        parts = [self._kept, self._runs[:, self.active_run], self._units @ selector + serving]
+        static = np.concatenate([self.kept_column, self.active])
+        parts = [self._columns[:, static], self._units @ selector + serving]
         return Program(
             matrix=sp.csr_array(sp.hstack(parts, format="csr")),
             lower=np.append(base.lower[static], np.zeros(count)),
@@ -192,6 +236,7 @@ class Master:
             row_lower=base.row_lower,
             row_upper=base.row_upper,
             offset=base.offset,
+            watched=self._watched,
         )
 
     def level_amounts(self, level: int) -> FloatArray:
@@ -219,7 +264,7 @@ class Master:
         """Values of the base program's columns, routes unfolded into their units."""
         values = np.zeros(self.base.matrix.shape[1])
         values[self.kept_column] = x[: len(self.kept_column)]
-        values[self.run_column[self.active_run]] = x[len(self.kept_column) : self.route_start]
+        values[self.active] = x[len(self.kept_column) : self.route_start]
         n, b = np.nonzero(self.routes.unit >= 0)
         np.add.at(values, self.unit_column[self.routes.unit[n, b]], x[self.route_start :][n])
         return values
@@ -282,3 +327,38 @@ class Master:
         # in a block without demand a service may lie anywhere for nothing
         cost[np.broadcast_to(~self.has_demand[:, None, :], shape)] = 0.0
         return cost, unit
+
+
+def _watched_rows(model: PlanModel, row_count: int) -> BoolArray:
+    """[rows] inequalities of the rules that seldom bind."""
+    watched = np.zeros(row_count, dtype=bool)
+    for name, block in model.rows.items():
+        if name.startswith(SELDOM_BINDING):
+            watched[block.slice] = True
+    return watched
+
+
+def _pattern_columns(model: PlanModel) -> tuple[IntArray, IntArray]:
+    """Columns of patterns of all graphs, and of each: graph · eras + era."""
+    eras = model.sets.era_count
+    columns = [model.columns_of(f"pattern_{j}") for j in range(len(model.sets.graphs))]
+    of = [j * eras + model.keys[f"pattern_{j}"][1] for j in range(len(model.sets.graphs))]
+    nothing = np.zeros(0, dtype=np.int64)
+    return np.concatenate([nothing, *columns]), np.concatenate([nothing, *of])
+
+
+def _first_pattern_columns(model: PlanModel) -> IntArray:
+    columns = [np.zeros(0, dtype=np.int64)]
+    for j, held in enumerate(model.sets.graphs):
+        begins = np.isin(model.keys[f"pattern_{j}"][0], held.first)
+        columns.append(model.columns_of(f"pattern_{j}")[begins])
+    return np.concatenate(columns)
+
+
+def _best_of_each(key: IntArray, reduced: FloatArray, keep: int) -> IntArray:
+    """Positions of the `keep` least reduced costs of each key, as far as they pay."""
+    pays = np.flatnonzero(reduced < -LEAST_GAIN_YUAN)
+    order = pays[np.lexsort((pays, reduced[pays], key[pays]))]
+    ordered = key[order]
+    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered, side="left")
+    return np.sort(order[rank < keep])

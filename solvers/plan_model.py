@@ -51,7 +51,6 @@ from solvers.plan_rules import (
     PlanSets,
     build,
     make_sets,
-    sum_over,
 )
 from solvers.problem import W_PER_KW, Graph, PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
@@ -61,21 +60,21 @@ from solvers.solution import PlanSolution, SolveStatus, no_plan
 HARD_SAFETY_YUAN = 1e5
 HARD_CAP_YUAN_PER_KWH = 1e4
 UNSERVED_YUAN_PER_KWH = (1e5, 0.0, 1000.0, 150.0, 25.0)
-PATTERNS_PER_ROUND = 60
-"""Patterns of one graph and era that join in one round of pricing."""
 LEVEL_TOLERANCE = 1e-6
 INTEGRAL = 1e-6
 CUT_TOLERANCE = 1e-3
 CALM = 0.6
 """Weight of the best duals so far when they are mixed with those of a round."""
 REDUCED_COST_NOISE = 1e-9
+CALM_GAIN_FRAC = 2e-4
+"""Before cuts, pricing stops when a round gains less than this share of the cost."""
 LOOSE = 1e-3
 """A bound looser than this is worth one more solve."""
-SMALL_ITERATIONS = 1000
+SMALL_ROWS, SMALL_ITERATIONS = 1000, 1000
 OPEN_SITES_GAP_FRAC = 1e-6
 """Choices of open sites closer than this to the best plan are not looked at."""
-RUNS_PER_ROUND = 8
-"""Batch columns that may join per class, slot and round of pricing."""
+MOST_PATTERN_COLUMNS = 20_000
+"""Patterns of one graph that the model describes; more are bounded stage by stage."""
 
 
 @dataclass(frozen=True)
@@ -174,14 +173,15 @@ def _plan(
         }  # fmt: skip
     with work.phase("relaxation"):
         relaxed = solve_weighted(master, work, None)
-        relaxed, model, master, weighted_bound = price_in(relaxed, model, master, work)
+        relaxed, weighted_bound = price_in(relaxed, master, work, until_calm=work.limits.cut_rounds > 0)
         for _ in range(work.limits.cut_rounds):
             cuts = broken_open_cuts(relaxed, model, master)
+            if len(cuts[0]):
+                relaxed, model, master = with_open_cuts(model, master, cuts, work)
+            relaxed, bound = price_in(relaxed, master, work)
+            weighted_bound = max(weighted_bound, bound)
             if not len(cuts[0]):
                 break
-            relaxed, model, master = with_open_cuts(model, master, cuts, work)
-            relaxed, model, master, bound = price_in(relaxed, model, master, work)
-            weighted_bound = max(weighted_bound, bound)
     with work.phase("sites"):
         chosen = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
     with work.phase("levels"):
@@ -239,18 +239,19 @@ def plan_sets(problem: PlacementProblem, options: PlanOptions, limits: PlanLimit
             if not stage.is_fixed:
                 demand[c] += np.array(graph.count) * replicas
         patterns = valid_patterns(problem, graph, held)
-        columns = _first_patterns(problem, graph, held, patterns, limits.pattern_columns)
-        graphs.append(GraphModel(held, patterns, columns))
+        ranked, begins = _ranked_patterns(problem, graph, held, patterns, limits.pattern_columns)
+        columns = np.sort(ranked[:MOST_PATTERN_COLUMNS])
+        graphs.append(GraphModel(held, patterns, columns, np.searchsorted(columns, np.sort(ranked[:begins]))))
     blocks, eras = choose_blocks(problem, demand, options), choose_eras(problem)
     return make_sets(problem, options, passes, demand, blocks, eras, tuple(graphs))
 
 
-def _first_patterns(
+def _ranked_patterns(
     problem: PlacementProblem, graph: Graph, options: tuple[StageOptions, ...], patterns: Patterns, keep: int
-) -> IntArray:
-    """Patterns to begin with: those on one site, then the cheapest by energy at mean prices, `keep` in all."""
+) -> tuple[IntArray, int]:
+    """(patterns, those on one site first, then the cheapest by energy at mean prices; how many to begin with)."""
     if not len(patterns.option):
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.int64), 0
     p = problem
     price = (p.sites.price_yuan_per_kwh * (1 + p.sites.loss_slope)).mean(axis=1)
     useful_kw = (dominant_share(p) * p.groups.idle_w[p.pairs.group_index] + p.pairs.dynamic_w) / W_PER_KW
@@ -265,7 +266,7 @@ def _first_patterns(
     transfer = transfer_yuan_per_h(problem, graph, options, patterns.option)
     cost = pattern_cost(option_cost, patterns.option) + transfer
     order = np.lexsort((cost, ~on_one_site))
-    return np.sort(order[: max(keep, int(on_one_site.sum()))])
+    return order, min(len(order), MOST_PATTERN_COLUMNS, max(keep, int(on_one_site.sum())))
 
 
 def choose_blocks(problem: PlacementProblem, demand: FloatArray, options: PlanOptions) -> IntArray:
@@ -401,25 +402,29 @@ def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work)
     """
     bound, proof = -math.inf, None
     master = copy.copy(master)  # the plan's own columns stay as they are
+    work.session.forget_temporary_rows()
+    scales = [float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT)]
     for _ in range(work.limits.bound_rounds):
-        relaxed, nothing_yuan, duals = _relaxed_at_levels(final, model, master, work)
-        missing = price_missing(relaxed, model, master, nothing_yuan)
+        relaxed, nothing_yuan, duals = _relaxed_at_levels(final, scales, model, master, work)
+        missing = price_missing(relaxed, master, nothing_yuan)
         bound_now = relaxed.result.objective + missing.gain_yuan
         if proof is None or bound_now > bound:
             bound, proof = bound_now, duals
         if final.objective_yuan - bound <= LOOSE * abs(final.objective_yuan):
             break
-        model, master, joined = _join(model, master, [missing], 0.0)
-        if not joined:
+        if not _join(master, [missing]):
             break
     assert proof is not None
     return bound, proof
 
 
 def _relaxed_at_levels(
-    final: Solved, model: PlanModel, master: Master, work: Work
+    final: Solved, scales: list[float], model: PlanModel, master: Master, work: Work
 ) -> tuple[Solved, FloatArray, Duals]:
-    """(relaxation with a row per level that holds it, [C,B] what nothing in a block costs at its duals, the duals)."""
+    """(relaxation with a row per level that holds it, [C,B] what nothing in a block costs at its duals, the duals).
+
+    The rows are divided by `scales`, which stay the same from round to round, so that they remain the same rows.
+    """
     program = master.program()
     price = np.zeros(master.penalty_yuan.shape)
     level_of_class = np.array(LEVEL_OF_RANK)[model.sets.problem.classes.priority_rank]
@@ -427,13 +432,11 @@ def _relaxed_at_levels(
     for level, value in enumerate(final.level_values):
         amount = master.level_amounts(level)
         used = np.flatnonzero(amount)
-        if len(used):
-            scale = float(amount[used].max())
+        scale = scales[level]
+        if scale > 0:
             held.append((level, len(program.row_lower), scale))
             room = value * (1 + 1e-7) + LEVEL_TOLERANCE
             program = program.with_row(f"held {level}", used, amount[used] / scale, room / scale)
-    # these rows change with the columns, so they are not the same rows as before
-    work.session.forget_temporary_rows()
     result = work.solve(program, master.column_key())
     weights = level_weights(master)
     for level, row, scale in held:
@@ -488,10 +491,10 @@ def _with_bounds(
     return program
 
 
-def price_in(
-    solved: Solved, model: PlanModel, master: Master, work: Work
-) -> tuple[Solved, PlanModel, Master, float]:
+def price_in(solved: Solved, master: Master, work: Work, *, until_calm: bool = False) -> tuple[Solved, float]:
     """Let routes, batch columns and patterns of negative reduced cost join until they can gain next to nothing.
+
+    `until_calm`: also stop once a round has gained next to nothing, whatever is left for the bound.
 
     Returns a bound in any case. At duals π the missing columns of a class can lower the objective by no more than its
     cheapest route (shares of a class add up to 1), batch work by its cheapest column per hour times its work, a graph
@@ -500,7 +503,7 @@ def price_in(
     bound = -math.inf
     centre: FloatArray | None = None
     for _ in range(work.limits.pricing_rounds):
-        missing = price_missing(solved, model, master)
+        missing = price_missing(solved, master)
         before_centre, own_bound = centre, solved.objective_yuan + missing.gain_yuan
         if own_bound > bound:
             bound, centre = own_bound, solved.result.duals
@@ -511,32 +514,24 @@ def price_in(
         found = [missing]
         if before_centre is not None:
             calm = _with_duals(solved, CALM * before_centre + (1 - CALM) * solved.result.duals)
-            found.append(price_missing(calm, model, master))
+            found.append(price_missing(calm, master))
             calm_bound = lagrangian(calm, master, found[-1])
             if calm_bound > bound:
                 bound, centre = calm_bound, calm.result.duals
         pauses = master.pauses(solved.result.x)
-        model, master, joined = _join(model, master, found, enough_yuan / 2)
-        joined += master.add_routes(pauses)
-        if not joined:
+        if not _join(master, found) + master.add_routes(pauses):
             break
+        before_yuan = solved.objective_yuan
         solved = solve_weighted(master, work, None)
-    gain = price_missing(solved, model, master).gain_yuan
-    return solved, model, master, max(bound, solved.objective_yuan + gain)
+        if until_calm and before_yuan - solved.objective_yuan <= CALM_GAIN_FRAC * abs(solved.cost_yuan):
+            break
+    gain = price_missing(solved, master).gain_yuan
+    return solved, max(bound, solved.objective_yuan + gain)
 
 
-def _join(
-    model: PlanModel, master: Master, found: list[Missing], enough_yuan: float
-) -> tuple[PlanModel, Master, int]:
-    """Let columns join that pay. New patterns mean building the model again: only when they gain more than enough."""
-    joined = 0
-    if -found[0].pattern_gain_yuan > enough_yuan:
-        joined = sum(len(m) for m in found[0].patterns)
-        if joined:
-            model, master = _with_patterns(model, master, found[0].patterns)
-    for columns in found:
-        joined += master.add_routes(columns.routes) + master.add_runs(columns.runs)
-    return model, master, joined
+def _join(master: Master, found: list[Missing]) -> int:
+    """Let columns join that pay; returns how many were new."""
+    return sum(master.add_routes(f.routes) + master.add_columns(f.columns) for f in found)
 
 
 def _with_duals(solved: Solved, duals: FloatArray) -> Solved:
@@ -569,8 +564,8 @@ class Missing:
     """Columns that would pay at some duals, and the most that all columns not in the program can gain (≤ 0)."""
 
     routes: Routes
-    runs: IntArray
-    patterns: list[IntArray]
+    columns: IntArray
+    """Batch columns and patterns."""
     least_routes_yuan: float
     """Σ over classes of the cheapest route's reduced cost, be it negative or not."""
     pattern_gain_yuan: float
@@ -582,9 +577,7 @@ class Missing:
         return min(self.least_routes_yuan, 0.0) + self.pattern_gain_yuan + self.run_gain_yuan
 
 
-def price_missing(
-    solved: Solved, model: PlanModel, master: Master, nothing_yuan: FloatArray | None = None
-) -> Missing:
+def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | None = None) -> Missing:
     """Price every route, batch column and pattern at the duals of a solve, exactly.
 
     `nothing_yuan`[C,B] is what nothing in a block costs there; by default as in the weighted solve.
@@ -592,86 +585,21 @@ def price_missing(
     nothing = _nothing_yuan(master) if nothing_yuan is None else nothing_yuan
     routes = master.cheapest_routes(solved.result.duals, nothing)
     pays = routes.reduced_cost < -LEVEL_TOLERANCE
-    patterns, pattern_gain = _missing_patterns(solved, model)
-    runs, run_gain = _missing_runs(solved, model, master)
+    patterns, pattern_gain = master.cheapest_patterns(solved.result.duals)
+    runs, run_gain = master.cheapest_runs(solved.result.duals)
     return Missing(
         routes=Routes(routes.routes.class_index[pays], routes.routes.unit[pays]),
-        runs=runs,
-        patterns=patterns,
+        columns=np.concatenate([runs, patterns]),
         least_routes_yuan=float(routes.least.sum()),
         pattern_gain_yuan=pattern_gain,
         run_gain_yuan=run_gain,
     )
 
 
-def _missing_runs(solved: Solved, model: PlanModel, master: Master) -> tuple[IntArray, float]:
-    """Batch columns that pay: the best few per class and slot; and the most that batch columns can gain."""
-    if "run" not in model.keys:
-        return np.zeros(0, dtype=np.int64), 0.0
-    p = model.sets.problem
-    reduced = master.run_reduced_cost(solved.result.duals)
-    pair, slot = model.keys["run"]
-    c = p.pairs.class_index[pair]
-    per_h = np.zeros(p.class_count)
-    np.minimum.at(per_h, c, reduced / p.slots.hours[slot])
-    order = np.lexsort((reduced, c * p.slot_count + slot))
-    key = (c * p.slot_count + slot)[order]
-    rank = np.arange(len(order)) - np.searchsorted(key, key, side="left")
-    pays = order[(rank < RUNS_PER_ROUND) & (reduced[order] < -LEVEL_TOLERANCE)]
-    return np.sort(pays), float(per_h @ p.classes.work_replica_h)
-
-
-def _missing_patterns(solved: Solved, model: PlanModel) -> tuple[list[IntArray], float]:
-    """Per graph the patterns that would pay, and the most that all missing patterns can gain (≤ 0)."""
-    sets = model.sets
-    duals = solved.result.duals
-    found, gain = [], 0.0
-    for j, held in enumerate(sets.graphs):
-        row_graph = model.rows[f"graph_{j}"]
-        eras = model.keys[f"graph_{j}"][0]
-        graph = sets.problem.graphs[j]
-        count_h = sum_over(sets.era_of_slot, np.array(graph.count) * sets.problem.slots.hours)
-        transfer = transfer_yuan_per_h(sets.problem, graph, held.options, held.patterns.option)
-        best: list[int] = []
-        for i, era in enumerate(eras):
-            option_cost = []
-            for stage, options in enumerate(held.options):
-                prices = np.zeros(len(options.site))
-                if not options.is_fixed:
-                    name = f"stage_{j}_{stage}"
-                    o, e = model.keys[name]
-                    here = e == era
-                    prices[o[here]] = duals[model.rows[name].index[here]]
-                option_cost.append(prices)
-            constant = -duals[row_graph.start + i]
-            if held.patterns.is_complete:
-                # what traffic between stages pays on full links only adds: left out, the bound stays valid
-                reduced = pattern_cost(option_cost, held.patterns.option) + constant + transfer * count_h[era]
-                # columns of the program have no negative reduced cost at its optimum: only missing ones can gain
-                absent = np.ones(len(reduced), dtype=bool)
-                absent[held.columns] = False
-                order = np.argsort(np.where(absent, reduced, np.inf), kind="stable")[:PATTERNS_PER_ROUND]
-                gain += min(0.0, float(reduced[absent].min(initial=0.0)))
-                best.extend(int(n) for n in order if absent[n] and reduced[n] < -LEVEL_TOLERANCE)
-            else:
-                gain += min(0.0, constant + sum(float(c.min(initial=0.0)) for c in option_cost))
-        found.append(np.setdiff1d(np.array(best, dtype=np.int64), held.columns))
-    return found, gain
-
-
-def _with_patterns(model: PlanModel, master: Master, missing: list[IntArray]) -> tuple[PlanModel, Master]:
-    """The model with more pattern columns."""
-    graphs = tuple(
-        replace(held, columns=np.sort(np.concatenate([held.columns, new])))
-        for held, new in zip(model.sets.graphs, missing, strict=True)
-    )
-    return _rebuilt(replace(model.sets, graphs=graphs), master)
-
-
 def _rebuilt(sets: PlanSets, master: Master) -> tuple[PlanModel, Master]:
     model = build(sets)
     fresh = Master(model, model.lp.program())
-    fresh.routes, fresh.active_run = master.routes, master.active_run
+    fresh.routes, fresh.active = master.routes, master.active
     return model, fresh
 
 
@@ -791,9 +719,8 @@ def _branch_and_bound(
 def _search_spent(work: Work, trials: int, begun: float) -> bool:
     """Trials are used up; small programs, whose trials cost next to nothing, get ten times as many."""
     used = work.counts["site_trials"]
-    return used >= trials and (
-        used >= 10 * trials or work.counts["lp_iterations"] - begun >= SMALL_ITERATIONS
-    )
+    is_small = work.counts["rows"] <= SMALL_ROWS and work.counts["lp_iterations"] - begun < SMALL_ITERATIONS
+    return used >= (10 * trials if is_small else trials)
 
 
 def _try_node(
@@ -802,7 +729,7 @@ def _try_node(
     work.counts["site_trials"] += 1
     fixed = lower if np.array_equal(lower, upper) else None
     solved = solve_weighted(master, work, (lower, upper))
-    bound = max(parent.bound_yuan, solved.objective_yuan + price_missing(solved, model, master).gain_yuan)
+    bound = max(parent.bound_yuan, solved.objective_yuan + price_missing(solved, master).gain_yuan)
     return _Node(lower, upper, replace(solved, fixed_on=fixed), bound)
 
 

@@ -56,12 +56,19 @@ class PlanOptions:
 
 @dataclass(frozen=True, eq=False)
 class GraphModel:
-    """One graph with its options and the patterns that are columns now."""
+    """One graph with its options and the patterns that may become columns."""
 
     options: tuple[StageOptions, ...]
     patterns: Patterns
     columns: IntArray
-    """Rows of `patterns.option` in the model."""
+    """Rows of `patterns.option` that the model describes."""
+    first: IntArray
+    """Positions in `columns` of those to begin with."""
+
+    @property
+    def is_complete(self) -> bool:
+        """No valid pattern is missing from the model."""
+        return self.patterns.is_complete and len(self.columns) == len(self.patterns.option)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,18 +146,6 @@ class PlanModel:
     def columns_of(self, name: str) -> IntArray:
         """Positions of a block of columns; empty when the model has none."""
         return self.columns[name].index if name in self.columns else np.zeros(0, dtype=np.int64)
-
-    def column_keys(self) -> IntArray:
-        """A number per column that stays the same when the model is built again with more patterns or cuts."""
-        keys = np.empty(self.lp.column_count, np.int64)
-        for i, (name, block) in enumerate(self.columns.items()):
-            of_block = np.arange(block.count)
-            if name.startswith("pattern_"):
-                held = self.sets.graphs[int(name.removeprefix("pattern_"))]
-                n, era = self.keys[name]
-                of_block = held.columns[n] * self.sets.era_count + era
-            keys[block.slice] = (i << 40) + of_block
-        return keys
 
     def rows_of(self, name: str) -> IntArray:
         """Positions of a block of rows; empty when the model has none."""
@@ -830,6 +825,7 @@ def _stage_link_mbps(s: PlanSets, graph_index: int) -> tuple[IntArray, IntArray,
     """(pattern column, link, Mbps of one graph): traffic between the stages of a graph."""
     p, held = s.problem, s.graphs[graph_index]
     patterns = held.patterns.option[held.columns]
+    begin, links = _links_between_sites(p)
     nothing = np.zeros(0, dtype=np.int64)
     found: list[tuple[IntArray, IntArray, FloatArray]] = [(nothing, nothing, np.zeros(0))]
     for flow in p.graphs[graph_index].flows:
@@ -837,12 +833,11 @@ def _stage_link_mbps(s: PlanSets, graph_index: int) -> tuple[IntArray, IntArray,
             continue
         source = held.options[flow.from_stage].site[patterns[:, flow.from_stage]]
         target = held.options[flow.to_stage].site[patterns[:, flow.to_stage]]
-        for route in np.unique(source * p.site_count + target).tolist():
-            links = _site_links(p, route // p.site_count, route % p.site_count)
-            n = np.flatnonzero(source * p.site_count + target == route)
-            found.append(
-                (np.repeat(n, len(links)), np.tile(links, len(n)), np.full(n.size * links.size, flow.mbps))
-            )
+        route = source * p.site_count + target
+        length = begin[route + 1] - begin[route]
+        offset = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
+        on_route = links[np.repeat(begin[route], length) + offset]
+        found.append((np.repeat(np.arange(len(route)), length), on_route, np.full(len(on_route), flow.mbps)))
     columns, link, mbps = (np.concatenate([part[i] for part in found]) for i in range(3))
     return columns.astype(np.int64), link.astype(np.int64), mbps
 
@@ -850,22 +845,28 @@ def _stage_link_mbps(s: PlanSets, graph_index: int) -> tuple[IntArray, IntArray,
 def _most_stage_mbps(s: PlanSets, graph_index: int) -> FloatArray:
     """[links] most that one graph can load a link with, whatever pattern it takes."""
     p, held = s.problem, s.graphs[graph_index]
+    begin, links = _links_between_sites(p)
+    route = np.repeat(np.arange(p.site_count**2), np.diff(begin))
     most = np.zeros(len(p.network.link_id))
     for flow in p.graphs[graph_index].flows:
+        may_send, may_receive = np.zeros(p.site_count, dtype=bool), np.zeros(p.site_count, dtype=bool)
+        may_send[held.options[flow.from_stage].site] = True
+        may_receive[held.options[flow.to_stage].site] = True
         reached = np.zeros(len(most), dtype=bool)
-        for source in np.unique(held.options[flow.from_stage].site).tolist():
-            for target in np.unique(held.options[flow.to_stage].site).tolist():
-                reached[_site_links(p, source, target)] = True
+        reached[links[may_send[route // p.site_count] & may_receive[route % p.site_count]]] = True
         most += flow.mbps * reached
     return most
 
 
-def _site_links(p: PlacementProblem, source: int, target: int) -> IntArray:
-    """Links on the route between two sites; none within one."""
-    if source == target:
-        return np.zeros(0, dtype=np.int64)
-    on_route = (p.network.route_origin == len(p.network.leg_id) + source) & (p.network.route_site == target)
-    return np.asarray(p.network.route_link[on_route])
+def _links_between_sites(p: PlacementProblem) -> tuple[IntArray, IntArray]:
+    """([S²+1] begin, links): the links of the route from site a to site b are links[begin[a·S+b] : begin[a·S+b+1]]."""
+    network = p.network
+    source = network.route_origin - len(network.leg_id)
+    between = np.flatnonzero((source >= 0) & (source != network.route_site))
+    route = source[between] * p.site_count + network.route_site[between]
+    order = np.argsort(route, kind="stable")
+    begin = np.searchsorted(route[order], np.arange(p.site_count**2 + 1))
+    return begin, network.route_link[between[order]]
 
 
 def define_moves(model: PlanModel) -> None:

@@ -64,6 +64,40 @@ def test_answers_as_a_fresh_solver_while_columns_rows_bounds_and_costs_change(se
         columns = rng.permutation(np.append(columns, rng.choice(missing, 4, replace=False)))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_watched_rows_join_only_when_an_optimum_breaks_them_and_the_answer_is_that_of_all_rows(
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    whole = _covering(rng, 30, 40)
+    whole.row_lower[::3] = rng.uniform(0.0, 0.05, 10)  # these seldom bind
+    program = replace(whole, watched=np.arange(30) % 3 == 0)
+    session, keys = Session(), np.arange(40)
+    for cap in (2.0, 0.5, 2.0):
+        program = replace(program, upper=np.append(2.0, np.full(39, cap)), cost=rng.random(40) + 0.1)
+        ours, fresh = session.solve(program, keys, LIMITS), solve(program, LIMITS)
+        assert ours.objective == pytest.approx(fresh.objective)
+        assert np.all(program.matrix @ ours.x >= program.row_lower - 1e-6)
+        # weak duality over all rows: the duals of rows left out are zero
+        reduced = program.cost - program.matrix.T @ ours.duals
+        bound = program.row_lower @ ours.duals + np.minimum(reduced, 0.0) @ program.upper
+        assert bound == pytest.approx(ours.objective)
+    assert session.rows_left_out > 0
+
+
+def test_a_program_bounded_only_by_watched_rows_is_solved() -> None:
+    program = Program(
+        matrix=sp.csr_array(np.array([[1.0], [1.0]])),
+        lower=np.zeros(1),
+        upper=np.full(1, np.inf),
+        cost=np.array([-1.0]),
+        row_lower=np.full(2, -np.inf),
+        row_upper=np.array([3.0, 5.0]),
+        watched=np.array([True, True]),
+    )
+    assert Session().solve(program, np.arange(1), LIMITS).objective == pytest.approx(-3.0)
+
+
 def test_temporary_rows_are_told_apart_by_name_and_forgotten_when_they_leave() -> None:
     program = _covering(np.random.default_rng(3), 12, 15)
     keys, session = np.arange(15), Session()
