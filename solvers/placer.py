@@ -184,13 +184,20 @@ class Placer:
         self._book_many(shape, placed)
         return placed
 
-    def propose(self, shape: Shape, count: int, nodes: IntArray) -> Placements:
-        """Up to `count` identical replicas on the cheapest of `nodes` (distinct), without booking them."""
+    def propose(
+        self, shape: Shape, count: int, nodes: IntArray, price_milli: FloatArray | None = None
+    ) -> Placements:
+        """Up to `count` identical replicas on the cheapest of `nodes` (distinct), without booking them.
+
+        price_milli: [N] as in `place`.
+        """
         cost = self.costs_at(shape, nodes)
+        if price_milli is not None:
+            cost = cost + price_milli[nodes]
         order = _cheapest_first(cost, count)
         by_node = np.full(self.state.node_count, np.inf)
         by_node[nodes] = cost
-        return _Bulk(self, shape, nodes[order], by_node, None, None).run(count)
+        return _Bulk(self, shape, nodes[order], by_node, price_milli, None).run(count)
 
     def costs_at(self, shape: Shape, nodes: IntArray) -> FloatArray:
         """[len(nodes)] cost in milli-GPU of one more replica on each of these nodes; inf where it does not fit now.

@@ -99,9 +99,18 @@ class Fragmentation:
         """(len(nodes),) milli-GPUs of packing value that one replica of a GPU spec destroys; inf without room."""
         return self._placer.costs_at(self._models.shape(view), nodes)
 
-    def order(self, view: SpecView, count: int, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(≤ count,) node of each of up to `count` replicas, each where it destroys least by then."""
-        return self._placer.propose(self._models.shape(view), count, nodes).node
+    def order(
+        self,
+        view: SpecView,
+        count: int,
+        nodes: NDArray[np.int64],
+        price_milli: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.int64]:
+        """(≤ count,) node of each of up to `count` replicas, each where it destroys least by then.
+
+        price_milli: (N,) added to each node's loss.
+        """
+        return self._placer.propose(self._models.shape(view), count, nodes, price_milli).node
 
     def share_on(self, node: int, free: list[int], need_milli: int) -> int:
         """Bit of the device that loses least cut value by a share, among devices with `free` milli each."""
