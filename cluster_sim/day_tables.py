@@ -495,6 +495,12 @@ def _delivered_gpu_h(log: DayLog, from_s: int, until_s: int, drained_s: int) -> 
     The figure of an ended replica is what its site said, spread evenly over its run; one that still runs
     counts its reference GPUs since it ran.
     """
+    _, delivered_gpu_s = _delivered_per_run(log, from_s, until_s, drained_s)
+    return float(delivered_gpu_s.sum() / SECONDS_PER_HOUR)
+
+
+def _delivered_per_run(log: DayLog, from_s: int, until_s: int, drained_s: int) -> tuple[I64, F64]:
+    """Site and reference-GPU seconds in [from, until) of each run that ran."""
     runs = log.runs
     ran = runs.ran_s < NEVER_S
     begin, end = runs.ran_s[ran], np.minimum(runs.ended_s[ran], drained_s)
@@ -504,7 +510,14 @@ def _delivered_gpu_h(log: DayLog, from_s: int, until_s: int, drained_s: int) -> 
         running, runs.reference_gpu_milli[ran] / MILLI * (end - begin), runs.delivered_gpu_s[ran]
     )
     overlap = (np.minimum(np.maximum(end, begin + 1), until_s) - np.maximum(begin, from_s)).clip(min=0)
-    return float((total * overlap / length).sum() / SECONDS_PER_HOUR)
+    return runs.site[ran], total * overlap / length
+
+
+def drained_by_site(log: DayLog, window: DayWindow) -> tuple[F64, F64]:
+    """(S,) energy cost in yuan and delivered reference-GPU hours of each site, day and drain together."""
+    *_, cost_yuan, _ = _energy_account(log, window.start_s, window.drained_until_s)
+    site, gpu_s = _delivered_per_run(log, window.start_s, window.drained_until_s, window.drained_until_s)
+    return cost_yuan, np.bincount(site, gpu_s, minlength=len(log.fleet.sites)) / SECONDS_PER_HOUR
 
 
 def totals(log: DayLog, states: StateIntervals, window: DayWindow, until_s: int) -> Totals:

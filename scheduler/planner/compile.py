@@ -76,6 +76,8 @@ class _Folded:
     """(C, specs) rows of each spec."""
     deferrable: NDArray[np.bool_]
     bucket: NDArray[np.int64]
+    release: NDArray[np.int64]
+    """First slot in which work that waits may run."""
     demand: NDArray[np.float64]
     work_h: NDArray[np.float64]
     parallel: NDArray[np.float64]
@@ -100,11 +102,16 @@ def slots_from(now_s: int, horizon_hours: int, outlook: CalendarOutlook, topolog
     return Slots(start_s=np.array(starts), hours=hours)
 
 
-def compile_problem(state: ClusterState, views: Views, now_s: int, *, pue_blind: bool = False) -> Compiled:
-    """The whole planning problem at `now_s`; `pue_blind` drops plants and caps, for the baseline of that name."""
+def compile_problem(
+    state: ClusterState, views: Views, now_s: int, *, pue_blind: bool = False, slots: Slots | None = None
+) -> Compiled:
+    """The whole planning problem at `now_s`; `pue_blind` drops plants and caps, for the baseline of that name.
+
+    `slots` replaces those of the policy's horizon.
+    """
     topology = views.topology
     outlook = CalendarOutlook(topology, state.forecast)
-    slots = slots_from(now_s, state.policy.horizon_hours, outlook, topology)
+    slots = slots or slots_from(now_s, state.policy.horizon_hours, outlook, topology)
     folded = _fold(state, folds_of(views), topology, slots, now_s)
     legs = _Legs(topology)
     graphs = _graphs(state, folded, legs, slots, now_s)
@@ -151,8 +158,9 @@ def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, n
     waits = is_deferrable & ~running
     bucket = np.where(waits, (state.workloads["deadline_s"][owner] - now_s) // DEADLINE_BUCKET_S, -1)
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
+    release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
     fold_of = folds.all(len(state.shapes.specs))
-    keys = np.stack([fold_of[spec], waits, bucket], axis=1) if len(spec) else np.zeros((0, 3), np.int64)
+    keys = np.stack([fold_of[spec], waits, bucket, release], axis=1) if len(spec) else np.zeros((0, 4), np.int64)
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     inverse = inverse.ravel()
     count = len(unique)
@@ -165,7 +173,7 @@ def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, n
         overlap_s = np.minimum(start_s + left_s, ends[t]) - np.maximum(start_s, slots.start_s[t])
         share = np.clip(overlap_s / (slots.hours[t] * SECONDS_PER_HOUR), 0.0, 1.0)
         demand[:, t] = np.bincount(inverse, np.where(demanded, share, 0.0), minlength=count)
-    class_of_fold = {int(f): c for c, (f, deferred, _) in enumerate(unique) if not deferred}
+    class_of_fold = {int(f): c for c, (f, deferred, *_) in enumerate(unique) if not deferred}
     for s, expected in expected_arrivals(state, slots, now_s).items():
         c = class_of_fold.get(int(fold_of[s]))
         if c is not None and not state.spec(s).workload.deferrable:
@@ -181,6 +189,7 @@ def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, n
         members=members,
         deferrable=unique[:, 1].astype(bool),
         bucket=unique[:, 2],
+        release=unique[:, 3],
         demand=demand,
         work_h=work_h,
         parallel=parallel,
@@ -328,7 +337,8 @@ def _classes(
     return Classes(
         class_id=tuple(
             f"{s.workload.workload_class or s.workload.kind.value}/{s.stage.stage_id}/{s.spec}/{int(b)}"
-            for s, b in zip(specs, folded.bucket, strict=True)
+            + (f"/{int(r)}" if r else "")
+            for s, b, r in zip(specs, folded.bucket, folded.release, strict=True)
         ),
         require_any=tuple(s.require_any for s in stages),
         allowed_site_ids=tuple(s.site_ids for s in stages),
@@ -338,7 +348,7 @@ def _classes(
         demand_count=np.where(in_graph[:, None], 0.0, folded.demand),
         unserved_yuan_per_replica_h=np.array([_unserved(s.workload, s.stage) for s in specs], float),
         work_replica_h=folded.work_h,
-        release_slot=np.zeros(len(specs), np.int64),
+        release_slot=folded.release,
         deadline_slot=np.where(
             folded.deferrable, np.minimum(deadline_slot, len(slots.hours)), len(slots.hours)
         ),
