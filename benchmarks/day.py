@@ -5,8 +5,8 @@
 1. play     the day and its drain in process, sites on the local engine, two policies at a time in processes of their own
 2. check    our day by the independent checker: no violation, accounts close, hard classes inside their latency
 3. bound    a plan that knew the day (`cluster_sim.clairvoyant`, which says what its bound speaks of and leaves out)
-4. tell     yuan per delivered GPU-hour after draining; the share of the room between least-loaded and the bound that is
-            used, fleet and edges apart; gaps of the day's plans; caps held, and what holding them costs beside the
+4. tell     yuan per delivered GPU-hour after draining; the share that is used of the room between least-loaded and the
+            bound, fleet and edges apart; gaps of the day's plans; caps held, and what holding them costs beside the
             PUE-blind plan; processor seconds of the plans, from compiling the problem to the verified answer
 
 `--quick` plays songjiang-s unless a scenario is named. `--folder` keeps the logs (POLICY.jsonl, for `suanli audit`).
@@ -178,7 +178,11 @@ def figures(
     room, no_room = room_frac(price[LEAST_LOADED], price[OURS], bound)
     edge_room, no_edge_room = room_frac(at_edge[LEAST_LOADED], at_edge[OURS], edge_bound)
     ours, blind = price[OURS], price[PUE_BLIND]
-    reasons = {"bound": no_bound, "room_frac": no_bound or no_room, "edge_room_frac": no_bound or no_edge_room}
+    reasons = {
+        "bound": no_bound,
+        "room_frac": no_bound or no_room,
+        "edge_room_frac": no_bound or no_edge_room,
+    }
     return {
         **_gaps(day),
         "objective": ours,
@@ -259,7 +263,7 @@ def measure(scenario_name: str, seed: int, folder: Path) -> tuple[dict[str, obje
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(AT_A_TIME, mp_context=spawn) as pool:
         asked = {p: pool.submit(play, scenario_name, seed, p, folder) for p in POLICIES}
-        plan_cpu_s = [future.result() for future in asked.values()][0]
+        plan_cpu_s = {p: future.result() for p, future in asked.items()}[OURS]
     days = {p: PlayedDay.load(folder, p) for p in (OURS, LEAST_LOADED, PUE_BLIND)}
     comparison = Comparison.of([(p, d.result(scenario)) for p, d in days.items()])
     ours = comparison.ours
@@ -325,7 +329,7 @@ def tell(result: dict[str, object]) -> None:
     print_table(
         ("", "fleet", "edges"),
         [
-            ["room used between least-loaded and the bound", _text(result["room_frac"], 4), _text(result["edge_room_frac"], 4)],
+            ["room used, least-loaded to bound", _text(result["room_frac"], 4), _text(result["edge_room_frac"], 4)],
             ["gap of the day's plans, largest", _text(result["gap"], 5), _text(result["edge_gap"], 5)],
             ["gap, mean", _text(result["gap_mean"], 5), _text(result["edge_gap_mean"], 5)],
         ],

@@ -52,10 +52,12 @@ from suanli.model import Event, EventKind, Fleet, TelemetryReport, WeatherForeca
 from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, utc
 
 MODEL = (
-    "energy of day and drain; true facility power of the learned plants, true weather of one station, slots of the tariff, shares "
-    "and open sites free in every slot, nodes continuous, gangs fluid, no outages, moves and starts free"
+    "energy of day and drain; true facility power of the learned plants, true weather of one station, slots of the tariff, "
+    "shares and open sites free in every slot, nodes continuous, gangs fluid, no outages, moves and starts free"
 )
-LIMITS = PlanLimits(lp_iterations=4_000_000, pricing_rounds=16, bound_rounds=32, site_trials=12, wall_s=3600.0)
+LIMITS = PlanLimits(
+    lp_iterations=4_000_000, pricing_rounds=16, bound_rounds=32, site_trials=12, wall_s=3600.0
+)
 """Two to ten times what an hourly plan has."""
 OPTIONS = PlanOptions()
 CLOSING_HOURS = 0.01
@@ -117,7 +119,7 @@ def clairvoyant(
     policy = scenario.policy().model_copy(update={"carbon_price_yuan_per_kg": 0.0})
     gateway.open_run("clairvoyant", seed, scenario.start_s, scenario.fleet(), policy)
     gateway.report(TelemetryReport(at_s=scenario.start_s, forecast=true_weather(scenario, seed)), "weather")
-    known = known_ahead(arrivals(scenario, seed), scenario.start_s)
+    known = known_ahead(arrivals(scenario, seed), scenario.start_s, until_s)
     for i in range(0, len(known), SUBMIT_BATCH):
         gateway.submit(known[i : i + SUBMIT_BATCH], f"submit/{i}")
     state = gateway.state
@@ -139,10 +141,11 @@ def clairvoyant(
 # ------------------------------------------------------------------------------------------- 1 know
 
 
-def known_ahead(submitted: Arrivals, start_s: int) -> list[Workload]:
+def known_ahead(submitted: Arrivals, start_s: int, until_s: int) -> list[Workload]:
     """Everything of the day as submitted at its opening: it may not begin before it really comes, and lasts as it will.
 
-    Work that fails or is cancelled lasts until then, counted from its arrival, which is the most it can deliver.
+    Work that fails, is cancelled or is longer than what is left lasts until then, counted from its arrival: the most it
+    can deliver by `until_s`.
     """
     cancelled_s = {name: at_s for at_s, name in submitted.cancellations}
     out = []
@@ -157,7 +160,8 @@ def known_ahead(submitted: Arrivals, start_s: int) -> list[Workload]:
                 cancelled_s[workload.name] - begin_s if workload.name in cancelled_s else None,
             ]
             known = [s for s in lasts if s is not None]
-            stages.append(stage.model_copy(update={"duration_s": max(1, min(known)) if known else None}))
+            lasts_s = max(1, min(*known, until_s - begin_s)) if known else None
+            stages.append(stage.model_copy(update={"duration_s": lasts_s}))
         ahead = {"not_before_at": utc(begin_s)} if begin_s > start_s else {}
         out.append(workload.model_copy(update={"stages": tuple(stages), **ahead}))
     return out
@@ -250,7 +254,9 @@ def figures_of(
     energy = (plan.facility_kw * price) @ hours
     beside_yuan = plan.certificate.objective_yuan - float(energy.sum())
     # each leaf's multipliers bound every choice of open sites by themselves here, so the best of them counts
-    free_yuan = max(free_slots_bound_yuan(problem, plan, leaf.multipliers) for leaf in plan.certificate.leaves)
+    free_yuan = max(
+        free_slots_bound_yuan(problem, plan, leaf.multipliers) for leaf in plan.certificate.leaves
+    )
     gap_yuan = plan.certificate.objective_yuan - free_yuan
     at_edge = problem.sites.is_edge
     pair_gpu_h = (plan.running_count @ hours) * reference_gpus[problem.pairs.class_index]

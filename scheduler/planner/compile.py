@@ -160,7 +160,9 @@ def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, n
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
     fold_of = folds.all(len(state.shapes.specs))
-    keys = np.stack([fold_of[spec], waits, bucket, release], axis=1) if len(spec) else np.zeros((0, 4), np.int64)
+    keys = (
+        np.stack([fold_of[spec], waits, bucket, release], axis=1) if len(spec) else np.zeros((0, 4), np.int64)
+    )
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     inverse = inverse.ravel()
     count = len(unique)
