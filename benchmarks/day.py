@@ -4,9 +4,9 @@
 
 1. play     the day and its drain in process, sites on the local engine, two policies at a time in processes of their own
 2. check    our day by the independent checker: no violation, accounts close, hard classes inside their latency
-3. bound    a plan that knew the day (`cluster_sim.clairvoyant`, which says what its bound speaks of and leaves out)
-4. tell     yuan per delivered GPU-hour after draining; the share that is used of the room between least-loaded and the
-            bound, fleet and edges apart; gaps of the day's plans; caps held, and what holding them costs beside the
+3. bound    a plan that knew the day (`cluster_sim.clairvoyant` says what its bound speaks of and leaves out)
+4. tell     yuan per delivered GPU-hour after draining; the share used of the room between least-loaded and bound,
+            fleet and edges apart; gaps of the day's plans; caps held, and what holding them costs beside the
             PUE-blind plan; processor seconds of the plans, from compiling the problem to the verified answer
 
 `--quick` plays songjiang-s unless a scenario is named. `--folder` keeps the logs (POLICY.jsonl, for `suanli audit`).

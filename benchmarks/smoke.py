@@ -30,6 +30,7 @@ COMMANDS = {
         "24",
     ],
     "service": ["-m", "benchmarks.service", "--quick"],
+    "day": ["-m", "benchmarks.day", "--scenario", "tiny-cloud-edge"],
     "explain": ["-m", "benchmarks.explain", "--nodes", "400", "--sites", "10"],
 }
 INSTANCES = {

@@ -9,17 +9,17 @@
         4 solve   one plan with generous work limits
         5 bound   weak duality over shares and open sites that are free in every slot (`solvers.dual_bound`)
 
-What the bound speaks of. Every plan of this model that leaves no more work unserved, unfinished or late and no more
-ledger debt than the plan found costs at least `bound_yuan` for the energy of day and drain. In the model services and
-work that does not defer run when they come or not at all, deferrable work runs between its arrival and its deadline,
-both rounded outwards to slots, and may be split and pause; nodes are continuous and can be packed full; moves, starts
-and transfers are free; demand and weather are constant within a slot.
+What the bound speaks of. Every plan of this model costs at least `bound_yuan` for the energy of day and drain, if it
+leaves no more work unserved (by rank) than the plan found and pays no more for lateness, unfinished work and debt of
+the ledger. In the model services and work that does not defer run when they come or not at all; deferrable work runs between its
+arrival and its deadline, both rounded outwards (to slots, the deadline by up to six hours), may be split and may pause;
+nodes are continuous and can be packed full; moves, starts and transfers are free; demand, weather and plants are
+constant within a slot.
 
-What it leaves out, so that it is no bound on the world: outages and degraded cooling (they only make a day dearer),
-start-up and restarted work (the same), whole nodes and gangs (the same), and the errors of the learned plants and of
-one weather for all sites (either way, see `SiteDay` and the report for their size). Per delivered GPU-hour it is a
-yardstick and not a theorem: a policy that leaves costly work undone can lie below it, and work that does not fit when
-it comes is served late by a real day and not at all by the plan.
+What it leaves out, so that it is no bound on the real day: outages and degraded cooling; start-up, restarted work,
+whole nodes and gangs, which only make a day dearer; the errors of the learned plants and of one weather for all sites, which
+err either way. Per delivered GPU-hour it is a yardstick and no theorem: a policy that leaves costly work undone can lie
+below it, and work that does not fit when it comes is delivered late by a real day and never by the plan.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from solvers.problem import PlacementProblem, Slots
 from solvers.proof import verify_proof
 from solvers.solution import PlanSolution
 from suanli.model import Event, EventKind, Fleet, TelemetryReport, WeatherForecast, Workload
-from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, utc
+from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, epoch_s, utc
 
 MODEL = (
-    "energy of day and drain; true facility power of the learned plants, true weather of one station, slots of the tariff, "
-    "shares and open sites free in every slot, nodes continuous, gangs fluid, no outages, moves and starts free"
+    "energy of day and drain; true facility power of the learned plants, true weather of one station, slots of the "
+    "tariff, shares and open sites free in every slot, nodes continuous, gangs fluid, no outages, moves and starts free"
 )
 LIMITS = PlanLimits(
     lp_iterations=4_000_000, pricing_rounds=16, bound_rounds=32, site_trials=12, wall_s=3600.0
@@ -150,7 +150,7 @@ def known_ahead(submitted: Arrivals, start_s: int, until_s: int) -> list[Workloa
     cancelled_s = {name: at_s for at_s, name in submitted.cancellations}
     out = []
     for at_s, workload in submitted.items:
-        begin_s = max(at_s, start_s, _epoch_s(workload))
+        begin_s = max(at_s, start_s, _begin_s(workload))
         stages = []
         for stage in workload.stages:
             fate = submitted.fates.get(workload.name)
@@ -167,8 +167,8 @@ def known_ahead(submitted: Arrivals, start_s: int, until_s: int) -> list[Workloa
     return out
 
 
-def _epoch_s(workload: Workload) -> int:
-    return 0 if workload.not_before_at is None else int(workload.not_before_at.timestamp())
+def _begin_s(workload: Workload) -> int:
+    return 0 if workload.not_before_at is None else epoch_s(workload.not_before_at)
 
 
 def true_weather(scenario: Scenario, seed: int) -> WeatherForecast:

@@ -61,3 +61,17 @@ def test_arrivals_of_the_last_hours_continue_for_a_while_and_their_work_ends():
     assert expected.max() == pytest.approx(five_an_hour * AHEAD_HOURS)
     # the last to come, AHEAD_HOURS from now, leave three hours later
     assert np.all(expected[AHEAD_HOURS + 3 :] == 0.0)
+
+
+def test_deferrable_work_is_released_in_the_slot_in_which_it_may_begin():
+    later_s = START_S + 5 * HOUR_S
+    city = given(a_fleet(a_site("e01").cpus(nodes=9)).build()).submits(
+        a_workload("now").deferrable(START_S + 20 * HOUR_S).lasts(HOUR_S),
+        a_workload("later").deferrable(START_S + 20 * HOUR_S).lasts(HOUR_S).not_before(later_s),
+    )
+    hourly = Slots(start_s=START_S + HOUR_S * np.arange(24), hours=np.ones(24))
+    views = Views(city.state.topology, city.state.shapes)
+    classes = compile_problem(city.state, views, city.now_s, slots=hourly).problem.classes
+    assert sorted(classes.release_slot.tolist()) == [0, 5]
+    assert classes.work_replica_h.tolist() == [1.0, 1.0]
+    assert len(set(classes.class_id)) == 2
