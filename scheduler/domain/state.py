@@ -19,6 +19,7 @@ import orjson
 from numpy.typing import NDArray
 
 from scheduler.domain.columns import Columns
+from scheduler.domain.outlook import local_day
 from scheduler.domain.shapes import ShapeTable, Spec
 from scheduler.domain.topology import Topology, build_topology, under_policy
 from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
@@ -71,6 +72,26 @@ class SiteEnergy:
     useful_it_kwh: float = 0.0
     opening_it_kwh: float = 0.0
     opening_facility_kwh: float = 0.0
+    day: int = 0
+    """Local day that the last three fields speak of, counted from the epoch."""
+    day_it_kwh: float = 0.0
+    day_facility_kwh: float = 0.0
+    day_useful_it_kwh: float = 0.0
+
+    def add(self, meter: dict[str, Any]) -> None:
+        """One metered window; windows do not cross midnight."""
+        day = local_day(meter["from_s"])
+        if day != self.day:
+            self.day, self.day_it_kwh, self.day_facility_kwh, self.day_useful_it_kwh = day, 0.0, 0.0, 0.0
+        it_kwh, facility_kwh, useful_it_kwh = (
+            meter[k] for k in ("it_energy_kwh", "facility_energy_kwh", "useful_it_energy_kwh")
+        )
+        self.it_kwh += it_kwh
+        self.facility_kwh += facility_kwh
+        self.useful_it_kwh += useful_it_kwh
+        self.day_it_kwh += it_kwh
+        self.day_facility_kwh += facility_kwh
+        self.day_useful_it_kwh += useful_it_kwh
 
 
 @dataclass
@@ -413,10 +434,7 @@ class ClusterState:
 
     def _metered(self, event: Event) -> None:
         for meter in event.body["meters"]:
-            energy = self.energy[meter["site_id"]]
-            energy.it_kwh += meter["it_energy_kwh"]
-            energy.facility_kwh += meter["facility_energy_kwh"]
-            energy.useful_it_kwh += meter["useful_it_energy_kwh"]
+            self.energy[meter["site_id"]].add(meter)
             self.last_meter[meter["site_id"]] = meter
             self.recent_meters.append(meter)
         del self.recent_meters[:-MAX_RECENT_METERS]

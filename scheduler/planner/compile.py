@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.ledger import released_kwh
-from scheduler.domain.outlook import CalendarOutlook
+from scheduler.domain.ledger import day_start_s, overdrawn_today_kwh, released_kwh
+from scheduler.domain.outlook import CalendarOutlook, local_day
 from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
@@ -243,7 +243,7 @@ def _sites(
                 else released_kwh(
                     s, balance_kwh(state, s.site_id, annual[i]), now_s, slots.start_s, slots.hours
                 )
-                - ledger_margin_kwh(s, float(slots.hours.sum()))
+                - withheld_kwh(state, s, float(slots.hours.sum()), now_s)
                 for i, s in enumerate(sites)
             ]
         ),
@@ -254,9 +254,28 @@ def _sites(
     )
 
 
-def ledger_margin_kwh(site: Site, hours: float) -> float:
-    """What a plan of that many hours leaves unspent of its release."""
-    return LEDGER_MARGIN_FRAC * site.caps.reference_load_frac * site.rated_it_kw * hours
+def withheld_kwh(state: ClusterState, site: Site, hours: float, now_s: int) -> float:
+    """What a plan of that many hours leaves unspent of its release: a margin, and what was overdrawn since midnight.
+
+    The release rule spreads a deviation over the rest of the year; a plan repays an overdraft at the pace that makes it
+    good by midnight.
+    """
+    margin_kwh = LEDGER_MARGIN_FRAC * site.caps.reference_load_frac * site.rated_it_kw * hours
+    cap = site.caps.pue_cap_annual
+    assert cap is not None, f"{site.site_id} has no annual cap"
+    used_today_kwh = _used_today_kwh(state, site.site_id, cap, now_s)
+    overdrawn_kwh = overdrawn_today_kwh(site, balance_kwh(state, site.site_id, cap), used_today_kwh, now_s)
+    left_h = max(1.0, HOURS_PER_DAY - (now_s - day_start_s(now_s)) / SECONDS_PER_HOUR)
+    return margin_kwh + overdrawn_kwh * max(1.0, hours / left_h)
+
+
+def _used_today_kwh(state: ClusterState, site_id: str, cap: float, now_s: int) -> float:
+    """E_fac − Π·E since midnight, E as in `balance_kwh`."""
+    energy = state.energy[site_id]
+    if energy.day != local_day(now_s):
+        return 0.0
+    it_kwh = energy.day_useful_it_kwh if state.policy.ledger_load == "useful" else energy.day_it_kwh
+    return energy.day_facility_kwh - cap * it_kwh
 
 
 def balance_kwh(state: ClusterState, site_id: str, cap: float) -> float:
