@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.outlook import LOCAL_OFFSET_HOURS, local_day, local_hour
+from scheduler.domain.outlook import LOCAL_OFFSET_HOURS, local_day
 from solvers.facility import (
     cooling_coefficient,
     facility_coefficients,
@@ -25,7 +25,7 @@ from solvers.facility import (
 from suanli.model import Site
 from suanli.model.units import HOURS_PER_DAY, HOURS_PER_YEAR, SECONDS_PER_HOUR, epoch_s, utc
 
-HOURS = 24
+HOURS, MONTHS = 24, 12
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,10 @@ def day_start_s(at_s: int) -> int:
 
 
 def _phi_at(rule: SeasonalRule, starts_s: NDArray[np.int64]) -> NDArray[np.float64]:
-    stamps = [local_hour(int(t)) for t in starts_s]
-    return rule.phi[[m - 1 for m, _ in stamps], [int(h) for _, h in stamps]]
+    local_s = np.asarray(starts_s, np.int64) + LOCAL_OFFSET_HOURS * SECONDS_PER_HOUR
+    month = local_s.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % MONTHS
+    hour = local_s // SECONDS_PER_HOUR % HOURS
+    return rule.phi[month, hour]
 
 
 @lru_cache(maxsize=4096)
@@ -117,15 +119,13 @@ def released_kwh(
     )
 
 
-def overdrawn_today_kwh(site: Site, balance_kwh: float, used_today_kwh: float, now_s: int) -> float:
-    """What the site has used since midnight beyond what the release rule gave it up to now; 0 if it kept to it.
+def overdrawn_kwh(site: Site, balance_kwh: float, used_kwh: float, since_s: int, now_s: int) -> float:
+    """What the site has used since an instant beyond what the release rule gave it up to now; negative: saved.
 
-    `balance_kwh` is the balance now, `used_today_kwh` = E_fac − Π·E_IT since midnight.
+    `balance_kwh` is the balance now, `used_kwh` = E_fac − Π·E_IT since then.
     """
-    midnight_s = day_start_s(now_s)
-    starts_s = np.arange(midnight_s, now_s, SECONDS_PER_HOUR, dtype=np.int64)
+    starts_s = np.arange(since_s, now_s, SECONDS_PER_HOUR, dtype=np.int64)
     if not len(starts_s):
         return 0.0
     hours = np.minimum(now_s - starts_s, SECONDS_PER_HOUR) / SECONDS_PER_HOUR
-    at_midnight_kwh = balance_kwh + used_today_kwh
-    return max(0.0, used_today_kwh - released_kwh(site, at_midnight_kwh, midnight_s, starts_s, hours))
+    return used_kwh - released_kwh(site, balance_kwh + used_kwh, since_s, starts_s, hours)

@@ -72,17 +72,18 @@ class SiteEnergy:
     useful_it_kwh: float = 0.0
     opening_it_kwh: float = 0.0
     opening_facility_kwh: float = 0.0
-    day: int = 0
-    """Local day that the last three fields speak of, counted from the epoch."""
+    today_from_s: int = -NEVER_S
+    """Start of the first window of the local day that the last three fields speak of."""
     day_it_kwh: float = 0.0
     day_facility_kwh: float = 0.0
     day_useful_it_kwh: float = 0.0
 
     def add(self, meter: dict[str, Any]) -> None:
         """One metered window; windows do not cross midnight."""
-        day = local_day(meter["from_s"])
-        if day != self.day:
-            self.day, self.day_it_kwh, self.day_facility_kwh, self.day_useful_it_kwh = day, 0.0, 0.0, 0.0
+        from_s = int(meter["from_s"])
+        if not self.is_of_day(from_s):
+            self.today_from_s = from_s
+            self.day_it_kwh = self.day_facility_kwh = self.day_useful_it_kwh = 0.0
         it_kwh, facility_kwh, useful_it_kwh = (
             meter[k] for k in ("it_energy_kwh", "facility_energy_kwh", "useful_it_energy_kwh")
         )
@@ -92,6 +93,10 @@ class SiteEnergy:
         self.day_it_kwh += it_kwh
         self.day_facility_kwh += facility_kwh
         self.day_useful_it_kwh += useful_it_kwh
+
+    def is_of_day(self, at_s: int) -> bool:
+        """Whether the energy of the day speaks of the local day of an instant."""
+        return local_day(self.today_from_s) == local_day(at_s)
 
 
 @dataclass

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.ledger import day_start_s, overdrawn_today_kwh, released_kwh
-from scheduler.domain.outlook import CalendarOutlook, local_day
+from scheduler.domain.ledger import day_start_s, overdrawn_kwh, released_kwh
+from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
@@ -257,25 +257,24 @@ def _sites(
 def withheld_kwh(state: ClusterState, site: Site, hours: float, now_s: int) -> float:
     """What a plan of that many hours leaves unspent of its release: a margin, and what was overdrawn since midnight.
 
-    The release rule spreads a deviation over the rest of the year; a plan repays an overdraft at the pace that makes it
-    good by midnight.
+    The release rule spreads a deviation over the rest of the year. Plans keep to it day by day: an overdraft is repaid
+    at the pace that makes it good by midnight, what was saved may be spent once.
     """
     margin_kwh = LEDGER_MARGIN_FRAC * site.caps.reference_load_frac * site.rated_it_kw * hours
-    cap = site.caps.pue_cap_annual
-    assert cap is not None, f"{site.site_id} has no annual cap"
-    used_today_kwh = _used_today_kwh(state, site.site_id, cap, now_s)
-    overdrawn_kwh = overdrawn_today_kwh(site, balance_kwh(state, site.site_id, cap), used_today_kwh, now_s)
+    over_kwh = _overdrawn_today_kwh(state, site, now_s)
     left_h = max(1.0, HOURS_PER_DAY - (now_s - day_start_s(now_s)) / SECONDS_PER_HOUR)
-    return margin_kwh + overdrawn_kwh * max(1.0, hours / left_h)
+    return margin_kwh + over_kwh * (max(1.0, hours / left_h) if over_kwh > 0 else 1.0)
 
 
-def _used_today_kwh(state: ClusterState, site_id: str, cap: float, now_s: int) -> float:
-    """E_fac − Π·E since midnight, E as in `balance_kwh`."""
-    energy = state.energy[site_id]
-    if energy.day != local_day(now_s):
+def _overdrawn_today_kwh(state: ClusterState, site: Site, now_s: int) -> float:
+    """As metered since midnight, energy counted as in `balance_kwh`; 0 while today has no meters."""
+    energy, cap = state.energy[site.site_id], site.caps.pue_cap_annual
+    assert cap is not None, f"{site.site_id} has no annual cap"
+    if not energy.is_of_day(now_s):
         return 0.0
     it_kwh = energy.day_useful_it_kwh if state.policy.ledger_load == "useful" else energy.day_it_kwh
-    return energy.day_facility_kwh - cap * it_kwh
+    used_kwh = energy.day_facility_kwh - cap * it_kwh
+    return overdrawn_kwh(site, balance_kwh(state, site.site_id, cap), used_kwh, energy.today_from_s, now_s)
 
 
 def balance_kwh(state: ClusterState, site_id: str, cap: float) -> float:
@@ -479,23 +478,37 @@ class _Legs:
 
 
 def _flows(state: ClusterState, folded: _Folded, legs: _Legs) -> Flows:
-    rows: list[tuple[int, int, float, float]] = []
-    for c, spec_index in enumerate(folded.spec):
-        spec = state.spec(int(spec_index))
-        me = f"stages/{spec.stage.stage_id}"
-        for flow in spec.workload.flows:
-            zone = next(
-                (e.removeprefix("zones/") for e in (flow.source, flow.target) if e.startswith("zones/")), None
-            )
-            if zone is not None and me in (flow.source, flow.target):
-                limit = NAN if flow.rtt_p99_max_ms is None else flow.rtt_p99_max_ms
-                rows.append((c, legs.leg(zone, flow.access_id), limit, flow.mbps))
+    """Traffic of one replica in the mean of its fold: light flows come from many zones, each has its share."""
+    class_leg: list[tuple[int, int, float]] = []
+    mbps: list[float] = []
+    for c, members in enumerate(folded.members):
+        rate: dict[tuple[int, float], float] = {}
+        for spec_index in np.flatnonzero(members):
+            weight = float(members[spec_index] / members.sum())
+            for leg, limit, flow_mbps in _zone_flows(state, int(spec_index), legs):
+                rate[leg, limit] = rate.get((leg, limit), 0.0) + weight * flow_mbps
+        class_leg.extend((c, leg, limit) for leg, limit in rate)
+        mbps.extend(rate.values())
     return Flows(
-        class_index=np.array([r[0] for r in rows], np.int64),
-        leg_index=np.array([r[1] for r in rows], np.int64),
-        rtt_p99_max_ms=np.array([r[2] for r in rows], float),
-        mbps=np.array([r[3] for r in rows], float),
+        class_index=np.array([r[0] for r in class_leg], np.int64),
+        leg_index=np.array([r[1] for r in class_leg], np.int64),
+        rtt_p99_max_ms=np.array([NAN if r[2] < 0 else r[2] for r in class_leg], float),
+        mbps=np.array(mbps, float),
     )
+
+
+def _zone_flows(state: ClusterState, spec_index: int, legs: _Legs) -> list[tuple[int, float, float]]:
+    """(leg, RTT limit in ms or −1, Mbps) of the flows between a spec's stage and zones."""
+    spec = state.spec(spec_index)
+    me = f"stages/{spec.stage.stage_id}"
+    found = []
+    for flow in spec.workload.flows:
+        ends = (flow.source, flow.target)
+        zone = next((e.removeprefix("zones/") for e in ends if e.startswith("zones/")), None)
+        if zone is not None and me in ends:
+            limit = -1.0 if flow.rtt_p99_max_ms is None else flow.rtt_p99_max_ms
+            found.append((legs.leg(zone, flow.access_id), limit, flow.mbps))
+    return found
 
 
 def _paths(state: ClusterState, folded: _Folded, legs: _Legs) -> Paths:
