@@ -243,7 +243,8 @@ def _sites(
                 else released_kwh(
                     s, balance_kwh(state, s.site_id, annual[i]), now_s, slots.start_s, slots.hours
                 )
-                - withheld_kwh(state, s, float(slots.hours.sum()), now_s)
+                + saved_today_kwh(state, s, now_s)
+                - set_aside_kwh(state, s, float(slots.hours.sum()), now_s)
                 for i, s in enumerate(sites)
             ]
         ),
@@ -254,23 +255,27 @@ def _sites(
     )
 
 
-def withheld_kwh(state: ClusterState, site: Site, hours: float, now_s: int) -> float:
+def set_aside_kwh(state: ClusterState, site: Site, hours: float, now_s: int) -> float:
     """What a plan of that many hours leaves unspent of its release: a margin, and what was overdrawn since midnight.
 
-    The release rule spreads a deviation over the rest of the year. Plans keep to it day by day: an overdraft is repaid
-    at the pace that makes it good by midnight, what was saved may be spent once.
+    The release rule spreads a deviation over the rest of the year; plans keep to it day by day, so an overdraft is
+    repaid at the pace that makes it good by midnight.
     """
     margin_kwh = LEDGER_MARGIN_FRAC * site.caps.reference_load_frac * site.rated_it_kw * hours
-    over_kwh = _overdrawn_today_kwh(state, site, now_s)
     left_h = max(1.0, HOURS_PER_DAY - (now_s - day_start_s(now_s)) / SECONDS_PER_HOUR)
-    return margin_kwh + over_kwh * (max(1.0, hours / left_h) if over_kwh > 0 else 1.0)
+    return margin_kwh + max(0.0, _overdrawn_today_kwh(state, site, now_s)) * max(1.0, hours / left_h)
+
+
+def saved_today_kwh(state: ClusterState, site: Site, now_s: int) -> float:
+    """What a site has left of its release since midnight; the plans of the day may spend it."""
+    return max(0.0, -_overdrawn_today_kwh(state, site, now_s))
 
 
 def _overdrawn_today_kwh(state: ClusterState, site: Site, now_s: int) -> float:
-    """As metered since midnight, energy counted as in `balance_kwh`; 0 while today has no meters."""
+    """As metered since midnight, energy counted as in `balance_kwh`; 0 before there is an hour of meters."""
     energy, cap = state.energy[site.site_id], site.caps.pue_cap_annual
     assert cap is not None, f"{site.site_id} has no annual cap"
-    if not energy.is_of_day(now_s):
+    if not energy.is_of_day(now_s) or now_s - energy.today_from_s < SECONDS_PER_HOUR:
         return 0.0
     it_kwh = energy.day_useful_it_kwh if state.policy.ledger_load == "useful" else energy.day_it_kwh
     used_kwh = energy.day_facility_kwh - cap * it_kwh

@@ -9,7 +9,7 @@ import numpy as np
 
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState
-from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, withheld_kwh
+from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, set_aside_kwh
 from scheduler.planner.feasibility import Views
 from scheduler.planner.learn import learn
 from scheduler.planner.marginal import marginal_ipue
@@ -221,14 +221,14 @@ def _ledger(
             continue
         before = balance_kwh(state, site_id, cap)
         used = float(solution.ledger_used_kwh[i])
-        withheld = withheld_kwh(state, state.topology.sites[i], float(problem.slots.hours.sum()), at_s)
+        aside_kwh = set_aside_kwh(state, state.topology.sites[i], float(problem.slots.hours.sum()), at_s)
         out.append(
             LedgerBalance(
                 site_id=site_id,
                 pue_cap_annual=cap,
                 balance_before_kwh=round(before, 4),
                 balance_after_kwh=round(before - used, 4),
-                released_kwh=round(float(problem.sites.ledger_beta_kwh[i]) + withheld, 4),
+                released_kwh=round(float(problem.sites.ledger_beta_kwh[i]) + aside_kwh, 4),
                 used_kwh=round(used, 4),
                 debt_kwh=round(max(0.0, float(solution.ledger_debt_kwh[i])), 4),
             )

@@ -212,9 +212,10 @@ def test_a_plan_repays_by_midnight_what_was_overdrawn_and_spends_what_was_saved(
     assert city.state.topology is not None
     room = city.state.topology.sites[0]
     before_kwh = problem_of(city).sites.ledger_beta_kwh[0]
-    given_kwh = -overdrawn_kwh(room, 0.0, 0.0, city.now_s - 300, city.now_s)
+    since_s = city.now_s - HOUR_S
+    given_kwh = -overdrawn_kwh(room, 0.0, 0.0, since_s, city.now_s)
     used_kwh = given_kwh + too_much_kwh
-    meter = {"from_s": city.now_s - 300, "it_energy_kwh": 0.0, "useful_it_energy_kwh": 0.0}
+    meter = {"from_s": since_s, "it_energy_kwh": 0.0, "useful_it_energy_kwh": 0.0}
     city.state.energy["e01"].add(meter | {"facility_energy_kwh": used_kwh})
     after_kwh = problem_of(city).sites.ledger_beta_kwh[0]
     hours_left = HOURS_PER_YEAR - (city.now_s - year_start_s(city.now_s)) / HOUR_S
