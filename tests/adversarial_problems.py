@@ -134,7 +134,7 @@ def _rows(table: Any, keep: np.ndarray[Any, Any], axis: str) -> Any:
             assert axes[field.name][1][0] == axis
             changes[field.name] = value[keep]
         else:
-            changes[field.name] = tuple(v for v, k in zip(value, keep, strict=True) if k)
+            changes[field.name] = tuple(v for v, k in zip(value, keep, strict=True) if k) if value else ()
     return type(table)(**changes)
 
 

@@ -51,8 +51,8 @@ UNSERVED_YUAN_PER_REPLICA_H = {
 PACKING_YIELD = 0.97
 """Share of a group that mixed shapes fill before fragments stop them (measured on replays; ASSUMED until learned)."""
 LEDGER_MARGIN_FRAC = 0.03
-"""Share of the reference energy that a plan leaves unspent: forecasts of facility power err by up to 3 %, and a ledger
-that is planned to the last kWh was overdrawn by 0.6 to 2.4 % of it on the reference day (measured, songjiang-s)."""
+"""Share of the reference energy that a plan leaves unspent: forecasts of facility power err by up to 3 %. With it the
+tightest room of the reference day ended 1 % of its facility energy below its release (measured, songjiang-s)."""
 DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
 NAN = float("nan")
 
