@@ -133,8 +133,8 @@ def _rows(table: Any, keep: np.ndarray[Any, Any], axis: str) -> Any:
         if field.name in axes:
             assert axes[field.name][1][0] == axis
             changes[field.name] = value[keep]
-        else:
-            changes[field.name] = tuple(v for v, k in zip(value, keep, strict=True) if k) if value else ()
+        elif value:  # an optional column may be absent
+            changes[field.name] = tuple(v for v, k in zip(value, keep, strict=True) if k)
     return type(table)(**changes)
 
 
