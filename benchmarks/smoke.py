@@ -10,7 +10,11 @@ from pathlib import Path
 
 from benchmarks import instances
 
+SMALL_FLEET = ["--replicas", "12000", "--nodes", "1200", "--sites", "20", "--classes", "120"]
 COMMANDS = {
+    "bulk": ["-m", "benchmarks.bulk", *SMALL_FLEET],
+    "bulk on Ray": ["-m", "benchmarks.bulk", *SMALL_FLEET, "--ray", "--workers", "1"],
+    "replan": ["-m", "benchmarks.replan", *SMALL_FLEET, "--changes", "5"],
     "plan": ["-m", "benchmarks.plan", "--classes", "40", "--scale", "0.1"],
     "model_error": ["-m", "benchmarks.model_error", "--classes", "40"],
     "pipelines": [
