@@ -212,7 +212,7 @@ def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, shar
     _anneal_until(best, relaxation, limits, seed, budget, at(0.1))
     _ascend_until(best, relaxation, limits, budget, at(0.2))
     if not best.is_proven:
-        _anneal_beside_program(best, relaxation, limits, seed, budget, at(0.55))
+        _anneal_beside_program(best, relaxation, limits, seed, budget, at(0.4))
     if best.bin_of is not None and not best.is_proven:
         rounds = UNLIMITED if budget.wall_s is not None else limits.improve_rounds
         reduced, go_on = relaxation.reduced_cost(p), budget.until(at(0.96))
