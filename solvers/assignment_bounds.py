@@ -223,8 +223,8 @@ def ascend(
 
 def promising_pairs(
     problem: AssignmentProblem, job_price: FloatArray, dual: Lagrangian, limit: float
-) -> tuple[BoolArray, BoolArray]:
-    """[m, n] pairs and [m] bins that a solution below `limit` may use; by penalties on L(u) = `dual.bound`.
+) -> BoolArray:
+    """[m, n] pairs that a solution below `limit` may use; by penalties on L(u) = `dual.bound`.
 
     With capacity price λ a knapsack that must take j is worth at most λ·capacity + Σ_k (profit_k − λ·load_k)⁺ plus the
     negative part of j's own term. Forcing a closed bin open adds its opening cost; where bins were opened only to reach
@@ -240,9 +240,8 @@ def promising_pairs(
     others = np.where(dual.is_open, dual.bound - dual.opening, dual.bound - in_return)
     with_bin = others + p.fixed - k.value
     with_pair = others[:, None] + (p.fixed - most)[:, None] - np.minimum(swing, 0.0)
-    useful_bin = with_bin < limit
     fits = p.load <= p.capacity[:, None]
-    return p.allowed & fits & (with_pair < limit) & useful_bin[:, None], useful_bin
+    return np.asarray(p.allowed & fits & (with_pair < limit) & (with_bin < limit)[:, None])
 
 
 def rounded_up(problem: AssignmentProblem, bound: float) -> float:

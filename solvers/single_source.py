@@ -3,11 +3,11 @@
 `solve_single_source` is the public function. Its steps:
 
 1. `assignment_of`: the problem as arrays, or the reasons why this model does not fit it.
-2. Small problems with fixed costs: the whole integer program, which HiGHS proves optimal.
-3. Larger ones: Lagrangian ascent gives the bound and a promising set of open sites; `search_open_sites` exchanges
-   sites, judging each set by the linear relaxation of the assignment.
-4. Open sites given (or free of charge): linear relaxation, Lagrangian bound, exchange annealing beside HiGHS on the
-   columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
+2. Sites that cost something to open (`assign_and_open`): a rough Lagrangian bound and a search over sets of open sites
+   give an incumbent; penalties strike out pairs that no better solution uses, and what is left of a small problem is
+   solved whole by HiGHS. Otherwise more search, a sharper bound, and step 3 within the incumbent's sites.
+3. Open sites given, or free of charge (`assign_open`): linear relaxation, Lagrangian bound, exchange annealing beside
+   HiGHS on the columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
 
 With `WorkLimits` equal arguments give equal answers. With a wall limit the same steps share the time.
 """
@@ -41,7 +41,7 @@ from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
 
 MODEL = "single source: one site per class, fixed site cost, one capacity"
 SMALL_PAIRS = 6_000
-"""Problems with fixed costs of at most so many pairs go to HiGHS whole: 50 × 50 takes 0.01 to 0.5 s."""
+"""Problems with fixed costs with at most so many promising pairs go to HiGHS: 50 × 50 takes 0.01 to 0.6 s."""
 COLUMNS_PER_JOB = 12
 """Columns that HiGHS is given for each job; more only slow it down where it cannot finish anyway."""
 SETS, SET_EXCHANGES = 20, 3_000
@@ -333,14 +333,15 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     search.begin(budget.until(0.15))
     best.raise_bound(search.dual.bound)
     search.exchange(limits.site_trials, budget.until(0.2))
-    tried = _assign_sets(best, search, limits, seed, 0, budget.until(0.25))
+    tried: set[bytes] = set()
+    _assign_sets(best, search, tried, limits, seed, budget.until(0.25))
 
     # 2. what is left of a small problem goes to HiGHS, to be proven
-    columns, bins = promising_pairs(p, search.prices, search.dual, best.objective)
+    columns = promising_pairs(p, search.prices, search.dual, best.objective)
     is_small = bool(columns.sum() <= SMALL_PAIRS)
     if is_small:
         before = best.objective
-        result, bin_of = _solve_whole(p, columns & bins[:, None], limits, budget.seconds_to(0.85))
+        result, bin_of = _solve_whole(p, columns, limits, budget.seconds_to(0.85))
         best.count("program_pairs", float(columns.sum()))
         if result.status is SolveStatus.INFEASIBLE and not np.isfinite(before):
             return best.answer(SolveStatus.INFEASIBLE)
@@ -351,7 +352,7 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
 
     # 3. more sets of sites, then a sharper bound and the best assignment within the best set
     search.exchange(UNLIMITED if wall else 4 * limits.site_trials, budget.until(0.87 if is_small else 0.45))
-    _assign_sets(best, search, limits, seed, tried, budget.until(0.9 if is_small else 0.5))
+    _assign_sets(best, search, tried, limits, seed, budget.until(0.9 if is_small else 0.5))
     best.count("site_trials", search.judge.trials)
     best.count("site_programs", search.judge.programs)
     best.raise_bound(search.sharpened(budget.until(0.91 if is_small else 0.55)))
@@ -369,15 +370,21 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
 
 
 def _assign_sets(
-    best: _Best, search: SiteSearch, limits: WorkLimits, seed: int, skip: int, go_on: Callable[[], bool]
-) -> int:
-    """A short annealing run within each of the best sets of sites, while their relaxed value is below the incumbent."""
+    best: _Best,
+    search: SiteSearch,
+    tried: set[bytes],
+    limits: WorkLimits,
+    seed: int,
+    go_on: Callable[[], bool],
+) -> None:
+    """A short annealing run within each of the best sets not tried yet, while their relaxed value is below the
+    incumbent; the first one runs whatever the time."""
     exchanges = min(limits.exchanges_per_job * best.problem.job_count, SET_EXCHANGES)
-    sets = search.judge.best_sets()
-    done = skip
-    for value, sites in sets[skip : skip + SETS]:
+    fresh = [(value, sites) for value, sites in search.judge.best_sets() if sites.tobytes() not in tried]
+    for value, sites in fresh[:SETS]:
         if value >= best.objective or (not go_on() and best.bin_of is not None):
             break
+        tried.add(sites.tobytes())
         within = best.problem.within(sites)
         relaxation = linear_relaxation(within, LpLimits())
         if relaxation is not None:
@@ -385,8 +392,6 @@ def _assign_sets(
             best.count("exchanges", found.exchanges)
             if found.bin_of is not None:
                 best.offer(sites[found.bin_of])
-        done += 1
-    return done
 
 
 def _finish_within(best: _Best, limits: WorkLimits, seed: int, budget: Budget, share: float) -> None:
