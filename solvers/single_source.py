@@ -328,31 +328,34 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     """Single-source facility location: which sites to open, and who serves whom."""
     p, wall = best.problem, budget.wall_s is not None
 
-    # 1. a bound, a good set of open sites, and an assignment within each of the best sets
-    search = SiteSearch(p, limits.ascent_steps, seed)
-    search.begin(budget.until(0.15))
+    # 1. a bound, a good set of open sites, and an assignment within it
+    search, tried = SiteSearch(p, limits.ascent_steps, seed), set[bytes]()
+    search.begin(budget.until(0.3))
     best.raise_bound(search.dual.bound)
-    search.exchange(limits.site_trials, budget.until(0.2))
-    tried: set[bytes] = set()
-    _assign_sets(best, search, tried, limits, seed, budget.until(0.25))
+    search.exchange(limits.site_trials // 3, budget.until(0.35))
+    _assign_sets(best, search, tried, 1, limits, seed, budget.until(0.4))
 
-    # 2. what is left of a small problem goes to HiGHS, to be proven
+    # 2. what is left of a small problem goes to HiGHS, to be proven; other sets are tried beside it
     columns = promising_pairs(p, search.prices, search.dual, best.objective)
     is_small = bool(columns.sum() <= SMALL_PAIRS)
     if is_small:
-        before = best.objective
-        result, bin_of = _solve_whole(p, columns, limits, budget.seconds_to(0.85))
+        limit, in_time = best.objective, budget.until(0.85)
+        with ThreadPoolExecutor(1) as pool:
+            program = pool.submit(_solve_whole, p, columns, limits, budget.seconds_to(0.85))
+            beside = (lambda: in_time() and not program.done()) if wall else in_time
+            _assign_sets(best, search, tried, SETS, limits, seed, beside)
+            result, bin_of = program.result()
         best.count("program_pairs", float(columns.sum()))
-        if result.status is SolveStatus.INFEASIBLE and not np.isfinite(before):
+        if result.status is SolveStatus.INFEASIBLE and best.bin_of is None:
             return best.answer(SolveStatus.INFEASIBLE)
         best.offer(bin_of)
-        best.raise_bound(min(result.bound, before))
+        best.raise_bound(min(result.bound, limit))
         if best.is_proven:
             return best.answer()
 
     # 3. more sets of sites, then a sharper bound and the best assignment within the best set
     search.exchange(UNLIMITED if wall else 4 * limits.site_trials, budget.until(0.87 if is_small else 0.45))
-    _assign_sets(best, search, tried, limits, seed, budget.until(0.9 if is_small else 0.5))
+    _assign_sets(best, search, tried, SETS, limits, seed, budget.until(0.9 if is_small else 0.5))
     best.count("site_trials", search.judge.trials)
     best.count("site_programs", search.judge.programs)
     best.raise_bound(search.sharpened(budget.until(0.91 if is_small else 0.55)))
@@ -373,6 +376,7 @@ def _assign_sets(
     best: _Best,
     search: SiteSearch,
     tried: set[bytes],
+    most: int,
     limits: WorkLimits,
     seed: int,
     go_on: Callable[[], bool],
@@ -381,7 +385,7 @@ def _assign_sets(
     incumbent; the first one runs whatever the time."""
     exchanges = min(limits.exchanges_per_job * best.problem.job_count, SET_EXCHANGES)
     fresh = [(value, sites) for value, sites in search.judge.best_sets() if sites.tobytes() not in tried]
-    for value, sites in fresh[:SETS]:
+    for value, sites in fresh[:most]:
         if value >= best.objective or (not go_on() and best.bin_of is not None):
             break
         tried.add(sites.tobytes())
