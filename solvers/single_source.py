@@ -3,9 +3,10 @@
 `solve_single_source` is the public function. Its steps:
 
 1. `assignment_of`: the problem as arrays, or the reasons why this model does not fit it.
-2. Sites that cost something to open (`assign_and_open`): a rough Lagrangian bound and a search over sets of open sites
-   give an incumbent; penalties strike out pairs that no better solution uses, and what is left of a small problem is
-   solved whole by HiGHS. Otherwise more search, a sharper bound, and step 3 within the incumbent's sites.
+2. Sites that cost something to open (`assign_and_open`): easy problems go to HiGHS at once. Else a rough Lagrangian
+   bound and a search over sets of open sites give an incumbent; penalties strike out pairs that no better solution
+   uses, and what is left of a small problem is solved whole by HiGHS. Otherwise more search, a sharper bound, and
+   step 3 within the incumbent's sites.
 3. Open sites given, or free of charge (`assign_open`): linear relaxation, Lagrangian bound, exchange annealing beside
    HiGHS on the columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
 
@@ -40,12 +41,15 @@ from solvers.site_search import SiteSearch
 from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
 
 MODEL = "single source: one site per class, fixed site cost, one capacity"
+EASY_PAIRS, EASY_S = 2_500, 0.7
+"""Problems with fixed costs of at most so many pairs go to HiGHS at once, for so long where the clock limits: files of
+the OR-Library with 50 × 50 pairs take 0.02 to 0.6 s, and what takes longer gains from step 1."""
 SMALL_PAIRS = 6_000
 """Problems with fixed costs with at most so many promising pairs go to HiGHS: 50 × 50 takes 0.01 to 0.6 s."""
 COLUMNS_PER_JOB = 12
 """Columns that HiGHS is given for each job; more only slow it down where it cannot finish anyway."""
-SETS, SET_EXCHANGES = 20, 3_000
-"""Sets of sites that get a short annealing run at a time, and its exchanges (0.05 s with a few open sites)."""
+FIRST_SETS, SETS, SET_EXCHANGES = 3, 20, 3_000
+"""Sets of sites that get a short annealing run at first and later, and its exchanges (0.05 s with a few open sites)."""
 ASCENT_TARGET_FRAC = 0.01
 """Room above the bound that the ascent aims at while no solution is known."""
 UNLIMITED = 10**9
@@ -328,23 +332,33 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     """Single-source facility location: which sites to open, and who serves whom."""
     p, wall = best.problem, budget.wall_s is not None
 
-    # 1. a bound, a good set of open sites, and an assignment within it
-    search, tried = SiteSearch(p, limits.ascent_steps, seed), set[bytes]()
-    search.begin(budget.until(0.3))
-    best.raise_bound(search.dual.bound)
-    search.exchange(limits.site_trials // 3, budget.until(0.35))
-    _assign_sets(best, search, tried, 1, limits, seed, budget.until(0.4))
+    # 0. easy ones are proven before a search would have begun
+    if p.allowed.sum() <= EASY_PAIRS:
+        seconds = budget.seconds_to(0.65)
+        result, bin_of = _solve_whole(
+            p, p.allowed, limits, seconds if seconds is None else min(seconds, EASY_S)
+        )
+        if result.status is SolveStatus.INFEASIBLE:
+            return best.answer(SolveStatus.INFEASIBLE)
+        best.offer(bin_of)
+        best.raise_bound(result.bound)
+        if best.is_proven:
+            return best.answer()
 
-    # 2. what is left of a small problem goes to HiGHS, to be proven; other sets are tried beside it
+    # 1. a bound, a good set of open sites, and an assignment within it
+    at = budget.parts_until(1.0)
+    search, tried = SiteSearch(p, limits.ascent_steps, seed), set[bytes]()
+    search.begin(budget.until(at(0.3)))
+    best.raise_bound(search.dual.bound)
+    search.exchange(limits.site_trials // 3, budget.until(at(0.35)))
+    _assign_sets(best, search, tried, FIRST_SETS, limits, seed, budget.until(at(0.4)))
+
+    # 2. what is left of a small problem goes to HiGHS, to be proven
     columns = promising_pairs(p, search.prices, search.dual, best.objective)
     is_small = bool(columns.sum() <= SMALL_PAIRS)
     if is_small:
-        limit, in_time = best.objective, budget.until(0.85)
-        with ThreadPoolExecutor(1) as pool:
-            program = pool.submit(_solve_whole, p, columns, limits, budget.seconds_to(0.85))
-            beside = (lambda: in_time() and not program.done()) if wall else in_time
-            _assign_sets(best, search, tried, SETS, limits, seed, beside)
-            result, bin_of = program.result()
+        limit = best.objective
+        result, bin_of = _solve_whole(p, columns, limits, budget.seconds_to(at(0.85)))
         best.count("program_pairs", float(columns.sum()))
         if result.status is SolveStatus.INFEASIBLE and best.bin_of is None:
             return best.answer(SolveStatus.INFEASIBLE)
@@ -354,18 +368,20 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
             return best.answer()
 
     # 3. more sets of sites, then a sharper bound and the best assignment within the best set
-    search.exchange(UNLIMITED if wall else 4 * limits.site_trials, budget.until(0.87 if is_small else 0.45))
-    _assign_sets(best, search, tried, SETS, limits, seed, budget.until(0.9 if is_small else 0.5))
+    search.exchange(
+        UNLIMITED if wall else 4 * limits.site_trials, budget.until(at(0.87 if is_small else 0.45))
+    )
+    _assign_sets(best, search, tried, SETS, limits, seed, budget.until(at(0.9 if is_small else 0.5)))
     best.count("site_trials", search.judge.trials)
     best.count("site_programs", search.judge.programs)
-    best.raise_bound(search.sharpened(budget.until(0.91 if is_small else 0.55)))
-    _finish_within(best, limits, seed, budget, 0.93 if is_small else 0.85)
+    best.raise_bound(search.sharpened(budget.until(at(0.91 if is_small else 0.55))))
+    _finish_within(best, limits, seed, budget, at(0.93 if is_small else 0.85))
     if best.bin_of is not None and not best.is_proven:
         rounds = UNLIMITED if wall else limits.improve_rounds
         reduced = np.where(
             p.allowed, p.cost + p.fixed[:, None] * p.load / np.maximum(p.capacity, 1)[:, None], np.inf
         )
-        better = improve(p, best.bin_of, reduced, ImproveLimits(rounds), seed, budget.until(0.96))
+        better = improve(p, best.bin_of, reduced, ImproveLimits(rounds), seed, budget.until(at(0.96)))
         best.count("blocks", better.blocks)
         best.offer(better.bin_of)
     best.raise_bound(best.bound)

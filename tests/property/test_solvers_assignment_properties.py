@@ -48,6 +48,7 @@ def test_the_search_over_open_sites_is_sound_where_the_whole_program_is_not_trie
     p = arrays_of(random_instance(seed, fixed_costs=True))
     optimum = cheapest(p)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.single_source.EASY_PAIRS", 0)
         patch.setattr("solvers.single_source.SMALL_PAIRS", 0)
         answer = solve_assignment(p, FEW, seed, Budget(None, lambda: 0.0))
     if answer.bin_of is None:
@@ -76,6 +77,21 @@ def test_every_price_of_jobs_proves_a_bound(seed):
 
 def _least_opening(p: AssignmentProblem) -> float:
     return float(p.fixed.min()) if p.job_count else 0.0
+
+
+@some
+@given(seeds)
+def test_the_program_without_struck_out_pairs_proves_the_optimum(seed):
+    p = arrays_of(random_instance(seed, fixed_costs=True))
+    optimum = cheapest(p)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.single_source.EASY_PAIRS", 0)
+        answer = solve_assignment(p, FEW, seed, Budget(None, lambda: 0.0))
+    if np.isinf(optimum):
+        assert answer.status is SolveStatus.INFEASIBLE
+        return
+    assert answer.status is SolveStatus.OPTIMAL
+    assert answer.bin_of is not None and p.objective(answer.bin_of) == pytest.approx(optimum)
 
 
 @settings(some, max_examples=15)
