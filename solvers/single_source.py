@@ -375,7 +375,11 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     best.count("site_trials", search.judge.trials)
     best.count("site_programs", search.judge.programs)
     best.raise_bound(search.sharpened(budget.until(at(0.91 if is_small else 0.55))))
-    _finish_within(best, limits, seed, budget, at(0.93 if is_small else 0.85))
+    sites = search.sites if best.bin_of is None else np.unique(best.bin_of)
+    _finish_within(best, sites, limits, seed, budget, at(0.93 if is_small else 0.85))
+    if best.bin_of is None:
+        # the cheapest sets are the fullest ones: any assignment is better than none
+        _finish_within(best, np.arange(p.bin_count), limits, seed, budget, at(0.93))
     if best.bin_of is not None and not best.is_proven:
         rounds = UNLIMITED if wall else limits.improve_rounds
         reduced = np.where(
@@ -414,13 +418,13 @@ def _assign_sets(
                 best.offer(sites[found.bin_of])
 
 
-def _finish_within(best: _Best, limits: WorkLimits, seed: int, budget: Budget, share: float) -> None:
-    """The generalised assignment problem on the incumbent's sites, for as much as it is worth."""
-    if best.bin_of is None:
-        return
-    sites = np.unique(best.bin_of)
+def _finish_within(
+    best: _Best, sites: IntArray, limits: WorkLimits, seed: int, budget: Budget, share: float
+) -> None:
+    """The generalised assignment problem on these sites, which are the incumbent's if there is one."""
     within = _Best(best.problem.within(sites))
-    within.offer(np.searchsorted(sites, best.bin_of))
+    if best.bin_of is not None:
+        within.offer(np.searchsorted(sites, best.bin_of))
     found = assign_open(within, limits, seed, budget, share)
     if found.bin_of is not None:
         best.offer(sites[found.bin_of])
