@@ -130,6 +130,8 @@ def solve_large(
             filling = joined_filling(relaxation, parts, plans)
             filling.place_few()
             filling.keep_padding()
+            filling.make_room()
+            filling.keep_padding()
             filling.settle()
         with clock.phase("count"):
             solution = counted(filling)
