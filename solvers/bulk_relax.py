@@ -141,12 +141,12 @@ class Relaxation:
     @property
     def unit_yuan(self) -> FloatArray:
         """[V] cost of one more replica: its power at `kw_yuan`, other money, and duals of links, spread, floors and
-        ledgers; demand and capacity of nodes left out.
+        ledgers; demand, moves and capacity of nodes left out.
         """
         s, x = self.sets, self.model.columns["x"].slice
         rows = np.ones(len(self.duals))
         for name, block in self.model.rows.items():
-            if name in ("demand", "capacity", "it_power", "padding") or name.startswith("sharp"):
+            if name in ("demand", "moves", "capacity", "it_power", "padding") or name.startswith("sharp"):
                 rows[block.slice] = 0.0
         priced = (self.exact.matrix.T @ (self.duals * rows))[x]
         return np.asarray(self.exact.cost[x] - priced + s.dynamic_kw * self.kw_yuan[s.pair_site])
