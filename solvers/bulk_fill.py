@@ -23,6 +23,7 @@ WHOLE = 1e-6
 ROOM_TRIALS = 6
 """Places tried per class that found no room."""
 PADDING_ROUNDS = 3
+FEW_PAIRS = 4
 POOR_FILL = 0.6
 """Nodes filled less than this are looked at for emptying."""
 
@@ -128,7 +129,14 @@ class Filling:
         self.placed[used] += amount
         np.add.at(self.rest, self.sets.pair_class[used], -np.rint(amount).astype(np.int64))
         np.add.at(self.work_kw, self.sets.pair_site[used], self.sets.dynamic_kw[used] * amount)
-        self.side_room -= np.asarray(self.side[used].T @ amount)
+        if len(used) > FEW_PAIRS:
+            self.side_room -= np.asarray(self.side[used].T @ amount)
+            return
+        for v, replicas in zip(
+            used.tolist(), amount.tolist(), strict=True
+        ):  # slicing a matrix costs more than this
+            at = slice(self.side.indptr[v], self.side.indptr[v + 1])
+            self.side_room[self.side.indices[at]] -= self.side.data[at] * replicas
 
     def _with_gangs(self, booked: Booked) -> Booked:
         """Number the gangs: rows of a gang's pair come in whole gangs, node after node."""
@@ -569,6 +577,6 @@ class Filling:
 
     def _on_node(self, c: int) -> IntArray:
         """[N] replicas of a class on each node."""
-        booked = self.all_booked()
-        mine = booked.node[self.sets.pair_class[booked.pair] == c]
-        return np.bincount(mine, minlength=self.fleet.node_count)
+        mine = [part.node[self.sets.pair_class[part.pair] == c] for part in self._parts]
+        nodes = np.concatenate(mine) if mine else np.zeros(0, dtype=np.int64)
+        return np.bincount(nodes, minlength=self.fleet.node_count)
