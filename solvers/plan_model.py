@@ -13,7 +13,6 @@ Everything is deterministic for a problem: work limits, one thread; the wall lim
 
 from __future__ import annotations
 
-import copy
 import heapq
 import math
 import time
@@ -401,7 +400,7 @@ def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work)
     Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little.
     """
     bound, proof = -math.inf, None
-    master = copy.copy(master)  # the plan's own columns stay as they are
+    master = master.with_own_columns()  # those of the plan stay as they are
     work.session.forget_temporary_rows()
     scales = [float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT)]
     for _ in range(work.limits.bound_rounds):
@@ -599,7 +598,7 @@ def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | Non
 def _rebuilt(sets: PlanSets, master: Master) -> tuple[PlanModel, Master]:
     model = build(sets)
     fresh = Master(model, model.lp.program())
-    fresh.routes, fresh.active = master.routes, master.active
+    fresh.take_columns(master)
     return model, fresh
 
 

@@ -124,6 +124,9 @@ class Groups:
     """Nodes per fabric island; 0: the group is one island."""
     packing_yield: Annotated[FloatArray, "G", "R"]
     """Share (0..1] of a resource that packing the current mix of shapes can fill."""
+    scarce_resource: tuple[int, ...] = ()
+    """Resource (index into `RESOURCES`) that decides how many nodes of the group are on. Useful load counts a node's
+    idle power by its share alone, so that it never exceeds what the nodes draw; (): by each replica's largest share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -480,6 +483,9 @@ def _check_references(problem: PlacementProblem, lengths: Mapping[str, int]) -> 
     ):
         if len(rows) != n[axis]:
             problems.append(f"{name}: {len(rows)} entries, expected {n[axis]}")
+    scarce = p.groups.scarce_resource
+    if scarce and (len(scarce) != n["G"] or not all(0 <= r < len(RESOURCES) for r in scarce)):
+        problems.append(f"groups.scarce_resource: not {n['G']} resources")
     key = p.pairs.class_index * max(n["G"], 1) + p.pairs.group_index
     if np.any(np.diff(key) <= 0):
         problems.append("pairs: not sorted by class and group, or repeated")
