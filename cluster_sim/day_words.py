@@ -186,6 +186,8 @@ def event_in_words(event: Event, fleet: Fleet) -> str | None:
         return f"{site(subject)} {'cordoned' if body['cordoned'] else 'open again'}"
     if event.kind is EventKind.REPLICA_MOVED:
         name = body["workload"].split("/")[-1]
+        if body["from_site_id"] == body["to_site_id"]:
+            return f"{name} moves to another node of {site(body['to_site_id'])}"
         return f"{name} moves from {site(body['from_site_id'])} to {site(body['to_site_id'])}"
     if event.kind is EventKind.REPLICA_PREEMPTED:
         return f"{event.subject.split('/')[3]} gives way to work of higher priority"

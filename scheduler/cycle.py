@@ -29,6 +29,7 @@ from scheduler.domain.shapes import shape_document, shape_key
 from scheduler.domain.state import STATE_CODE, ClusterState, Phase
 from scheduler.planner.admission import impossible
 from scheduler.planner.audit import audit_placements
+from scheduler.planner.defragment import defragment, no_longer_needed, undo_moves
 from scheduler.planner.drafts import (
     start_draft,
     state_changes,
@@ -42,7 +43,7 @@ from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.moves import PlannedMove, kept_work_s, propose_moves
 from scheduler.planner.queue import wakes_of_queue
 from scheduler.planner.reports import report_events
-from scheduler.planner.round import PatternCache, Placed, RoundResult, place_all, run_round
+from scheduler.planner.round import PatternCache, Placed, Round, RoundResult, run_round
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask, Strategy
@@ -152,10 +153,10 @@ class Cycle:
             events += _plan_events(outcome, now_s)
         scorer = self.strategy.scorer(state, guide, now_s)
         # 3. heads of the queue, placed exactly on a snapshot
-        result, snapshot = place_all(state, views, patterns, scorer, now_s)
+        done = run_round(state, views, patterns, scorer, now_s)
+        result, snapshot = done.result, done.snapshot
         # 4. moves worth their cost, once per plan
-        leaving = {d.row for d in result.displaced} | {p.row for p in result.preempted}
-        moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving) if outcome is not None else []
+        moves = _moves_after_plan(done, guide) if outcome is not None else []
         if outcome is not None:
             documents.append(_plan_document(state, outcome, moves))
         # 5. check, with nothing shared
@@ -541,6 +542,26 @@ def _start_events(
     return events
 
 
+def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
+    """Moves towards the plan, moves for gangs that wait, and back once those are gone; one budget for all."""
+    state, snapshot, scorer, now_s = done.state, done.snapshot, done.scorer, done.now_s
+    budget = state.policy.move_budget_per_hour
+    leaving = {d.row for d in done.result.displaced} | {p.row for p in done.result.preempted}
+    moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving)
+    leaving |= {m.placed.row for m in moves}
+    kept = done.reservations.over(snapshot)
+    placed = {p.row for p in done.result.placed}
+    for helped in defragment(
+        state, snapshot, scorer, now_s, budget - len(moves), placed=placed, leaving=leaving, kept=kept
+    ):
+        moves += helped.moves
+        leaving |= {m.placed.row for m in helped.moves}
+        kept.close(helped.nodes)
+    back = no_longer_needed(state)
+    moves += undo_moves(state, snapshot, scorer, back, now_s, budget - len(moves), leaving=leaving, kept=kept)
+    return moves
+
+
 def _move_events(
     state: ClusterState,
     views: Views,
@@ -565,7 +586,10 @@ def _move_events(
             done_work_s=kept_work_s(state, p.row, now_s),
             price_yuan_per_hour=_yuan_per_hour(cost[int(views.topology.node_group[p.node])]),
         )
-        events += [start, EventDraft(now_s, EventKind.REPLICA_MOVED, start.subject, move.body(state))]
+        body = move.body(state)
+        if move.makes_room_for:
+            body["makes_room_for"] = move.makes_room_for
+        events += [start, EventDraft(now_s, EventKind.REPLICA_MOVED, start.subject, body)]
     return events
 
 

@@ -22,8 +22,10 @@ summation, and ties are real ties.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -159,14 +161,22 @@ class PackingModel:
         weights = self.weights[self._cell(group, cpu_milli, memory_mib)]
         total = features[:, 2 * d + 1]
         worth: FloatArray = (features[:, d : 2 * d] * weights[:, :d]).sum(axis=1)
-        for column, (size, count) in enumerate(self.multi, start=d):
-            worth += np.where(features[:, size] >= count, features[:, d + size], 0.0) * weights[:, column]
+        if self.multi:
+            size, count = self._multi_columns
+            together = np.where(features[:, size] >= count, features[:, d + size], 0.0)
+            worth += (together * weights[:, d:]).sum(axis=1)
         served = np.floor(
             np.minimum(cpu_milli / self.cpu_milli_per_gpu, memory_mib / self.memory_mib_per_gpu)
             * MILLI_PER_GPU
         )
-        stranded = np.maximum(total - served, 0.0) if np.isfinite(self.cpu_milli_per_gpu) else 0.0
+        stranded = np.maximum(total - served, 0.0) if math.isfinite(self.cpu_milli_per_gpu) else 0.0
         return worth + CUT_WEIGHT * features[:, 2 * d] - (STRANDED_WEIGHT * SCALE) * stranded
+
+    @cached_property
+    def _multi_columns(self) -> tuple[IntArray, IntArray]:
+        """Column of the size, and GPUs asked for, of each multi-GPU request."""
+        size, count = np.array(self.multi, np.int64).T
+        return size, count
 
     def _cell(self, group: IntArray, cpu_milli: IntArray, memory_mib: IntArray) -> IntArray:
         wide = self.memory_steps.count[group] + 1

@@ -2,7 +2,9 @@
 
 - `Placer.place_one`: one replica on the cheapest node
 - `Placer.place`: up to `count` identical replicas, the same answer as `count` single placements, in bulk
-- `Placer.costs`: cost of one more replica on every node, to explain a choice
+- `Placer.costs`: cost of one more replica on every node, to explain a choice; `costs_at`: on some nodes only
+- `Placer.propose`: what `place` would do, without doing it
+- `Placer.share_cost`: which GPU of a node a share is taken from
 - `Placer.release`: give a replica's resources back
 - `place_batch`: a batch of different requests, in order
 
@@ -140,6 +142,7 @@ class Placer:
         self._views: OrderedDict[Shape, _View] = OrderedDict()
         self._tables: OrderedDict[object, _Table] = OrderedDict()
         self._preferences: dict[int, FloatArray] = {}
+        self._share_costs: dict[tuple[int, int], list[float]] = {}
         self._gpu_bits = 1 << np.arange(state.gpu_milli.shape[1], dtype=np.int64)
         self._features = np.zeros((state.node_count, model.gpu_features.shape[2]))
         self._value = np.zeros(state.node_count)
@@ -180,6 +183,49 @@ class Placer:
         placed = bulk.run(count)
         self._book_many(shape, placed)
         return placed
+
+    def propose(
+        self, shape: Shape, count: int, nodes: IntArray, price_milli: FloatArray | None = None
+    ) -> Placements:
+        """Up to `count` identical replicas on the cheapest of `nodes` (distinct), without booking them.
+
+        price_milli: [N] as in `place`.
+        """
+        cost = self.costs_at(shape, nodes)
+        if price_milli is not None:
+            cost = cost + price_milli[nodes]
+        order = _cheapest_first(cost, count)
+        by_node = np.full(self.state.node_count, np.inf)
+        by_node[nodes] = cost
+        return _Bulk(self, shape, nodes[order], by_node, price_milli, None).run(count)
+
+    def costs_at(self, shape: Shape, nodes: IntArray) -> FloatArray:
+        """[len(nodes)] cost in milli-GPU of one more replica on each of these nodes; inf where it does not fit now.
+
+        Only these nodes are looked at: cheaper than `costs` where few nodes come into question.
+        """
+        view = self._known_view(shape)
+        self._recount(nodes[self._synced[nodes] != self.state.stamp[nodes]])
+        table = view.table
+        stale = table.seen[nodes] != self.state.stamp[nodes]
+        if view.allowed is not None:
+            stale &= view.allowed[nodes]
+        dirty = nodes[stale]
+        if len(dirty):
+            self._evaluate(table, shape.needs, view.evaluated, dirty)
+        cost: FloatArray = (self._value[nodes] - table.value_after[nodes]) / SCALE
+        return cost if view.blocked is None else cost + view.blocked[nodes]
+
+    def share_cost(self, node: int, gpu_milli: int) -> list[float]:
+        """[1002] by r: cost of taking a share from a GPU of the node with r milli free; the least is taken.
+
+        Only for comparison; inf where it does not fit. The last entry, reached by −1, is for slots without GPU.
+        """
+        cut = int(self._cut[node])
+        known = self._share_costs.get((cut, gpu_milli))
+        if known is None:
+            known = self._share_costs[cut, gpu_milli] = self._preference(gpu_milli)[cut].tolist()
+        return known
 
     def _place_singly(
         self, shape: Shape, count: int, candidates: Candidates | None, price_milli: FloatArray | None
@@ -257,11 +303,7 @@ class Placer:
     def _fresh(self, shape: Shape) -> _View:
         """The shape's view with every changed node looked at again."""
         self._sync()
-        view = self._views.get(shape)
-        if view is None:
-            view = self._new_view(shape)
-        else:
-            self._views.move_to_end(shape)
+        view = self._known_view(shape)
         table = view.table
         stale = table.seen != self.state.stamp
         if view.allowed is not None:
@@ -271,9 +313,18 @@ class Placer:
             self._evaluate(table, shape.needs, view.evaluated, dirty)
         return view
 
+    def _known_view(self, shape: Shape) -> _View:
+        view = self._views.get(shape)
+        if view is None:
+            return self._new_view(shape)
+        self._views.move_to_end(shape)
+        return view
+
     def _sync(self) -> None:
         """Recount value and features of the nodes that changed since they were last counted."""
-        changed = np.flatnonzero(self._synced != self.state.stamp)
+        self._recount(np.flatnonzero(self._synced != self.state.stamp))
+
+    def _recount(self, changed: IntArray) -> None:
         if len(changed):
             state = self.state
             features = self.model.features(state.node_group[changed], state.gpu_milli[changed])
@@ -359,14 +410,15 @@ class Placer:
     ) -> FloatArray:
         """[R] value of the nodes with these features and free amounts, in units of 1/SCALE milli-GPU."""
         worth: FloatArray = self.model.value(features, self.state.node_group[nodes], cpu_milli, memory_mib)
-        if self._any_without_gpu:
+        without_gpu = self._without_gpu[nodes] if self._any_without_gpu else self._without_gpu[:0]
+        if without_gpu.any():
             free = 0.5 * (
                 cpu_milli / np.maximum(self.state.cpu_capacity_milli[nodes], 1)
                 + memory_mib / np.maximum(self.state.memory_capacity_mib[nodes], 1)
             )
             # slope 2·free − 2 ≤ 0: using such a node costs less than nothing, the more so the fuller it is
             bonus: FloatArray = np.rint(FULLEST_MILLI * SCALE * (free * free - 2.0 * free))
-            worth = worth + np.where(self._without_gpu[nodes], bonus, 0.0)
+            worth = worth + np.where(without_gpu, bonus, 0.0)
         return worth
 
     def _pick_gpus(self, cut: IntArray, free: IntArray, need: Need) -> IntArray:

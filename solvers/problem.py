@@ -31,6 +31,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -380,10 +381,12 @@ class PlacementProblem:
         """K."""
         return len(self.pairs.class_index)
 
-    @property
+    @cached_property
     def pair_site(self) -> IntArray:
         """[K] site of each pair."""
-        return self.groups.site[self.pairs.group_index]
+        site = self.groups.site[self.pairs.group_index]
+        site.setflags(write=False)
+        return site
 
     def stage_classes(self) -> IntArray:
         """Sorted indices of the classes that are stages of a graph."""
@@ -441,6 +444,10 @@ class PlacementProblem:
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of the archive's bytes."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         return archive.sha256_hex(self.to_bytes())
 
 

@@ -356,6 +356,10 @@ class PlainScorer:
         """(N,)"""
         return snapshot.empty_node.astype(np.float64) * 1e-3
 
+    def wake_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,)"""
+        return np.full(len(snapshot.topology.group_ids), 1e-3)
+
     def quota(self, spec: int, snapshot: Snapshot) -> dict[int, float]:
         """Group → replicas."""
         return self.quotas.get(spec, {})

@@ -55,6 +55,17 @@ class Draining:
 
 
 @dataclass(frozen=True)
+class MovedFor:
+    """Whom a running replica made room for, and the node it left: it may go back once that work is gone."""
+
+    gang: int
+    """Index of the workload."""
+    node: int
+    at_s: int
+    """When it was told to move."""
+
+
+@dataclass(frozen=True)
 class Stopping:
     """A placement whose stop was ordered: its room is free, its site has not yet said how it ended."""
 
@@ -142,6 +153,8 @@ class ClusterState:
         """Every placement that was ordered and has not been reported ended."""
         self.draining: dict[int, Draining] = {}
         self.stopping: dict[str, Stopping] = {}
+        self.moved_for: dict[int, MovedFor] = {}
+        """Row → why it lies elsewhere than it did, until it moves again or loses its node."""
         self.nodes: NodeResources | None = None
         self.energy: dict[str, SiteEnergy] = {}
         self.recent_meters: list[dict[str, Any]] = []
@@ -165,6 +178,7 @@ class ClusterState:
             EventKind.WORKLOAD_SUBMITTED: self._submitted,
             EventKind.WORKLOAD_STATE: self._state_changed,
             EventKind.REPLICA_START_ORDERED: self._start_ordered,
+            EventKind.REPLICA_MOVED: self._moved,
             EventKind.REPLICA_STOP_ORDERED: self._stop_ordered,
             EventKind.REPLICA_RUNNING: self._running,
             EventKind.REPLICA_ENDED: self._ended,
@@ -247,6 +261,7 @@ class ClusterState:
         twin.workloads, twin.replicas = self.workloads.copy(), self.replicas.copy()
         twin.row_of_placement, twin.draining = dict(self.row_of_placement), dict(self.draining)
         twin.stopping, twin.site_down = dict(self.stopping), set(self.site_down)
+        twin.moved_for = dict(self.moved_for)
         twin.nodes = None if self.nodes is None else self.nodes.copy()
         twin.energy = {k: copy.copy(v) for k, v in self.energy.items()}
         twin.recent_meters, twin.last_meter = list(self.recent_meters), dict(self.last_meter)
@@ -272,6 +287,7 @@ class ClusterState:
             "placements": self.row_of_placement,
             "draining": {str(row): vars(d) for row, d in self.draining.items()},
             "stopping": {name: vars(x) for name, x in self.stopping.items()},
+            "moved_for": {str(row): vars(m) for row, m in self.moved_for.items()},
             "energy": {site_id: vars(e) for site_id, e in self.energy.items()},
             "meters": [self.recent_meters, self.last_meter],
             "forecast": self.forecast,
@@ -367,6 +383,11 @@ class ClusterState:
                 continue
             self.draining[row] = Draining(old.placement_id, node, old.gpu_mask, old.spec)
             self._take(node, old.gpu_mask, old.spec, +1)
+        moved_for, self.moved_for = self.moved_for, {}
+        for row, moved in moved_for.items():
+            node = int(moved_to[moved.node])
+            if node >= 0 and replicas["node"][row] >= 0:
+                self.moved_for[row] = MovedFor(moved.gang, node, moved.at_s)
         for placement_id, stop in list(self.stopping.items()):
             node = int(moved_to[stop.node])
             if node < 0:
@@ -508,6 +529,14 @@ class ClusterState:
             row += 0 if stage.shared_with else stage.replicas
         raise KeyError(stage_id)
 
+    def _moved(self, event: Event) -> None:
+        """Its start order has come already; what a gang gets by it is kept, so that it can be undone."""
+        row = self.row_of_placement[event.subject]
+        gang = self.index_of.get(event.body.get("makes_room_for", ""))
+        self.moved_for.pop(row, None)
+        if gang is not None and row in self.draining:
+            self.moved_for[row] = MovedFor(gang, self.draining[row].node, event.at_s)
+
     def _stop_ordered(self, event: Event) -> None:
         """Its room is free at once; how it ended is known when its site says so."""
         row = self.row_of_placement.get(event.subject)
@@ -564,6 +593,7 @@ class ClusterState:
         replicas["node"][row] = -1
         replicas["gpu_mask"][row] = 0
         replicas["phase"][row] = phase
+        self.moved_for.pop(row, None)
 
     def _take(self, node: int, gpu_mask: int, spec: int, sign: int) -> None:
         assert self.nodes is not None

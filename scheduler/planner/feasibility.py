@@ -469,9 +469,12 @@ class Views:
 
     def __init__(self, topology: Topology, shapes: ShapeTable) -> None:
         self.topology = topology
+        self.root: Views = self
+        """The views these were forked from: the key of what is kept per fleet."""
         self._shapes = shapes
         self._views: list[SpecView] = []
         self._watts = np.zeros((0, len(topology.group_ids)))
+        self._needs = np.zeros((0, len(topology.group_ids), len(RESOURCES)), np.int64)
         self._traffic: dict[tuple[tuple[str, float], ...], NDArray[np.float64]] = {}
 
     def __getitem__(self, spec: int) -> SpecView:
@@ -482,16 +485,27 @@ class Views:
     def watts(self) -> NDArray[np.float64]:
         """(specs, G) mean dynamic power of one replica of every spec."""
         count = len(self._shapes.specs)
-        if count and count > len(self._watts):
+        if count > len(self._watts):
             self[count - 1]
-            self._watts = np.array([v.watts for v in self._views])
+            new = [v.watts for v in self._views[len(self._watts) :]]
+            self._watts = np.concatenate([self._watts, np.array(new)])
         return self._watts[:count]
+
+    def needs(self) -> NDArray[np.int64]:
+        """(specs, G, R) what one replica of every spec takes of a node."""
+        count = len(self._shapes.specs)
+        if count > len(self._needs):
+            self[count - 1]
+            new = [v.need for v in self._views[len(self._needs) :]]
+            self._needs = np.concatenate([self._needs, np.array(new)])
+        return self._needs[:count]
 
     def fork(self, shapes: ShapeTable) -> Views:
         """The same views over a table that has grown: what is known is shared, what is new stays here."""
         twin = Views(self.topology, shapes)
         twin._views = list(self._views)
         twin._traffic = self._traffic
+        twin.root = self.root
         return twin
 
     def link_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:

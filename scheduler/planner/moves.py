@@ -36,9 +36,11 @@ class PlannedMove:
     cost_yuan: float
     gain_yuan: float
     reason: str
+    makes_room_for: str = ""
+    """The gang that gets the room, if the move is for one."""
 
     def body(self, state: ClusterState) -> dict[str, Any]:
-        """Body of its `replica.moved` event."""
+        """What plans, rounds and its `replica.moved` event say of it."""
         topology = state.topology
         assert topology is not None
         row = self.placed.row
@@ -136,7 +138,7 @@ def _moves_of(
                 if surplus[here] < 1 or deficit[there] < 1 or len(moves) >= budget:
                     break
                 share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
-                hours = min(GAIN_HOURS, _hours_left(state, row, now_s))
+                hours = min(GAIN_HOURS, hours_left(state, row, now_s))
                 saved = min(cost[here] - cost[there], CLOSED_SITE_YUAN_PER_HOUR)
                 saved = share if cost[here] >= CLOSED_SITE_YUAN_PER_HOUR else saved + share
                 gain = float(saved * hours)
@@ -168,7 +170,8 @@ def _why(closing: np.ndarray[Any, Any], site: int) -> str:
     return "lets the site close" if closing[site] > 0 else "cheaper energy there"
 
 
-def _hours_left(state: ClusterState, row: int, now_s: int) -> float:
+def hours_left(state: ClusterState, row: int, now_s: int) -> float:
+    """Hours until the declared end of a replica that runs; inf for a service."""
     end_s = (
         state.replicas["running_s"][row] + state.replicas["work_s"][row] - state.replicas["done_work_s"][row]
     )

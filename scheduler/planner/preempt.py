@@ -20,7 +20,7 @@ from suanli.model.units import MILLI
 
 MIN_GPUS = 0.1
 """Work without a GPU counts as a tenth of one, so that its loss is not nothing."""
-MAX_NODES_WEIGHED = 256
+MAX_NODES_WEIGHED = 64
 """Nodes whose loss is worked out exactly for one request, those with the smallest single loss first."""
 TAKEN_PENALTY = 1e6
 """Above any price per hour and any wall around a closed site: room that is free always comes first."""
@@ -41,6 +41,7 @@ class Preempted:
 class _Unit:
     """Replicas that leave together: one, or a whole gang."""
 
+    number: int
     rows: tuple[int, ...]
     lost_gpu_s: float
 
@@ -51,46 +52,36 @@ class RoomMaker:
     def __init__(self, state: ClusterState, snapshot: Snapshot, now_s: int) -> None:
         self._state, self._snapshot, self._now_s = state, snapshot, now_s
         self._rows = _preemptible_rows(state)
-        self._lost = dict(
-            zip(self._rows.tolist(), lost_gpu_s(state, self._rows, now_s).tolist(), strict=True)
-        )
-        self._gone: set[int] = set()
-        self._unit_of: dict[int, _Unit] = {}
+        self._node = state.replicas["node"][self._rows].astype(np.int64)
+        self._lost = lost_gpu_s(state, self._rows, now_s)
+        self._unit = _units(state, self._rows)
+        self._unit_lost = np.bincount(self._unit, self._lost, int(self._unit.max(initial=-1)) + 1)
+        """(units,) GPU-seconds that all its members lose together."""
+        self._is_gone = np.zeros(len(self._unit_lost), bool)
+        by_unit = np.argsort(self._unit, kind="stable")
+        self._members = np.split(self._rows[by_unit], np.cumsum(np.bincount(self._unit))[:-1])
         self._on_node: dict[int, list[_Unit]] = {}
-        for unit in self._units():
-            for row in unit.rows:
-                self._unit_of[row] = unit
-                self._on_node.setdefault(int(state.replicas["node"][row]), []).append(unit)
-        for units in self._on_node.values():
-            units.sort(key=lambda u: (u.lost_gpu_s, u.rows))
 
-    def _units(self) -> list[_Unit]:
-        state = self._state
-        gangs: dict[tuple[int, int], list[int]] = {}
-        units = []
-        for row in self._rows.tolist():
-            spec = int(state.replicas["spec"][row])
-            if state.spec(spec).stage.gang:
-                gangs.setdefault((int(state.replicas["workload"][row]), spec), []).append(row)
-            else:
-                units.append(_Unit((row,), self._lost[row]))
-        units += [_Unit(tuple(rows), sum(self._lost[r] for r in rows)) for rows in gangs.values()]
-        return units
+    def _units_on(self, node: int) -> list[_Unit]:
+        """Units with a member on the node, smallest loss first."""
+        known = self._on_node.get(node)
+        if known is None:
+            here = np.unique(self._unit[self._node == node]).tolist()
+            units = [_Unit(u, tuple(self._members[u].tolist()), float(self._unit_lost[u])) for u in here]
+            known = self._on_node[node] = sorted(units, key=lambda u: (u.lost_gpu_s, u.rows))
+        return known
 
     def has_victims(self) -> bool:
         """Whether anybody could still give way."""
-        return len(self._gone) < len(self._rows)
+        return not bool(self._is_gone.all())
 
     def take_all_away(self) -> None:
         """The snapshot as if everybody who could had left."""
-        for row in self._rows.tolist():
-            if row not in self._gone:
-                self._take(row, -1)
+        self._take_away(self._rows[~self._is_gone[self._unit]])
 
-    def _take(self, row: int, sign: int) -> None:
+    def _take_away(self, rows: NDArray[np.int64]) -> None:
         replicas = self._state.replicas
-        view = self._snapshot.views[int(replicas["spec"][row])]
-        self._snapshot.take_node(view, int(replicas["node"][row]), int(replicas["gpu_mask"][row]), sign)
+        self._snapshot.give_back(*(replicas[c][rows].astype(np.int64) for c in ("spec", "node", "gpu_mask")))
 
     def penalty(self, specs: set[int]) -> NDArray[np.float64]:
         """(N,) 0 where a replica of each spec fits already, else the loss that making room would cost.
@@ -98,23 +89,26 @@ class RoomMaker:
         Nodes where even that makes no room, or that were not weighed, get the penalty of a total loss.
         """
         snapshot = self._snapshot
-        total = sum(self._lost.values()) + 1.0
+        total = float(self._lost.sum()) + 1.0
+        open_ = ~self._is_gone[self._unit]
+        least = np.full(snapshot.topology.node_count, np.inf)
+        np.minimum.at(least, self._node[open_], self._unit_lost[self._unit[open_]])
         out = np.zeros(snapshot.topology.node_count)
         for spec in sorted(specs):
             view = snapshot.views[spec]
             at = snapshot.nodes_of(view.group_ok)
             full = at[snapshot.fit(view, at) <= 0]
             out[full] = np.maximum(out[full], TAKEN_PENALTY + total * LOSS_SCALE)
-            near = [n for n in full.tolist() if any(self._open(u) for u in self._on_node.get(n, ()))]
-            near.sort(key=lambda n: (min(u.lost_gpu_s for u in self._on_node[n] if self._open(u)), n))
-            for node in near[:MAX_NODES_WEIGHED]:
+            near = full[np.isfinite(least[full])]
+            near = near[np.argsort(least[near], kind="stable")]
+            for node in near[:MAX_NODES_WEIGHED].tolist():
                 units = self._leave(node, [spec])
                 if units is not None:
                     out[node] = TAKEN_PENALTY + sum(u.lost_gpu_s for u in units) * LOSS_SCALE
         return out
 
     def _open(self, unit: _Unit) -> bool:
-        return self._gone.isdisjoint(unit.rows)
+        return not bool(self._is_gone[unit.number])
 
     def victims_for(self, placed: Sequence[tuple[int, int]]) -> list[int] | None:
         """Rows that leave so that every (row, node) finds its room; None when they cannot."""
@@ -133,7 +127,7 @@ class RoomMaker:
         self, node: int, specs: Sequence[int], leaving: set[int] | frozenset[int] = frozenset()
     ) -> list[_Unit] | None:
         """Units that leave the node for one replica of each of `specs`: smallest loss first, none in vain."""
-        units = [u for u in self._on_node.get(node, ()) if self._open(u) and leaving.isdisjoint(u.rows)]
+        units = [u for u in self._units_on(node) if self._open(u) and leaving.isdisjoint(u.rows)]
         already = [r for r in leaving if int(self._state.replicas["node"][r]) == node]
         chosen: list[_Unit] = []
         while not self._holds(node, specs, already, chosen):
@@ -176,17 +170,27 @@ class RoomMaker:
 
     def remove(self, victims: Sequence[int]) -> None:
         """Take the victims off the snapshot for the rest of the round."""
-        for row in victims:
-            self._take(row, -1)
-        self._gone.update(victims)
+        self._take_away(np.array(victims, np.int64))
+        self._is_gone[self._unit[np.isin(self._rows, victims)]] = True
 
     def put_back(self, victims: Sequence[int]) -> None:
         """Forget a removal whose snapshot was restored."""
-        self._gone.difference_update(victims)
+        self._is_gone[self._unit[np.isin(self._rows, victims)]] = False
 
     def record(self, victims: Sequence[int], by_row: int) -> list[Preempted]:
         """What the round reports of them."""
-        return [Preempted(row, by_row, self._lost[row]) for row in victims]
+        lost = dict(zip(self._rows.tolist(), self._lost.tolist(), strict=True))
+        return [Preempted(row, by_row, lost[row]) for row in victims]
+
+
+def _units(state: ClusterState, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(rows,) number of the unit that each row leaves with: its whole gang, or itself."""
+    spec = state.replicas["spec"][rows].astype(np.int64)
+    workload = state.replicas["workload"][rows].astype(np.int64)
+    gang = workload * len(state.shapes.specs) + spec
+    alone = -1 - rows
+    key = np.where(state.shapes.columns["gang"][spec], gang, alone)
+    return np.unique(key, return_inverse=True)[1]
 
 
 def _preemptible_rows(state: ClusterState) -> NDArray[np.int64]:

@@ -3,10 +3,11 @@
     heads      replicas that wait and may start      in_order   blocks of them, first served first
     released   of deferrable rows, those whose hour has come
 
-Order: priority rank; within a rank gangs that have waited long; then fair share between tenants: the tenant with the
-smallest share in use comes first, and every head counts as served for the next one, so that tenants take turns in
-proportion to what they hold. Shares count in steps of one hundredth of the fleet; within a step work of one shape is
-taken together, in order of submission, which is what lets a round place in bulk.
+Order: priority rank; within a rank gangs for which others have just moved, then those that have waited long; then fair
+share between tenants: the tenant with the smallest share in use comes first, and every head counts as served for the
+next one, so that tenants take turns in proportion to what they hold. Shares count in steps of one hundredth of the
+fleet; within a step work of one shape is taken together, in order of submission, which is what lets a round place in
+bulk.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ MAX_FAIR_STEPS = 100
 """Beyond the whole fleet nothing of a tenant fits any more, so the order no longer matters."""
 GANG_AGED_S = SECONDS_PER_HOUR
 """A gang that waited so long no longer stands behind tenants with smaller shares: nothing starves."""
+HELPED_S = SECONDS_PER_HOUR
+"""For so long after others moved for it a gang stands first in its rank: the room is meant for it (ASSUMED: far longer
+than a move takes, and short enough that a gang which still finds no room does not hold the nodes for ever)."""
 START_MARGIN_S = 900
 """Deferred work starts this long before it would have to: wake, start-up and one round of delay (ASSUMED)."""
 
@@ -48,18 +52,24 @@ def in_order(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> list[N
     step = _fair_steps(state, rows, spec, workload, rank)
     waited_s = now_s - np.maximum(state.workloads["submitted_s"], state.workloads["not_before_s"])[workload]
     aged = shapes["gang"][spec] & (waited_s >= GANG_AGED_S)
-    step = np.where(aged, -1, step)
+    helped = np.isin(workload, _helped_gangs(state, now_s))
+    step = np.where(helped, -2, np.where(aged, -1, step))
     kind = np.where(
         shapes["simple"][spec], 2 * spec.astype(np.int64), 2 * shapes["shape"][spec].astype(np.int64) + 1
     )
-    kind = np.where(aged, 2 * len(shapes) + workload, kind)
+    kind = np.where(aged | helped, 2 * len(shapes) + workload, kind)
     kinds = 2 * len(shapes) + len(state.names)
-    _, inverse = np.unique((rank * (MAX_FAIR_STEPS + 2) + step + 1) * kinds + kind, return_inverse=True)
+    _, inverse = np.unique((rank * (MAX_FAIR_STEPS + 3) + step + 2) * kinds + kind, return_inverse=True)
     first = np.full(int(inverse.max()) + 1, NEVER_S)
     np.minimum.at(first, inverse, workload)
     order = np.lexsort((rows, inverse, first[inverse], step, rank))
     cuts = np.flatnonzero(np.diff(inverse[order]) != 0) + 1
     return np.split(rows[order], cuts)
+
+
+def _helped_gangs(state: ClusterState, now_s: int) -> list[int]:
+    """Workloads for which others have moved within the last hour."""
+    return sorted({m.gang for m in state.moved_for.values() if now_s - m.at_s < HELPED_S})
 
 
 def _fair_steps(

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.state import MAX_GPUS_PER_NODE, NEVER_S, ClusterState
+from scheduler.domain.state import NEVER_S, ClusterState
 from scheduler.planner.feasibility import SpecView, per_empty_node
 from scheduler.planner.queue import START_MARGIN_S
-from scheduler.planner.snapshot import Snapshot, devices_of, gpu_fit
+from scheduler.planner.snapshot import Snapshot, device_shares, gpu_fit
 
 MAX_RESERVATIONS = 8
 MAX_INSTANTS = 64
@@ -31,6 +31,10 @@ class Ends:
     spec: NDArray[np.int64]
     gpu_mask: NDArray[np.int64]
     at_s: NDArray[np.float64]
+
+    def of(self, keep: NDArray[np.bool_]) -> Ends:
+        """Some of the rows."""
+        return Ends(self.node[keep], self.spec[keep], self.gpu_mask[keep], self.at_s[keep])
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,15 @@ class Reservations:
     now_s: int
     until_s: NDArray[np.int64] = field(init=False)
     """(N,) instant from which the node is wanted by a gang; 0: not kept."""
+    whose: NDArray[np.int64] = field(init=False)
+    """(N,) workload for which it is kept; −1: for none."""
     groups: set[int] = field(default_factory=set)
     instants: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """The different instants for which nodes are kept, in order."""
 
     def __post_init__(self) -> None:
         self.until_s = np.zeros(self.snapshot.topology.node_count, np.int64)
+        self.whose = np.full(self.snapshot.topology.node_count, -1, np.int64)
 
     def passes(self, at: NDArray[np.int64], left_s: float) -> NDArray[np.bool_]:
         """(len(at),) nodes that are not kept, or free again before they are wanted."""
@@ -70,17 +77,24 @@ class Reservations:
     def over(self, snapshot: Snapshot) -> Reservations:
         """The same kept nodes over another snapshot."""
         twin = Reservations(snapshot, self.now_s)
-        twin.until_s[:] = self.until_s
+        twin.until_s[:], twin.whose[:] = self.until_s, self.whose
         twin.groups, twin.instants = set(self.groups), self.instants
         return twin
 
-    def keep(self, slot: Slot | None) -> None:
-        """Keep the nodes of a slot that lies ahead, one slot for each pool."""
+    def keep(self, slot: Slot | None, workload: int) -> None:
+        """Keep the nodes of a slot that lies ahead for this workload, one slot for each pool."""
         if slot is None or slot.at_s <= self.now_s:
             return
         self.groups.add(slot.group)
-        self.until_s[slot.nodes] = slot.at_s
+        self.until_s[slot.nodes], self.whose[slot.nodes] = slot.at_s, workload
         self.instants = np.unique(self.until_s[self.until_s > 0])
+
+    def close(self, nodes: Sequence[int]) -> None:
+        """Let nothing that never ends pass on these nodes; kept ones stay kept."""
+        at = np.array(nodes, np.int64)
+        at = at[self.until_s[at] == 0]
+        self.until_s[at] = NEVER_S
+        self.groups.update(self.snapshot.topology.node_group[at].tolist())
 
 
 def ends_of(
@@ -89,7 +103,10 @@ def ends_of(
     now_s: int,
     gone: Collection[int] = (),
 ) -> Ends:
-    """Declared ends of what is placed but for rows `gone`, and of the (row, node, devices) this round has placed."""
+    """Declared ends of what is placed but for rows `gone`, and of the (row, node, devices) this round has placed.
+
+    The old placement of a replica that moves ends when the new one runs: so soon that it counts as the next instant.
+    """
     replicas = state.replicas
     on = np.flatnonzero(replicas["node"] >= 0)
     if gone:
@@ -99,11 +116,12 @@ def ends_of(
     start_s = np.maximum(replicas["placed_s"], replicas["running_s"])[rows]
     start_s[len(on) :] = now_s
     left_s = replicas["work_s"][rows] - replicas["done_work_s"][rows]
+    old = np.array([(d.node, d.spec, d.gpu_mask) for d in state.draining.values()], np.int64).reshape(-1, 3)
     return Ends(
-        node=np.concatenate([replicas["node"][on], new[:, 1]]).astype(np.int64),
-        spec=replicas["spec"][rows].astype(np.int64),
-        gpu_mask=np.concatenate([replicas["gpu_mask"][on], new[:, 2]]).astype(np.int64),
-        at_s=np.maximum(start_s + left_s, now_s + 1.0),
+        node=np.concatenate([replicas["node"][on], new[:, 1], old[:, 0]]).astype(np.int64),
+        spec=np.concatenate([replicas["spec"][rows], old[:, 1]]).astype(np.int64),
+        gpu_mask=np.concatenate([replicas["gpu_mask"][on], new[:, 2], old[:, 2]]).astype(np.int64),
+        at_s=np.concatenate([np.maximum(start_s + left_s, now_s + 1.0), np.full(len(old), now_s + 1.0)]),
     )
 
 
@@ -137,8 +155,8 @@ def _slot_in_group(
     topology = snapshot.topology
     first = int(topology.group_first_node[group])
     last = first + int(topology.group_node_count[group])
-    here = (ends.node >= first) & (ends.node < last) & (ends.at_s < NEVER_S)
-    instants = np.unique(ends.at_s[here])
+    ends = ends.of((ends.node >= first) & (ends.node < last) & (ends.at_s < NEVER_S))
+    instants = np.unique(ends.at_s)
     if len(instants) > MAX_INSTANTS:
         instants = instants[np.linspace(0, len(instants) - 1, MAX_INSTANTS).round().astype(int)]
     instants = np.concatenate([[float(now_s)], instants])
@@ -146,8 +164,7 @@ def _slot_in_group(
     islands = _islands(first, last, island, count <= per_empty_node(view, group) * island)
 
     def nodes_at(instant: float) -> NDArray[np.int64] | None:
-        gone = here & (ends.at_s <= instant)
-        fit = _fit_after(snapshot, view, first, last, ends, gone)
+        fit = _fit_after(snapshot, view, first, last, ends.of(ends.at_s <= instant))
         for start, stop in islands:
             room = fit[start - first : stop - first]
             if room.sum() >= count:
@@ -177,28 +194,18 @@ def _islands(first: int, last: int, size: int, in_one: bool) -> list[tuple[int, 
     return [(i, min(i + size, last)) for i in range(first, last, size)]
 
 
-def _fit_after(
-    snapshot: Snapshot, view: SpecView, first: int, last: int, ends: Ends, gone: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """(last − first,) replicas each node holds once the placements marked `gone` have ended."""
+def _fit_after(snapshot: Snapshot, view: SpecView, first: int, last: int, gone: Ends) -> NDArray[np.int64]:
+    """(last − first,) replicas each node holds once the placements `gone` have ended."""
     nodes, topology, stage = snapshot.nodes, snapshot.topology, view.spec.stage
     at = np.arange(first, last)
     group = int(topology.node_group[first])
-    cpu, memory = nodes.cpu_milli[at].copy(), nodes.memory_mib[at].copy()
-    storage, gpus = nodes.storage_gib[at].copy(), nodes.gpu_milli[at].copy()
-    for spec in np.unique(ends.spec[gone]).tolist():
-        other = snapshot.views[spec]
-        mine = gone & (ends.spec == spec)
-        where = ends.node[mine] - first
-        np.add.at(cpu, where, other.spec.stage.cpu_milli)
-        np.add.at(memory, where, other.spec.stage.memory_mib)
-        np.add.at(storage, where, other.spec.stage.storage_gib)
-        masks = ends.gpu_mask[mine]
-        for g in range(MAX_GPUS_PER_NODE):
-            takes = masks >> g & 1 == 1
-            if takes.any():
-                each = int(other.need[group, 2]) // len(devices_of(int(masks[takes][0])))
-                np.add.at(gpus, (where[takes], g), each)
+    need, where = snapshot.views.needs()[gone.spec, group], gone.node - first
+    returned = np.zeros((last - first, need.shape[1]), np.int64)
+    np.add.at(returned, where, need)
+    cpu, memory = nodes.cpu_milli[at] + returned[:, 0], nodes.memory_mib[at] + returned[:, 1]
+    storage, gpus = nodes.storage_gib[at] + returned[:, 3], nodes.gpu_milli[at].copy()
+    if stage.gpu_milli:
+        np.add.at(gpus, where, device_shares(gone.gpu_mask, need[:, 2]))
     fit = np.where(nodes.up[at] & ~nodes.cordoned[at], np.iinfo(np.int64).max, 0)
     for free, need in ((cpu, stage.cpu_milli), (memory, stage.memory_mib), (storage, stage.storage_gib)):
         if need > 0:

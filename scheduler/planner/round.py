@@ -10,7 +10,7 @@ much as it has different needs and placements, not as it has pending work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
+from scheduler.planner.choice import NodeChoice, Ranges, Spread, links_full
 from scheduler.planner.feasibility import SpecView, Views, per_empty_node
+from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
 from scheduler.planner.preempt import Preempted, RoomMaker
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
-from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
-from scheduler.planner.scoring import Scorer
+from scheduler.planner.reserve import Ends, Reservations, earliest_slot, ends_of
+from scheduler.planner.scoring import Scorer, TieredScorer
 from scheduler.planner.snapshot import (
     LINK_SLACK_MBPS,
     MANY,
@@ -43,7 +45,8 @@ MAX_ROOM_TRIES = 32
 """Attempts at preemption in one round: each costs some milliseconds, and a round must answer in time."""
 MAX_SHORTER_TRIES = 32
 """After so many failures of one shape in a block, its shorter work is not tried before reservations either."""
-NODE_BITS = 20
+MANY_ROWS = 6
+"""From so many rows on, sums over the nodes are cheaper than row after row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,11 @@ class Round:
     scorer: Scorer
     now_s: int
     result: RoundResult = field(default_factory=RoundResult)
-    reservations: Reservations = field(init=False)
+    packing: Fragmentation | None = None
+    """What breaks ties between equally dear GPU nodes; None: the fullest comes first."""
     is_trial: bool = False
     """Over another moment's snapshot: nobody is displaced and no nodes are kept, for the state says nothing of it."""
-    node_penalty: NDArray[np.float64] | None = None
-    """(N,) added to node costs while room is made by preemption."""
+    choice: NodeChoice = field(init=False)
     _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
@@ -114,9 +117,21 @@ class Round:
     _shortages: dict[int, ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
+    _ends: tuple[tuple[int, int], Ends] | None = None
+    _placed_known: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.reservations = Reservations(self.snapshot, self.now_s)
+        kept = Reservations(self.snapshot, self.now_s)
+        self.choice = NodeChoice(self.snapshot, self.scorer, kept, self.packing)
+
+    @property
+    def reservations(self) -> Reservations:
+        """Nodes kept for gangs that wait."""
+        return self.choice.reservations
+
+    @reservations.setter
+    def reservations(self, kept: Reservations) -> None:
+        self.choice.reservations = kept
 
     def run(self) -> RoundResult:
         """1 heads → 2 order → 3 place, block by block."""
@@ -185,7 +200,7 @@ class Round:
         quota = self.scorer.quota(view.spec.spec, self.snapshot)
         if not quota:
             return []
-        cost = self.scorer.group_cost(view, self.snapshot)
+        cost = self.choice.group_cost(view)
         running = self.snapshot.running_of_fold(view.spec.spec)
         room = [(g, int(np.ceil(quota[g] - 1e-6)) - int(running[g])) for g in quota if view.group_ok[g]]
         return sorted(((g, n) for g, n in room if n > 0), key=lambda gn: (cost[gn[0]], gn[0]))
@@ -205,6 +220,7 @@ class Round:
         if not len(rows):
             return rows
         key = (view.spec.spec, groups.tobytes())
+        among = Ranges.of_groups(groups, self.snapshot)
         left: list[NDArray[np.int64]] = []
         for batch in self._alike(rows):
             left_s = self._left_s(batch)
@@ -212,7 +228,7 @@ class Round:
             step = self.scorer.chunk or len(batch)
             while placed < len(batch) and not (remember and self._is_full(key, left_s)):
                 part = batch[placed : placed + step]
-                nodes = self._choose(view, part, self.snapshot.nodes_of(groups))
+                nodes = self.choice.nodes_for(view, len(part), self._left_s(part), among)
                 self._commit(view, part[: len(nodes)], nodes)
                 placed += len(nodes)
                 if len(nodes) < len(part):
@@ -241,57 +257,25 @@ class Round:
         """Longest declared time left among the rows."""
         return float((self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]).max())
 
-    # -------------------------------------------------------------- choice of nodes
-
-    def _choose(
-        self,
-        view: SpecView,
-        rows: NDArray[np.int64],
-        at: NDArray[np.int64],
-        domain_of: NDArray[np.int64] | None = None,
-        used: frozenset[int] = frozenset(),
-        new_domains: int = 0,
-    ) -> NDArray[np.int64]:
-        """(≤ rows,) node of each replica among `at`: cheapest first, then fullest, then by number.
-
-        The first `new_domains` replicas go to domains (nodes or sites) not in `used`; () when there are not so many.
-        Power limits and links of the sites are kept.
-        """
-        snapshot, topology = self.snapshot, self.snapshot.topology
-        if self.reservations.groups:
-            at = at[self.reservations.passes(at, self._left_s(rows))]
-        fit = snapshot.fit(view, at)
-        fits = (fit > 0) & ~_sites_shut(snapshot, view)[topology.node_site[at]]
-        at, fit = at[fits], fit[fits]
-        if not len(at) or not len(rows):
-            return at[:0]
-        cost = self.scorer.group_cost(view, snapshot)[topology.node_group[at]]
-        cost = np.round(cost + self.scorer.node_cost(view, snapshot)[at], 9)
-        if self.node_penalty is not None:
-            cost = cost + self.node_penalty[at]
-        free = snapshot.nodes.cpu_milli[at] + np.maximum(snapshot.nodes.gpu_milli[at], 0).sum(axis=1) * 16
-        fill = _Fill(snapshot, view, at, fit, domain_of, used)
-        enough = len(rows) + (len(used) if new_domains and domain_of is not None else 0)
-        if new_domains and domain_of is topology.node_site:
-            enough = len(at)
-        for limit in (enough, len(at)):
-            nodes = fill.take(_cheapest(cost, free, at, limit), len(rows), new_domains)
-            if len(nodes) == len(rows) or limit >= len(at):
-                return nodes
-        return nodes
-
     def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
-        topology = self.snapshot.topology
-        for row, node in zip(rows.tolist(), nodes.tolist(), strict=True):
-            mask = gpus_for(self.snapshot.nodes.gpu_milli[node], int(view.need[topology.node_group[node], 2]))
-            self.snapshot.take_node(view, node, mask)
-            self.result.placed.append(Placed(row, node, mask))
+        """Put the rows on the nodes chosen for them, on the devices that suit best."""
+        at = nodes.tolist()
+        masks = self.choice.devices_for(view, at) if view.spec.stage.gpu_milli else [0] * len(at)
+        if len(at) >= MANY_ROWS:
+            self.snapshot.take_many(view, nodes, np.array(masks, np.int64))
+        else:
+            for node, mask in zip(at, masks, strict=True):
+                self.snapshot.take_node(view, node, mask)
+        self.result.placed += map(Placed, rows.tolist(), at, masks)
 
     # -------------------------------------------------------------- whole workloads
 
     def _place_workloads(self, block: NDArray[np.int64]) -> None:
         """Workloads of one shape in order, each whole or not at all; what needs the same as one that failed waits."""
         owner = self.state.replicas["workload"][block]
+        if owner[0] == owner[-1]:
+            self._place_one_workload(block)
+            return
         starts = np.flatnonzero(np.diff(owner, prepend=-1) != 0)
         size = np.diff(np.append(starts, len(block)))
         left_s = np.maximum.reduceat(
@@ -328,6 +312,19 @@ class Round:
                 reason = self._reason_of(rows, template)
                 self.result.waiting[reason] += int(size[shut].sum())
                 open_ &= ~shut
+
+    def _place_one_workload(self, rows: NDArray[np.int64]) -> None:
+        """A block of one workload; the common case, for most services have a shape of their own."""
+        workload = int(self.state.replicas["workload"][rows[0]])
+        template = self._template_of(int(rows[0]))
+        may_wait = template.deferrable and not urgent(self.state, rows, self.now_s).any()
+        if may_wait and not self._whole_released(rows):
+            self.result.waiting[ReasonCode.WAITS_FOR_PRICE] += len(rows)
+            return
+        is_bound = len(rows) != int(self.state.workloads["replica_count"][workload])
+        key = None if is_bound else (-1 - int(self.state.workloads["shape"][workload]), b"")
+        if not self._try_whole(rows, template, key):
+            self._leave_waiting(rows, template)
 
     def _try_whole(self, rows: NDArray[np.int64], template: Workload, key: tuple[int, bytes] | None) -> bool:
         """Place, or preempt for, one workload; a failure is kept under `key`, unless parts of it lie somewhere."""
@@ -409,19 +406,17 @@ class Round:
         if not self._is_whole_gang(rows):
             return False
         spread = view.spec.stage.spread
-        nodes_of_topology = np.arange(self.snapshot.topology.node_count)
-        cost = self.scorer.group_cost(view, self.snapshot)
+        apart: Spread | None = None
+        if spread is not None:
+            each_node = np.arange(self.snapshot.topology.node_count)
+            apart = Spread(each_node, frozenset(), spread.min_domains, over_sites=False)
+        cost = self.choice.group_cost(view)
         wanted = {g for g, room in self._quota_room(view) if room >= len(rows)}
         order = sorted(np.flatnonzero(groups).tolist(), key=lambda g: (g not in wanted, cost[g], g))
         for group in order:
-            for at in self._island_choices(view, rows, group):
-                nodes = self._choose(
-                    view,
-                    rows,
-                    at,
-                    nodes_of_topology if spread is not None else None,
-                    new_domains=spread.min_domains if spread is not None else 0,
-                )
+            for first, last in self._island_choices(view, rows, group):
+                among = Ranges.of_nodes(group, first, last)
+                nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
                 if len(nodes) == len(rows):
                     self._commit(view, rows, nodes)
                     return True
@@ -435,10 +430,8 @@ class Round:
         alive = (state.replicas["spec"][own] == spec) & (state.replicas["phase"][own] != Phase.DONE)
         return int(alive.sum()) == int((state.replicas["spec"][rows] == spec).sum())
 
-    def _island_choices(
-        self, view: SpecView, rows: NDArray[np.int64], group: int
-    ) -> Iterable[NDArray[np.int64]]:
-        """Nodes to try: each island with room for the gang, tightest first; the whole group for larger gangs."""
+    def _island_choices(self, view: SpecView, rows: NDArray[np.int64], group: int) -> list[tuple[int, int]]:
+        """Node ranges to try: each island with room for the gang, tightest first; the whole group for larger gangs."""
         topology = self.snapshot.topology
         first, count = int(topology.group_first_node[group]), int(topology.group_node_count[group])
         size = int(topology.group_island_nodes[group])
@@ -448,9 +441,13 @@ class Round:
         if fit.sum() < len(rows):
             return []
         if len(rows) > per_empty_node(view, group) * size or size >= count:
-            return [at]
+            return [(first, first + count)]
         islands = [(int(fit[i : i + size].sum()), i) for i in range(0, count, size)]
-        return [at[i : i + size] for room, i in sorted(islands) if room >= len(rows)]
+        return [
+            (first + i, min(first + i + size, first + count))
+            for room, i in sorted(islands)
+            if room >= len(rows)
+        ]
 
     def _place_spread(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
         """Enough different domains carry the stage, counting those in use; first where the plan wants it."""
@@ -460,11 +457,12 @@ class Round:
         domain_of = topology.node_site if spread.over == "site" else np.arange(topology.node_count)
         used = self._domains_in_use(rows, view, domain_of)
         new = min(max(0, spread.min_domains - len(used)), len(rows))
+        apart = Spread(domain_of, used, new, over_sites=spread.over == "site")
         wanted = np.zeros_like(groups)
         wanted[[g for g, _ in self._quota_room(view)]] = True
         for choice in (groups & wanted, groups):
-            at = self.snapshot.nodes_of(choice)
-            nodes = self._choose(view, rows, at, domain_of, used, new)
+            among = Ranges.of_groups(choice, self.snapshot)
+            nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
             if len(nodes) == len(rows):
                 self._commit(view, rows, nodes)
                 return True
@@ -537,7 +535,7 @@ class Round:
         return unmet
 
     def _site_cost(self, view: SpecView, groups: NDArray[np.bool_]) -> NDArray[np.float64]:
-        cost = np.where(groups, self.scorer.group_cost(view, self.snapshot), np.inf)
+        cost = np.where(groups, self.choice.group_cost(view), np.inf)
         out = np.full(self.snapshot.topology.site_count, np.inf)
         np.minimum.at(out, self.snapshot.topology.group_site, cost)
         return out
@@ -665,13 +663,15 @@ class Round:
         saved, placed_before = self.snapshot.copy(), len(self.result.placed)
         displaced_before, sites_before = len(self.result.displaced), dict(self._placed_sites)
         full, self._full = self._full, {}
-        self.node_penalty = maker.penalty({int(s) for s in np.unique(self.state.replicas["spec"][rows])})
+        self.choice.node_penalty = maker.penalty(
+            {int(s) for s in np.unique(self.state.replicas["spec"][rows])}
+        )
         maker.take_all_away()
         found = self._place_for_room(rows, template)
         placed = self.result.placed[placed_before:]
         del self.result.placed[placed_before:]
         self.snapshot.restore(saved)
-        self.node_penalty, self._full = None, full
+        self.choice.node_penalty, self._full = None, full
         if found and self._give_way(placed, template, saved):
             return True
         del self.result.displaced[displaced_before:]
@@ -695,7 +695,12 @@ class Round:
         before = len(self.result.placed)
         for p in placed:
             view = self._view_of(p.row)
-            self._commit(view, np.array([p.row]), np.array([p.node]))
+            need_milli = int(view.need[self.snapshot.topology.node_group[p.node], 2])
+            mask = gpus_for(
+                self.snapshot.nodes.gpu_milli[p.node], need_milli
+            )  # the devices victims were chosen for
+            self.snapshot.take_node(view, p.node, mask)
+            self.result.placed.append(Placed(p.row, p.node, mask))
         self._load_links(placed, template)
         over_power = (self.snapshot.spare_w() < -POWER_SLACK_W) & (self.snapshot.spare_w() < saved.spare_w())
         over_links = (self.snapshot.link_mbps > saved.link_mbps) & (
@@ -727,17 +732,25 @@ class Round:
         """Keep the nodes of one pool that come free first for this gang."""
         if self.is_trial or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
-        gone = {p.row for p in self.result.preempted}
-        placed = [(p.row, p.node, p.gpu_mask) for p in self.result.placed]
         slot = earliest_slot(
             self.snapshot,
             self._view_of(int(rows[0])),
             len(rows),
-            ends_of(self.state, placed, self.now_s, gone),
+            self._ends_now(),
             self.now_s,
             self.reservations.groups,
         )
-        self.reservations.keep(slot)
+        self.reservations.keep(slot, int(self.state.replicas["workload"][rows[0]]))
+
+    def _ends_now(self) -> Ends:
+        """Declared ends of what is placed by now, this round's placements included; kept until more is placed."""
+        decided = (len(self.result.placed), len(self.result.preempted))
+        if self._ends is None or self._ends[0] != decided:
+            gone = {p.row for p in self.result.preempted}
+            new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
+            self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
+            self._ends = (decided, ends_of(self.state, self._placed_known, self.now_s, gone))
+        return self._ends[1]
 
     # -------------------------------------------------------------- why not
 
@@ -758,127 +771,6 @@ class Round:
 def _spans_sites(stage: Stage) -> bool:
     """Whether the replicas of the stage must not all lie on one site."""
     return stage.spread is not None and stage.spread.over == "site" and stage.spread.min_domains > 1
-
-
-@dataclass
-class _Fill:
-    """Takes replicas from nodes in a given order, within their fit, power limits, links and the spread rule."""
-
-    snapshot: Snapshot
-    view: SpecView
-    at: NDArray[np.int64]
-    fit: NDArray[np.int64]
-    domain_of: NDArray[np.int64] | None
-    used: frozenset[int]
-
-    def take(self, order: NDArray[np.int64], count: int, new_domains: int) -> NDArray[np.int64]:
-        """(≤ count,) nodes; empty when fewer than `new_domains` fresh domains have room."""
-        room = _SiteRoom(self.snapshot, self.view, count)
-        at, fit = self.at[order].tolist(), self.fit[order].tolist()
-        out: list[int] = []
-        if new_domains:
-            assert self.domain_of is not None
-            seen = set(self.used)
-            for i, node in enumerate(at):
-                domain = int(self.domain_of[node])
-                if domain not in seen and room.take(node, 1):
-                    seen.add(domain)
-                    fit[i] -= 1
-                    out.append(node)
-                    if len(out) == new_domains:
-                        break
-            if len(out) < new_domains:
-                return self.at[:0]
-        for node, holds in zip(at, fit, strict=True):
-            if len(out) >= count:
-                break
-            out += [node] * room.take(node, min(holds, count - len(out)))
-        return np.array(out, np.int64)
-
-
-class _SiteRoom:
-    """Power and links that the sites have left while nodes are being chosen; free of charge where there is plenty."""
-
-    def __init__(self, snapshot: Snapshot, view: SpecView, count: int) -> None:
-        self._snapshot, self._view = snapshot, view
-        sites = np.unique(snapshot.topology.group_site[view.group_ok])
-        self.is_plenty = bool((snapshot.site_headroom(view)[sites] >= count).all())
-        if self.is_plenty and view.has_traffic:
-            self.is_plenty = not self._links_could_fill(count)
-        self._spare_w = [] if self.is_plenty else snapshot.spare_w().tolist()
-        self._spare_mbps = snapshot.spare_mbps()
-        self._route: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        self._cut_off: set[int] = set()
-        self._woken: set[int] = set()
-
-    def _links_could_fill(self, count: int) -> bool:
-        """Whether the replicas together could overload a link, wherever they go."""
-        mbps = self._snapshot.views.link_mbps_per_replica(self._view.spec.spec).max(axis=0)
-        return bool((mbps * count > self._snapshot.spare_mbps() + LINK_SLACK_MBPS).any())
-
-    def take(self, node: int, count: int) -> int:
-        """How many of `count` replicas the node's site can still power and connect; they are taken."""
-        if self.is_plenty or count <= 0:
-            return count
-        snapshot, topology = self._snapshot, self._snapshot.topology
-        site, group = int(topology.node_site[node]), int(topology.node_group[node])
-        if site in self._cut_off:
-            return 0
-        watts = float(self._view.watts[group])
-        wakes = bool(snapshot.empty_node[node]) and node not in self._woken
-        wake_w = float(topology.group_idle_w[group]) if wakes else 0.0
-        spare_w = self._spare_w[site] - wake_w + POWER_SLACK_W
-        if spare_w < watts:
-            return 0
-        if watts > 0:
-            count = min(count, int(spare_w // watts))
-        links, mbps = self._route_to(site)
-        if len(links):
-            count = min(count, int(((self._spare_mbps[links] + LINK_SLACK_MBPS) // mbps).min()))
-            if count <= 0:
-                self._cut_off.add(site)
-                return 0
-            self._spare_mbps[links] -= count * mbps
-        self._spare_w[site] -= wake_w + count * watts
-        self._woken.add(node)
-        return count
-
-    def _route_to(self, site: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Links that one replica at the site loads, and by how much."""
-        known = self._route.get(site)
-        if known is None:
-            mbps = np.zeros(0)
-            if self._view.has_traffic:
-                mbps = self._snapshot.views.link_mbps_per_replica(self._view.spec.spec)[site]
-            links = np.flatnonzero(mbps)
-            known = self._route[site] = (links, mbps[links])
-        return known
-
-
-def _sites_shut(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
-    """(S,) sites without power or links for one more replica, even on a node that is on."""
-    topology = snapshot.topology
-    least_w = np.full(topology.site_count, np.inf)
-    np.minimum.at(least_w, topology.group_site, np.where(view.group_ok, view.watts, np.inf))
-    shut: NDArray[np.bool_] = (snapshot.spare_w() + POWER_SLACK_W < least_w) | _links_full(snapshot, view)
-    return shut
-
-
-def _cheapest(
-    cost: NDArray[np.float64], free: NDArray[np.int64], at: NDArray[np.int64], count: int
-) -> NDArray[np.int64]:
-    """(≤ count,) positions in order of cost, then of what is free, then of the node's number; without sorting all."""
-    if count >= len(at):
-        return np.lexsort((at, free, cost))
-    last = np.partition(cost, count - 1)[count - 1]
-    dearer_not = np.flatnonzero(cost <= last)
-    if len(dearer_not) > count:
-        ties = dearer_not[cost[dearer_not] == last]
-        below = dearer_not[cost[dearer_not] < last]
-        key = (free[ties].astype(np.int64) << NODE_BITS) + at[ties]
-        kept = ties[np.argpartition(key, count - len(below) - 1)[: count - len(below)]]
-        dearer_not = np.concatenate([below, kept])
-    return dearer_not[np.lexsort((at[dearer_not], free[dearer_not], cost[dearer_not]))]
 
 
 def shortage_codes(
@@ -910,7 +802,7 @@ def shortage_codes(
         other = cpu_short | memory_short | storage_short
         codes[ReasonCode.GPU_FRAGMENTED] = int((usable & ~other & ~short & ~fits).sum())
     codes[ReasonCode.POWER_LIMIT] = int(_power_blocked(snapshot, view, at, fits).sum())
-    codes[ReasonCode.LINK_FULL] = int((fits & _links_full(snapshot, view)[topology.node_site[at]]).sum())
+    codes[ReasonCode.LINK_FULL] = int((fits & links_full(snapshot, view)[topology.node_site[at]]).sum())
     positive = Counter({code: n for code, n in codes.items() if n > 0})
     return positive or Counter({ReasonCode.RESERVED_FOR_GANG: int(fits.sum())})
 
@@ -925,18 +817,11 @@ def _power_blocked(
     return blocked
 
 
-def _links_full(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
-    """(S,) sites to which some link cannot carry one more replica."""
-    if not view.has_traffic:
-        return np.zeros(snapshot.topology.site_count, bool)
-    mbps = snapshot.views.link_mbps_per_replica(view.spec.spec)
-    full: NDArray[np.bool_] = np.any(mbps > snapshot.spare_mbps() + LINK_SLACK_MBPS, axis=1)
-    return full
-
-
 def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer: Scorer, now_s: int) -> Round:
     """A round that has run over everything that waits, with its scratch: explanations read that."""
-    done = Round(state, Snapshot.take(state, views), patterns, scorer, now_s)
+    snapshot = Snapshot.take(state, views)
+    packing = fragmentation_of(state, snapshot) if isinstance(scorer, TieredScorer) else None
+    done = Round(state, snapshot, patterns, scorer, now_s, packing=packing)
     done.run()
     return done
 

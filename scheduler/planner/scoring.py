@@ -7,13 +7,12 @@ prices, quotas and open sites; baselines of the simulator bring theirs through t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.planner.feasibility import SpecView
-from scheduler.planner.folds import folds_of
 from scheduler.planner.snapshot import Snapshot
 from suanli.model.units import W_PER_KW
 
@@ -41,6 +40,16 @@ class Scorer(Protocol):
 
     def may_start_deferred(self, spec: int, snapshot: Snapshot) -> int | None:
         """How many deferrable replicas of the spec's fold may start now; None: all."""
+        ...
+
+
+@runtime_checkable
+class TieredScorer(Scorer, Protocol):
+    """A scorer to which nodes of a group differ in one thing only: whether they are on. Its costs do not depend on what
+    else is placed in the round."""
+
+    def wake_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,) what a sleeping node of the group adds to `group_cost`, as `node_cost` does node by node."""
         ...
 
 
@@ -72,17 +81,21 @@ class GuidedScorer:
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """Idle power of a node that would have to wake."""
+        return snapshot.empty_node * self.wake_cost(view, snapshot)[snapshot.topology.node_group]
+
+    def wake_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """Idle power of one node, at the site's marginal price."""
         topology = snapshot.topology
-        idle_kw = topology.group_idle_w[topology.node_group] / W_PER_KW
-        return snapshot.empty_node * idle_kw * self.marginal_yuan_per_kwh[topology.node_site]
+        idle_kw: NDArray[np.float64] = topology.group_idle_w / W_PER_KW
+        return idle_kw * self.marginal_yuan_per_kwh[topology.group_site]
 
     def quota(self, spec: int, snapshot: Snapshot) -> dict[int, float]:
         """The plan's targets."""
-        return self.quotas.get(folds_of(snapshot.views).of(spec), {})
+        return self.quotas.get(int(snapshot.fold[spec]), {})
 
     def may_start_deferred(self, spec: int, snapshot: Snapshot) -> int | None:
         """Up to the plan's count; without a plan nothing waits."""
         if not self.has_plan:
             return None
-        wanted = self.deferred_running.get(folds_of(snapshot.views).of(spec), 0.0)
+        wanted = self.deferred_running.get(int(snapshot.fold[spec]), 0.0)
         return max(0, round(wanted) - int(snapshot.running_of_fold(spec).sum()))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import MAX_GPUS_PER_NODE, ClusterState, NodeResources
-from scheduler.domain.topology import RESOURCES, Topology
+from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import SpecView, Views
 from scheduler.planner.folds import folds_of
 from suanli.model import PriorityClass, Workload
@@ -44,9 +44,20 @@ class Snapshot:
     """(L,) planned load."""
     replica_count: NDArray[np.int64]
     """(N,) replicas on each node."""
+    fold: NDArray[np.int64]
+    """(specs,) fold of each spec: plans count the specs of a fold together."""
+    fold_running: NDArray[np.int64]
+    """(folds, G) `running`, summed over the specs of each fold."""
+    stamp: NDArray[np.int64] = field(init=False)
+    """(N,) grows with every change of a node, so that what is computed of a node can be kept until then."""
+    returned: list[int] = field(default_factory=list)
+    """Nodes to which room was given back since somebody last emptied this list."""
     low_used: NDArray[np.int64] | None = None
     """(G, R) taken by work ranked below public service; None when the policy reserves no floor."""
     _nodes_of: dict[bytes, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.stamp = np.ones(self.topology.node_count, np.int64)
 
     @classmethod
     def take(cls, state: ClusterState, views: Views) -> Snapshot:
@@ -63,6 +74,9 @@ class Snapshot:
         drawing = running.copy()
         np.add.at(drawing, (old_spec, topology.node_group[old_node]), 1)
         count = np.bincount(at, minlength=topology.node_count)
+        fold = folds_of(views).all(len(running))
+        fold_running = np.zeros((int(fold.max(initial=-1)) + 1, running.shape[1]), np.int64)
+        np.add.at(fold_running, fold, running)
         snapshot = cls(
             topology=topology,
             views=views,
@@ -77,6 +91,9 @@ class Snapshot:
             ).astype(np.float64),
             link_mbps=np.zeros(len(topology.link_capacity_mbps)),
             replica_count=count,
+            fold=fold,
+            fold_running=fold_running,
+            low_used=None if topology.reserved_floor_frac is None else np.zeros_like(topology.group_capacity),
         )
         snapshot._add_loads(drawing)
         snapshot._add_low_used(drawing)
@@ -95,9 +112,8 @@ class Snapshot:
                 self.link_mbps += by_site @ self.views.link_mbps_per_replica(spec)
 
     def _add_low_used(self, drawing: NDArray[np.int64]) -> None:
-        if self.topology.reserved_floor_frac is None:
+        if self.low_used is None:
             return
-        self.low_used = np.zeros((len(self.topology.group_ids), len(RESOURCES)), np.int64)
         for spec in np.flatnonzero(drawing.any(axis=1)).tolist():
             view = self.views[spec]
             if keeps_off_floor(view):
@@ -115,25 +131,31 @@ class Snapshot:
             idle_w=self.idle_w.copy(),
             link_mbps=self.link_mbps.copy(),
             replica_count=self.replica_count.copy(),
+            fold=self.fold,
+            fold_running=self.fold_running.copy(),
             low_used=None if self.low_used is None else self.low_used.copy(),
             _nodes_of=self._nodes_of,
         )
 
     def restore(self, saved: Snapshot) -> None:
         """Back to what `copy` kept."""
-        for name in ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count"):
+        names = ("running", "empty_node", "dynamic_w", "idle_w", "link_mbps", "replica_count", "fold_running")
+        for name in names:
             getattr(self, name)[...] = getattr(saved, name)
         if self.low_used is not None:
             assert saved.low_used is not None
             self.low_used[...] = saved.low_used
+        changed = np.zeros(self.topology.node_count, bool)
         for name in NodeResources.__dataclass_fields__:
-            getattr(self.nodes, name)[...] = getattr(saved.nodes, name)
+            now, then = getattr(self.nodes, name), getattr(saved.nodes, name)
+            changed |= (now != then).any(axis=1) if now.ndim == 2 else now != then
+            now[...] = then
+        self.stamp += changed
+        self.returned += np.flatnonzero(changed).tolist()
 
     def running_of_fold(self, spec: int) -> NDArray[np.int64]:
         """(G,) replicas ordered or running of every spec that plans count together with this one."""
-        running: NDArray[np.int64] = self.running[folds_of(self.views).members(spec, len(self.running))].sum(
-            axis=0
-        )
+        running: NDArray[np.int64] = self.fold_running[self.fold[spec]]
         return running
 
     # ---------------------------------------------------------------- what fits
@@ -255,6 +277,10 @@ class Snapshot:
             for g in devices_of(gpu_mask):
                 row[g] -= count_sign * each
         self.running[view.spec.spec, group] += count_sign
+        self.fold_running[self.fold[view.spec.spec], group] += count_sign
+        self.stamp[node] += 1
+        if count_sign < 0:
+            self.returned.append(node)
         was_empty = self.replica_count[node] == 0
         self.replica_count[node] += count_sign
         is_empty = self.replica_count[node] == 0
@@ -267,39 +293,57 @@ class Snapshot:
         if view.has_traffic:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
 
+    def give_back(
+        self, spec: NDArray[np.int64], node: NDArray[np.int64], gpu_mask: NDArray[np.int64]
+    ) -> None:
+        """Take many replicas of different specs off their nodes at once; as `take_node` with −1 for each.
 
-def release(
-    snapshot: Snapshot, node: NDArray[np.int64], spec: NDArray[np.int64], gpu_mask: NDArray[np.int64]
-) -> None:
-    """Take many placements off at once, as `take_node` does one by one with −1; rows of (node, spec, devices).
+        Traffic between the stages of a workload stays on the links: which sites it joins is not known here.
+        """
+        topology, nodes = self.topology, self.nodes
+        need = self.views.needs()[spec, topology.node_group[node]]
+        np.add.at(nodes.cpu_milli, node, need[:, 0])
+        np.add.at(nodes.memory_mib, node, need[:, 1])
+        np.add.at(nodes.storage_gib, node, need[:, 3])
+        np.add.at(nodes.gpu_milli, node, device_shares(gpu_mask, need[:, 2]))
+        leaving = np.zeros_like(self.running)
+        np.add.at(leaving, (spec, topology.node_group[node]), 1)
+        self.running -= leaving
+        np.subtract.at(self.fold_running, self.fold, leaving)
+        self.replica_count -= np.bincount(node, minlength=topology.node_count)
+        asleep = (self.replica_count == 0) & ~self.empty_node
+        self.empty_node |= asleep
+        idle_w = np.where(asleep, topology.group_idle_w[topology.node_group], 0.0)
+        self.idle_w -= np.bincount(topology.node_site, idle_w, topology.site_count)
+        self._add_loads(-leaving)
+        self._add_low_used(-leaving)
+        np.add.at(self.stamp, node, 1)
+        self.returned += np.unique(node).tolist()
 
-    Traffic between the stages of a workload stays on the links: which sites it joins is not known here.
-    """
-    topology, nodes, views = snapshot.topology, snapshot.nodes, snapshot.views
-    was_empty = snapshot.replica_count == 0
-    for s in np.unique(spec).tolist():
-        view, mine = views[s], spec == s
-        at, group = node[mine], topology.node_group[node[mine]]
-        np.add.at(nodes.cpu_milli, at, view.spec.stage.cpu_milli)
-        np.add.at(nodes.memory_mib, at, view.spec.stage.memory_mib)
-        np.add.at(nodes.storage_gib, at, view.spec.stage.storage_gib)
-        held = (gpu_mask[mine][:, None] >> np.arange(MAX_GPUS_PER_NODE)) & 1
-        rows, devices = np.nonzero(held)
-        each = view.need[group, 2] // np.maximum(held.sum(axis=1), 1)
-        np.add.at(nodes.gpu_milli, (at[rows], devices), each[rows])
-        np.subtract.at(snapshot.running[s], group, 1)
-        np.subtract.at(snapshot.replica_count, at, 1)
-        by_site = np.bincount(topology.node_site[at], minlength=topology.site_count)
-        snapshot.dynamic_w -= np.bincount(topology.node_site[at], view.watts[group], topology.site_count)
+    def take_many(self, view: SpecView, at: NDArray[np.int64], gpu_mask: NDArray[np.int64]) -> None:
+        """Put one replica of the spec on each of these nodes, on these devices; a node may come several times."""
+        topology, nodes, stage = self.topology, self.nodes, view.spec.stage
+        if stage.gpu_milli:
+            need_milli = view.need[topology.node_group[at], 2]
+            np.subtract.at(nodes.gpu_milli, at, device_shares(gpu_mask, need_milli))
+        node, count = np.unique(at, return_counts=True)
+        nodes.cpu_milli[node] -= count * stage.cpu_milli
+        nodes.memory_mib[node] -= count * stage.memory_mib
+        nodes.storage_gib[node] -= count * stage.storage_gib
+        by_group = np.bincount(topology.node_group[node], count, len(topology.group_ids)).astype(np.int64)
+        by_site = np.bincount(topology.node_site[node], count, topology.site_count)
+        self.running[view.spec.spec] += by_group
+        self.fold_running[self.fold[view.spec.spec]] += by_group
+        self.stamp[node] += 1
+        woken = node[self.replica_count[node] == 0]
+        self.replica_count[node] += count
+        self.empty_node[woken] = False
+        np.add.at(self.idle_w, topology.node_site[woken], topology.group_idle_w[topology.node_group[woken]])
+        self.dynamic_w += np.bincount(topology.group_site, by_group * view.watts, topology.site_count)
+        if self.low_used is not None and keeps_off_floor(view):
+            self.low_used += by_group[:, None] * view.need
         if view.has_traffic:
-            snapshot.link_mbps -= by_site @ views.link_mbps_per_replica(s)
-        if snapshot.low_used is not None and keeps_off_floor(view):
-            np.subtract.at(snapshot.low_used, group, view.need[group])
-    emptied = np.flatnonzero((snapshot.replica_count == 0) & ~was_empty)
-    snapshot.empty_node[emptied] = True
-    snapshot.idle_w -= np.bincount(
-        topology.node_site[emptied], topology.group_idle_w[topology.node_group[emptied]], topology.site_count
-    )
+            self.link_mbps += by_site @ self.views.link_mbps_per_replica(view.spec.spec)
 
 
 def keeps_off_floor(view: SpecView) -> bool:
@@ -311,6 +355,13 @@ def keeps_off_floor(view: SpecView) -> bool:
 def devices_of(gpu_mask: int) -> tuple[int, ...]:
     """Device numbers of a bit mask."""
     return tuple(g for g in range(MAX_GPUS_PER_NODE) if gpu_mask >> g & 1)
+
+
+def device_shares(gpu_mask: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(R, devices) milli-GPUs that each of R replicas holds on each device of its mask."""
+    bits = gpu_mask[:, None] >> np.arange(MAX_GPUS_PER_NODE) & 1
+    each: NDArray[np.int64] = bits * (need_milli // np.maximum(bits.sum(axis=1), 1))[:, None]
+    return each
 
 
 def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -326,9 +377,13 @@ def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) ->
 
 def gpus_for(gpu_free_milli: NDArray[np.int64], need_milli: int) -> int:
     """Bit mask of the devices that one more replica takes: whole ones in order, a share on the fullest that fits."""
+    return devices_among(gpu_free_milli.tolist(), need_milli)
+
+
+def devices_among(free: list[int], need_milli: int) -> int:
+    """`gpus_for` on a list."""
     if need_milli <= 0:
         return 0
-    free = gpu_free_milli.tolist()
     if need_milli >= WHOLE_GPU_MILLI:
         whole = [g for g, milli in enumerate(free) if milli == WHOLE_GPU_MILLI]
         return sum(1 << g for g in whole[: need_milli // WHOLE_GPU_MILLI])
@@ -399,13 +454,14 @@ __all__ = [
     "MANY",
     "WHOLE_GPU_MILLI",
     "Snapshot",
+    "device_shares",
+    "devices_among",
     "devices_of",
     "gpu_fit",
     "gpus_for",
     "keeps_off_floor",
     "pipeline_mbps",
     "pipelines_placed",
-    "release",
     "stage_sites",
     "stage_sites_own",
 ]

@@ -21,7 +21,7 @@ from scheduler.planner.folds import folds_of
 from scheduler.planner.queue import START_MARGIN_S, in_order
 from scheduler.planner.reserve import Ends, ends_of
 from scheduler.planner.round import Round
-from scheduler.planner.snapshot import Snapshot, release
+from scheduler.planner.snapshot import Snapshot
 from suanli.model import StartEstimate, Workload
 from suanli.model.units import SECONDS_PER_HOUR, utc
 
@@ -107,7 +107,7 @@ class StartForecast:
         """Whether it could start on the fleet once everything has ended that is declared to end by then."""
         snapshot = self.done.snapshot.copy()
         gone = ends.at_s <= instant_s
-        release(snapshot, ends.node[gone], ends.spec[gone], ends.gpu_mask[gone])
+        snapshot.give_back(ends.spec[gone], ends.node[gone], ends.gpu_mask[gone])
         is_whole = template.stages[0].gang or len(template.stages) > 1
         return self.attempt(snapshot).fits_together(waiting if is_whole else waiting[:1], template)
 
@@ -136,7 +136,7 @@ class StartForecast:
                 return None
             at_s = float(running.at_s.min())
             gone = running.at_s <= at_s
-            release(snapshot, running.node[gone], running.spec[gone], running.gpu_mask[gone])
+            snapshot.give_back(running.spec[gone], running.node[gone], running.gpu_mask[gone])
             running = Ends(
                 running.node[~gone], running.spec[~gone], running.gpu_mask[~gone], running.at_s[~gone]
             )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
 from suanli.model import Policy, Relaxation, StartEstimate, Workload
 from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, W_PER_KW, utc
+
+Amount = TypeVar("Amount", np.int64, np.float64)
 
 MAX_RELAXED_TENTHS_MS = 20_000
 WATTS_ROUNDED = 10.0
@@ -543,6 +546,7 @@ def _empty(snapshot: Snapshot) -> None:
     )
     nodes.gpu_milli[nodes.gpu_milli >= 0] = MILLI
     snapshot.running[:] = 0
+    snapshot.fold_running[:] = 0
     if snapshot.low_used is not None:
         snapshot.low_used[:] = 0
     snapshot.dynamic_w[:] = 0
@@ -564,12 +568,25 @@ class _TrialViews(Views):
     """Views in which the specs of one workload are replaced by relaxed ones."""
 
     def __init__(self, known: Views, views: Sequence[SpecView]) -> None:
-        self.topology = known.topology
+        self.topology, self.root = known.topology, known.root
         self._known = known
         self._own = {v.spec.spec: v for v in views}
 
     def __getitem__(self, spec: int) -> SpecView:
         return self._own.get(spec) or self._known[spec]
+
+    def watts(self) -> NDArray[np.float64]:
+        return self._with_own(self._known.watts(), {s: v.watts for s, v in self._own.items()})
+
+    def needs(self) -> NDArray[np.int64]:
+        return self._with_own(self._known.needs(), {s: v.need for s, v in self._own.items()})
+
+    @staticmethod
+    def _with_own(known: NDArray[Amount], own: dict[int, NDArray[Amount]]) -> NDArray[Amount]:
+        out = known.copy()
+        for spec, row in own.items():
+            out[spec] = row
+        return out
 
     def link_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
         return self._known.link_mbps_per_replica(spec)

@@ -15,7 +15,7 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from suanli.model import EventKind, ReplicaPhase
+from suanli.model import EventKind, Policy, ReplicaPhase, SitePolicy
 from suanli.model.telemetry import ReplicaReport
 from tests.builders import START_S, City, PlainScorer, PlainStrategy, a_fleet, a_site, a_workload, name_of
 from tests.placement_oracle import violations_of
@@ -133,6 +133,9 @@ def play(seed: int, steps: int = 14, max_workloads: int = 40) -> City:
     )
     city = City(some_fleet(rng).build(), PlainStrategy(scorer))
     sites = [s.site_id for s in city.fleet.sites]
+    if rng.random() < 0.3:
+        floors = SitePolicy(target=rng.choice(("fleet", f"sites/{sites[0]}")), reserved_floor_frac=0.3)
+        city.apply(city.cycle.revise_policy(city.state, city.now_s, Policy(sites=(floors,))))
     number = 0
     for _ in range(steps):
         for _ in range(rng.randint(0, 4)):

@@ -72,7 +72,7 @@ def test_a_moving_replica_counts_at_both_ends():
 
 def test_the_cycle_refuses_to_commit_an_impossible_round(city, monkeypatch):
     city.submits(a_workload("many").cpu(4).replicas(3))
-    monkeypatch.setattr("scheduler.planner.snapshot.Snapshot.fit", lambda self, view, at: at * 0 + 9)
+    monkeypatch.setattr("scheduler.planner.snapshot.Snapshot.fit_of_nodes", lambda self, view, at: at * 0 + 9)
     with pytest.raises(AssertionError, match="impossible placement"):
         city.cycle.round(city.state, city.now_s)
 

@@ -226,3 +226,14 @@ def test_a_site_that_costs_more_but_has_room_is_preferred_to_preemption():
     )
     city.submits(a_workload("plc").priority("hard_safety")).when_planned().expect("plc", on="e02")
     assert preempted(city) == []
+
+
+def test_a_gang_with_two_members_on_one_node_gives_its_room_only_once():
+    """Four cores: a gang of two that loses little, a job that loses more, work that stays. The PLC needs three."""
+    city = given(a_fleet(a_site("e01").cpus(nodes=1, cores=4)))
+    city.submits(a_workload("gang").gang(2).lasts(9000).preemptible(1), a_workload("stays")).when_planned()
+    city.submits(a_workload("job").lasts(9000).preemptible()).when_planned().all_run()
+    city.now_s += 60
+    city.submits(a_workload("plc").cpu(3).priority("hard_safety")).when_planned().expect("plc", replicas=1)
+    assert sorted(preempted(city)) == ["gang", "gang", "job"]
+    assert violations_of(city) == []

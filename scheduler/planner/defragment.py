@@ -1,0 +1,449 @@
+"""Defragmentation: planned moves that make room for a gang that waits, when the hours it gains pay for them.
+
+    defragment         snapshot, gangs that wait, budget → for each gang that can be helped: moves, cost, gain, nodes
+    no_longer_needed   replicas that made room for a gang which has ended or lies elsewhere
+    undo_moves         the way back for them, where that pays
+
+For one gang: for every pool (a fabric island, or a group for gangs that no island holds) the nodes that need the least
+moved to hold the gang; replicas leave a node smallest cost first and none in vain; each goes to the cheapest other node
+with room now, for a move starts the new placement before the old one stops. A replica moves when it lies alone (one
+stage, no gang, no spread rule) and loses little: services, and work that keeps checkpoints.
+
+Cost (yuan) of a move: the policy's price per reference GPU, what the work since its last checkpoint cost to run, and
+the dearer energy of the new place for as long as the replica is expected to stay. Gain: GPU-hours that the gang waits
+less, at its own price of lateness; how long it would wait otherwise is known from declared ends, up to a day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.shapes import is_simple
+from scheduler.domain.state import ClusterState, Phase
+from scheduler.planner.choice import NodeChoice, Ranges
+from scheduler.planner.feasibility import SpecView, per_empty_node
+from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left
+from scheduler.planner.preempt import lost_gpu_s
+from scheduler.planner.queue import heads, urgent
+from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
+from scheduler.planner.round import Placed
+from scheduler.planner.scoring import Scorer
+from scheduler.planner.snapshot import Snapshot, device_shares, gpu_fit
+from suanli.model.units import MILLI, SECONDS_PER_HOUR
+
+MAX_GAIN_HOURS = 24.0
+"""A gang for which no declared end makes room is counted as waiting a day; beyond that nothing is known anyway."""
+MAX_GANGS = 8
+"""Gangs looked at in one call, longest waiting first."""
+MAX_POOLS = 64
+"""Pools tried for one gang, cheapest to clear first."""
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Defragmentation:
+    """What helps one gang: the moves, the nodes it then finds free, and what the whole costs and gains."""
+
+    gang: str
+    nodes: tuple[int, ...]
+    moves: tuple[PlannedMove, ...]
+    cost_yuan: float
+    gain_yuan: float
+    saved_wait_h: float
+    """Hours by which the gang starts earlier than declared ends alone would let it."""
+
+
+def defragment(
+    state: ClusterState,
+    snapshot: Snapshot,
+    scorer: Scorer,
+    now_s: int,
+    budget: int,
+    *,
+    placed: Collection[int] = (),
+    leaving: Collection[int] = (),
+    kept: Reservations | None = None,
+) -> list[Defragmentation]:
+    """At most `budget` moves in all, for the gangs that still wait on the snapshot of a finished round.
+
+    Rows in `placed` are those that the round has started. Replicas in `leaving` are stopped or moved by the same commit
+    and stay where they are here; none goes to nodes that the round has `kept` for gangs. The snapshot takes in the new
+    placements; it still holds the old ones. A gang is helped whole or not at all; what drains already counts as gone,
+    so that nobody is helped twice.
+    """
+    gangs = waiting_gangs(state, now_s, placed)[:MAX_GANGS] if budget > 0 else []
+    if not gangs:
+        return []
+    helper = _Helper(state, snapshot, scorer, now_s, leaving, kept)
+    found: list[Defragmentation] = []
+    for rows in gangs:
+        left = budget - sum(len(d.moves) for d in found)
+        if left <= 0:
+            break
+        help_ = helper.make_room(rows, left)
+        if help_ is not None:
+            found.append(help_)
+    return found
+
+
+def waiting_gangs(state: ClusterState, now_s: int, placed: Collection[int] = ()) -> list[IntArray]:
+    """Rows of each gang that waits whole and would start at once, longest waiting first; one stage only."""
+    rows = heads(state, now_s)
+    rows = rows[~np.isin(rows, sorted(placed))]
+    rows = rows[state.shapes.columns["gang"][state.replicas["spec"][rows]]]
+    gangs: list[tuple[int, int, IntArray]] = []
+    for index in np.unique(state.replicas["workload"][rows]).tolist():
+        own = state.rows_of(index)
+        mine = rows[state.replicas["workload"][rows] == index]
+        template = state.shapes.templates[int(state.workloads["shape"][index])]
+        alive = int((state.replicas["phase"][own] != Phase.DONE).sum())
+        if len(template.stages) > 1 or alive != len(mine):
+            continue
+        if template.deferrable and not urgent(state, mine, now_s).any():
+            continue
+        since_s = int(max(state.workloads["submitted_s"][index], state.workloads["not_before_s"][index]))
+        gangs.append((since_s, index, mine))
+    return [mine for _, _, mine in sorted(gangs, key=lambda g: g[:2])]
+
+
+def no_longer_needed(state: ClusterState) -> list[tuple[int, int]]:
+    """(row, old node) of replicas that made room for a gang which has ended, or lies elsewhere by now."""
+    is_active = state.active_workloads()
+    out = []
+    for row, moved in sorted(state.moved_for.items()):
+        lies_on = state.replicas["node"][state.rows_of(moved.gang)]
+        waits = (lies_on < 0).all()
+        if not is_active[moved.gang] or not (waits or moved.node in lies_on):
+            out.append((row, moved.node))
+    return out
+
+
+def undo_moves(
+    state: ClusterState,
+    snapshot: Snapshot,
+    scorer: Scorer,
+    moved: Sequence[tuple[int, int]],
+    now_s: int,
+    budget: int,
+    *,
+    leaving: Collection[int] = (),
+    kept: Reservations | None = None,
+) -> list[PlannedMove]:
+    """At most `budget` moves back to where replicas came from, (row, old node) each: their gang is gone.
+
+    Only replicas that run, whose old node has room again and is not `kept` for another gang, and whose way back costs
+    less than it saves within the time that they are expected to stay; the snapshot takes in the new placements.
+    """
+    out: list[PlannedMove] = []
+    for row, node in moved:
+        if len(out) >= budget:
+            break
+        view = snapshot.views[int(state.replicas["spec"][row])]
+        here = int(state.replicas["node"][row])
+        if (
+            row in leaving
+            or row in state.draining
+            or state.replicas["phase"][row] != Phase.RUNNING
+            or here == node
+        ):
+            continue
+        group, there = snapshot.topology.node_group[here], snapshot.topology.node_group[node]
+        choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, 0), None)
+        nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_nodes(int(there), node, node + 1))
+        if not len(nodes):
+            continue
+        cost_yuan = leave_yuan(state, choice, np.array([row]), now_s)[row]
+        saved = choice.group_cost(view)[group] - choice.group_cost(view)[there]
+        if bool(snapshot.replica_count[here] == 1):
+            saved += _wake_yuan(scorer, view, snapshot, here)
+        gain_yuan = float(saved) * min(GAIN_HOURS, hours_left(state, row, now_s))
+        if gain_yuan <= cost_yuan:
+            continue
+        (mask,) = choice.devices_for(view, [node])
+        snapshot.take_node(view, node, mask)
+        sites = snapshot.topology.node_site
+        reason = "back where it was: nobody needs the room any more"
+        move = PlannedMove(
+            Placed(row, node, mask), int(sites[here]), int(sites[node]), cost_yuan, gain_yuan, reason
+        )
+        out.append(move)
+    return out
+
+
+def _wake_yuan(scorer: Scorer, view: SpecView, snapshot: Snapshot, node: int) -> float:
+    """Yuan per hour that an otherwise empty node costs for being on."""
+    trial = snapshot.copy()
+    trial.empty_node[node] = True
+    return float(scorer.node_cost(view, trial)[node])
+
+
+def migration_yuan(state: ClusterState, row: int) -> float:
+    """The policy's price of moving one replica."""
+    gpus = state.spec(int(state.replicas["spec"][row])).stage.reference_gpu_milli / MILLI
+    return state.policy.migration_yuan_per_gpu * gpus
+
+
+def leave_yuan(state: ClusterState, choice: NodeChoice, rows: IntArray, now_s: int) -> dict[int, float]:
+    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice."""
+    out = {}
+    for row, lost_gpu_h in zip(
+        rows.tolist(), (lost_gpu_s(state, rows, now_s) / SECONDS_PER_HOUR).tolist(), strict=True
+    ):
+        view = choice.snapshot.views[int(state.replicas["spec"][row])]
+        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
+        group = int(choice.snapshot.topology.node_group[state.replicas["node"][row]])
+        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(choice.group_cost(view)[group])
+    return out
+
+
+@dataclass(frozen=True)
+class _Clearing:
+    """How one pool comes to hold a gang: the nodes it takes, and the rows that leave, in order."""
+
+    nodes: tuple[int, ...]
+    rows: tuple[int, ...]
+    cost_yuan: float
+
+
+class _Helper:
+    """Scratch of one call."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        snapshot: Snapshot,
+        scorer: Scorer,
+        now_s: int,
+        leaving: Collection[int],
+        kept: Reservations | None,
+    ) -> None:
+        self._state, self._snapshot, self._scorer, self._now_s = state, snapshot, scorer, now_s
+        self._drained = _without_draining(state, snapshot)
+        """The snapshot as it will be when old placements of replicas that move have ended."""
+        self._kept = kept.over(snapshot) if kept is not None else Reservations(snapshot, now_s)
+        """Where nothing moves to: nodes kept for gangs by the round, and those cleared here."""
+        self._cleared = np.zeros(snapshot.topology.node_count, bool)
+        self._choice = NodeChoice(snapshot, scorer, self._kept, None)
+        self._movable = _movable_rows(state, leaving)
+        self._leave_yuan = leave_yuan(state, self._choice, self._movable, now_s)
+        self._on_node: dict[int, list[int]] = {}
+        for row in sorted(self._movable.tolist(), key=lambda r: (self._leave_yuan[r], r)):
+            self._on_node.setdefault(int(state.replicas["node"][row]), []).append(row)
+
+    def make_room(self, rows: IntArray, budget: int) -> Defragmentation | None:
+        """The cheapest pool to clear that pays for itself; the moves are taken into the snapshot."""
+        state, snapshot = self._state, self._snapshot
+        view = self._view(int(rows[0]))
+        theirs = self._of_others(rows)
+        if self._fits_already(view, len(rows), theirs):
+            return None
+        wait_h = self._wait_h(view, len(rows))
+        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 1.0) * len(rows)
+        gain_yuan = wait_h * gpus * view.spec.workload.lateness_yuan_per_gpu_hour
+        clearings = [
+            c
+            for pool in self._pools(view, len(rows))
+            if (c := self._clearing(view, len(rows), *pool, theirs))
+        ]
+        clearings.sort(key=lambda c: (c.cost_yuan, c.nodes))
+        for clearing in clearings[:MAX_POOLS]:
+            if clearing.cost_yuan >= gain_yuan:
+                return None
+            if len(clearing.rows) > budget:
+                continue
+            saved, saved_drained = snapshot.copy(), self._drained.copy()
+            moves = self._moves(clearing, gain_yuan, state.names[int(state.replicas["workload"][rows[0]])])
+            if moves is not None:
+                self._cleared[list(clearing.nodes)] = True
+                cost_yuan = sum(m.cost_yuan for m in moves)
+                name = state.names[int(state.replicas["workload"][rows[0]])]
+                return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, gain_yuan, wait_h)
+            snapshot.restore(saved)
+            self._drained.restore(saved_drained)
+        return None
+
+    def _view(self, row: int) -> SpecView:
+        return self._snapshot.views[int(self._state.replicas["spec"][row])]
+
+    def _of_others(self, rows: IntArray) -> NDArray[np.bool_]:
+        """(N,) nodes kept or cleared for other work than this."""
+        workload = int(self._state.replicas["workload"][rows[0]])
+        theirs: NDArray[np.bool_] = (self._kept.whose >= 0) & (self._kept.whose != workload)
+        return theirs | self._cleared
+
+    def _fits_already(self, view: SpecView, count: int, theirs: NDArray[np.bool_]) -> bool:
+        """Room is not what the gang lacks: power or a link is."""
+        return any(
+            int(self._fit(view, np.arange(first, last), theirs).sum()) >= count
+            for _, first, last in self._pools(view, count)
+        )
+
+    def _fit(self, view: SpecView, at: IntArray, theirs: NDArray[np.bool_]) -> IntArray:
+        fit = self._drained.fit_of_nodes(view, at)
+        return np.where(theirs[at], 0, fit)
+
+    def _wait_h(self, view: SpecView, count: int) -> float:
+        """Hours until declared ends alone would make room, at most a day."""
+        slot = earliest_slot(self._snapshot, view, count, ends_of(self._state, (), self._now_s), self._now_s)
+        if slot is None:
+            return MAX_GAIN_HOURS
+        return min(MAX_GAIN_HOURS, (slot.at_s - self._now_s) / SECONDS_PER_HOUR)
+
+    def _pools(self, view: SpecView, count: int) -> list[tuple[int, int, int]]:
+        """(group, first node, one past the last) that may hold the gang: islands, or whole groups for larger gangs.
+
+        Not where the reserved floor is what it lacks: moves within a group take nobody off that.
+        """
+        topology = self._snapshot.topology
+        floor_room = self._drained.floor_room(view)
+        out = []
+        for group in view.candidate_groups.tolist():
+            first, nodes = int(topology.group_first_node[group]), int(topology.group_node_count[group])
+            size = int(topology.group_island_nodes[group])
+            each = per_empty_node(view, group)
+            if count > min(each * nodes, int(floor_room[group])):
+                continue
+            step = size if count <= each * size else nodes
+            out += [(group, i, min(i + step, first + nodes)) for i in range(first, first + nodes, step)]
+        return out
+
+    # ------------------------------------------------------------------ which nodes, and who leaves them
+
+    def _clearing(
+        self, view: SpecView, count: int, group: int, first: int, last: int, theirs: NDArray[np.bool_]
+    ) -> _Clearing | None:
+        """Nodes of the pool that hold the gang with the least moved away; None when even all of it is not enough."""
+        at = np.arange(first, last)
+        fit = self._fit(view, at, theirs)
+        options: list[tuple[float, int, int, tuple[int, ...]]] = []
+        for node, holds in zip(at.tolist(), fit.tolist(), strict=True):
+            if theirs[node]:
+                continue
+            if holds > 0:
+                options.append((0.0, node, holds, ()))
+            elif self._on_node.get(node):
+                rows = self._leave(view, node, group)
+                if rows:
+                    options.append((sum(self._leave_yuan[r] for r in rows), node, 1, rows))
+        nodes: list[int] = []
+        rows_out: list[int] = []
+        cost_yuan, held = 0.0, 0
+        for yuan, node, holds, rows in sorted(options):
+            if held >= count:
+                break
+            nodes.append(node)
+            rows_out += rows
+            cost_yuan += yuan
+            held += holds
+        return _Clearing(tuple(sorted(nodes)), tuple(rows_out), cost_yuan) if held >= count else None
+
+    def _leave(self, view: SpecView, node: int, group: int) -> tuple[int, ...]:
+        """Rows that leave the node so that it holds one replica of the gang; () when all of them are not enough."""
+        rows = self._on_node[node]
+        if not self._holds_without(view, node, group, rows):
+            return ()
+        low, high = 1, len(rows)
+        while low < high:  # cheapest first: the shortest beginning that is enough
+            middle = (low + high) // 2
+            if self._holds_without(view, node, group, rows[:middle]):
+                high = middle
+            else:
+                low = middle + 1
+        chosen = rows[:low]
+        for row in sorted(chosen, key=lambda r: (-self._leave_yuan[r], r)):
+            fewer = [r for r in chosen if r != row]
+            if fewer and self._holds_without(view, node, group, fewer):
+                chosen = fewer
+        return tuple(chosen)
+
+    def _holds_without(self, view: SpecView, node: int, group: int, rows: Sequence[int]) -> bool:
+        """Whether the node holds one replica of the gang once these rows have left it."""
+        nodes, replicas = self._drained.nodes, self._state.replicas
+        if not nodes.up[node] or nodes.cordoned[node]:
+            return False
+        left = np.array(rows, np.int64)
+        back = self._snapshot.views.needs()[replicas["spec"][left], group]
+        cpu, memory, _, storage = back.sum(axis=0).tolist()
+        stage = view.spec.stage
+        if (
+            nodes.cpu_milli[node] + cpu < stage.cpu_milli
+            or nodes.memory_mib[node] + memory < stage.memory_mib
+            or nodes.storage_gib[node] + storage < stage.storage_gib
+        ):
+            return False
+        if not stage.gpu_milli:
+            return True
+        shares = device_shares(replicas["gpu_mask"][left].astype(np.int64), back[:, 2]).sum(axis=0)
+        return bool(
+            gpu_fit((nodes.gpu_milli[node] + shares)[None, :], view.need[group : group + 1, 2])[0] >= 1
+        )
+
+    # ------------------------------------------------------------------ where they go
+
+    def _moves(self, clearing: _Clearing, gain_yuan: float, gang: str) -> list[PlannedMove] | None:
+        """A new place for each row that leaves, taken in the snapshot; None when one finds none or costs too much."""
+        before = self._kept.until_s.copy()
+        self._kept.close(clearing.nodes)
+        moves: list[PlannedMove] = []
+        share = gain_yuan / len(clearing.rows)
+        largest_first = sorted(clearing.rows, key=lambda r: (-self._size(r), r))
+        for row in largest_first:
+            move = self._move(row, share, gang)
+            if move is None:
+                break
+            moves.append(move)
+        if len(moves) < len(clearing.rows) or sum(m.cost_yuan for m in moves) >= gain_yuan:
+            self._kept.until_s[:] = before
+            return None
+        return moves
+
+    def _size(self, row: int) -> int:
+        return int(self._view(row).spec.stage.reference_gpu_milli)
+
+    def _move(self, row: int, gain_yuan: float, gang: str) -> PlannedMove | None:
+        snapshot, topology = self._snapshot, self._snapshot.topology
+        view = self._view(row)
+        nodes = self._choice.nodes_for(view, 1, np.inf, Ranges.of_groups(view.group_ok, snapshot))
+        if not len(nodes):
+            return None
+        node, here = int(nodes[0]), int(self._state.replicas["node"][row])
+        cost = self._choice.group_cost(view)
+        dearer = float(cost[topology.node_group[node]] - cost[topology.node_group[here]])
+        if snapshot.empty_node[node]:
+            dearer += float(self._scorer.node_cost(view, snapshot)[node])
+        cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(
+            GAIN_HOURS, hours_left(self._state, row, self._now_s)
+        )
+        (mask,) = self._choice.devices_for(view, [node])
+        snapshot.take_node(view, node, mask)
+        self._drained.take_node(view, node, mask)
+        a, b = int(topology.node_site[here]), int(topology.node_site[node])
+        reason = f"makes room for {gang}"
+        return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, gain_yuan, reason, gang)
+
+
+def _without_draining(state: ClusterState, snapshot: Snapshot) -> Snapshot:
+    old = np.array([(d.spec, d.node, d.gpu_mask) for d in state.draining.values()], np.int64).reshape(-1, 3)
+    drained = snapshot.copy()
+    drained.give_back(*old.T)
+    return drained
+
+
+def _movable_rows(state: ClusterState, leaving: Collection[int]) -> IntArray:
+    """Running replicas that may move: alone in their workload's rules, and losing little by it."""
+    replicas = state.replicas
+    may = np.array(
+        [
+            is_simple(s.workload) and (s.stage.is_service or s.stage.checkpoint_interval_s > 0)
+            for s in state.shapes.specs
+        ]
+        or [False]
+    )
+    rows = np.flatnonzero((replicas["phase"] == Phase.RUNNING) & may[replicas["spec"]])
+    held = sorted({*leaving, *state.draining})
+    return rows[~np.isin(rows, held)] if held else rows
