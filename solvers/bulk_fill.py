@@ -24,8 +24,6 @@ ROOM_TRIALS = 6
 """Places tried per class that found no room."""
 PADDING_ROUNDS = 3
 FEW_PAIRS = 4
-POOR_FILL = 0.6
-"""Nodes filled less than this are looked at for emptying."""
 
 
 def whole_quotas(sets: BulkSets, x: FloatArray) -> IntArray:
