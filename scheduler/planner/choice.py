@@ -94,7 +94,7 @@ class NodeChoice:
         self._tiered = scorer if isinstance(scorer, TieredScorer) else None
         self._usable = snapshot.nodes.up & ~snapshot.nodes.cordoned
         self._bounds = _GroupBounds(snapshot, self._usable)
-        self._site_watts: dict[int, _SiteWatts] = {}
+        self._site_watts: dict[tuple[object, ...], _SiteWatts] = {}
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
         self._group_cost: dict[int, NDArray[np.float64]] = {}
 
@@ -263,6 +263,9 @@ class NodeChoice:
             keep = np.ones(len(at), bool)
             keep[asleep[number >= enough]] = False
             at = at[keep]
+        if enough == 1:
+            at = at[snapshot.holds_one(view, at)]
+            return at, np.ones(len(at), np.int64)
         fit = snapshot.fit_of_nodes(view, at)
         has = fit > 0
         return (at, fit) if has.all() else (at[has], fit[has])
@@ -402,9 +405,9 @@ class NodeChoice:
         return np.array([] if taken.to_find else taken.nodes, np.int64)
 
     def _watts_of(self, view: SpecView) -> _SiteWatts:
-        known = self._site_watts.get(view.spec.spec)
+        known = self._site_watts.get(view.likeness)
         if known is None:
-            known = self._site_watts[view.spec.spec] = _SiteWatts.of(view, self.snapshot)
+            known = self._site_watts[view.likeness] = _SiteWatts.of(view, self.snapshot)
         return known
 
 
