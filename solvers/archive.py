@@ -33,16 +33,23 @@ class ArchiveError(ValueError):
     """The file is not an archive of the expected kind, or is cut short."""
 
 
+_AXES: dict[type[Any], Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+"""Answers of `array_axes`: reading type hints takes longer than reading a plan."""
+
+
 def array_axes(cls: type[Any]) -> Mapping[str, tuple[str, tuple[str, ...]]]:
     """Array fields of a table: name → (dtype, axes), read from `Annotated[FloatArray, "S", "T"]`."""
-    hints = get_type_hints(cls, include_extras=True)
-    axes: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for spec in dataclasses.fields(cls):
-        hint = hints[spec.name]
-        if get_origin(hint) is Annotated:
-            array_type, *names = get_args(hint)
-            axes[spec.name] = (_DTYPES[array_type], tuple(names))
-    return axes
+    if cls not in _AXES:
+        hints = get_type_hints(cls, include_extras=True)
+        arrays = {
+            f.name: get_args(hints[f.name])
+            for f in dataclasses.fields(cls)
+            if get_origin(hints[f.name]) is Annotated
+        }
+        _AXES[cls] = {
+            name: (_DTYPES[array_type], tuple(axes)) for name, (array_type, *axes) in arrays.items()
+        }
+    return _AXES[cls]
 
 
 def seal(table: Any, table_name: str, lengths: Mapping[str, int]) -> None:

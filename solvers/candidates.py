@@ -163,6 +163,20 @@ def dominant_share(problem: PlacementProblem) -> FloatArray:
     return np.asarray(share.max(axis=1, initial=0.0))
 
 
+def counted_share(problem: PlacementProblem) -> FloatArray:
+    """[K] share of one node's idle power that a ledger credits to a replica: of the group's scarce resource.
+
+    Shares of one resource add up to no more than the nodes that are on; largest shares of different resources may.
+    """
+    if not problem.groups.scarce_resource:
+        return dominant_share(problem)
+    group = problem.pairs.group_index
+    scarce = np.array(problem.groups.scarce_resource, dtype=np.int64)[group]
+    need = problem.pairs.need[np.arange(problem.pair_count), scarce]
+    capacity = problem.groups.capacity[group, scarce]
+    return np.divide(need, capacity, out=np.zeros(problem.pair_count), where=capacity > 0)
+
+
 RULES: Mapping[str, Callable[[PlacementProblem], BoolArray]] = {
     "site_not_named": site_named,
     "label_missing": labels_match,

@@ -16,7 +16,7 @@ they need not be trusted, only their signs are enforced. Nothing is shared with 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations, pairwise
 
@@ -114,6 +114,8 @@ class DerivedFacts:
     """[K,R] nodes that a replica takes of each resource."""
     dominant: Floats
     useful_kw: Floats
+    counted_kw: Floats
+    """[K] as useful_kw, but by the share of the scarce resource alone: what ledgers credit."""
     dynamic_kw: Floats
     demand: Floats
     """[C,T] replicas wanted, stages of graphs included."""
@@ -123,6 +125,8 @@ class DerivedFacts:
     """[S,T] per kWh of facility energy, carbon included."""
     unfinished_yuan: Floats
     """[C] per replica-hour left."""
+    patterns: dict[int, tuple[Ints, ...]] = field(default_factory=dict)
+    """Per graph, once asked for: the options of every valid pattern, which no multiplier changes."""
 
 
 def derived_facts(p: PlacementProblem) -> DerivedFacts:
@@ -134,6 +138,14 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     dominant = np.divide(p.pairs.need, installed, out=np.zeros(usable.shape), where=installed > 0)
     dominant = dominant.max(axis=1, initial=0.0)
     useful_kw = (dominant * p.groups.idle_w[group] + p.pairs.dynamic_w) / 1000.0
+    counted_kw = useful_kw
+    if p.groups.scarce_resource:
+        scarce = np.array(p.groups.scarce_resource, dtype=np.int64)[group]
+        here = (np.arange(len(group)), scarce)
+        of_scarce = np.divide(
+            p.pairs.need[here], installed[here], out=np.zeros(len(group)), where=installed[here] > 0
+        )
+        counted_kw = (of_scarce * p.groups.idle_w[group] + p.pairs.dynamic_w) / 1000.0
     demand = np.array(p.classes.demand_count, dtype=float)
     is_stage = np.zeros(p.class_count, dtype=bool)
     for graph in p.graphs:
@@ -145,7 +157,7 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     carbon = p.sites.carbon_g_per_kwh / 1000.0 * p.terms.carbon_yuan_per_kg
     energy = p.sites.price_yuan_per_kwh + carbon
     return DerivedFacts(
-        may_use=may_use, share=share, dominant=dominant, useful_kw=useful_kw,
+        may_use=may_use, share=share, dominant=dominant, useful_kw=useful_kw, counted_kw=counted_kw,
         dynamic_kw=p.pairs.dynamic_w / 1000.0, demand=demand, is_stage=is_stage,
         is_batch=p.classes.work_replica_h > 0, energy_yuan=energy,
         unfinished_yuan=_unfinished_yuan(p, may_use, energy, useful_kw),
@@ -363,7 +375,7 @@ def _unit_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
         unit = unit + f.share[:, r, None] * per_node
     unit = unit - p.terms.padding_factor * f.dominant[:, None] * m.padding[g]
     if p.terms.ledger_load == "useful":
-        unit = unit - f.useful_kw[:, None] * m.load_yuan[site]
+        unit = unit - f.counted_kw[:, None] * m.load_yuan[site]
     if m.link.any():
         unit = unit + _link_yuan(p, m)[c, site]
     return np.asarray(unit)
@@ -541,12 +553,13 @@ def _batch_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) 
 def _graphs_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) -> float:
     """Σ over graphs and eras: the cheapest valid pattern with each stage on its cheapest pair, or nothing."""
     era = eras(p)
-    return sum(_graph_yuan(p, f, m, unit, graph, era) for graph in p.graphs)
+    return sum(_graph_yuan(p, f, m, unit, j, era) for j in range(len(p.graphs)))
 
 
 def _graph_yuan(
-    p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, graph: Graph, era: Ints
+    p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, index: int, era: Ints
 ) -> float:
+    graph = p.graphs[index]
     count = np.asarray(graph.count, dtype=float)
     count_h = _sum_over(era, count * p.slots.hours)
     nothing = count_h * m.level_yuan[_graph_level(p, graph)] * _graph_penalty(p, graph)
@@ -561,8 +574,9 @@ def _graph_yuan(
     if combinations > MOST_PATTERNS:
         best = np.sum([cost.min(axis=0, initial=np.inf) for cost in costs], axis=0)
     else:
-        option = _valid_options(p, graph, sites, processing)
-        best = _pattern_yuan(p, m, graph, sites, costs, option, era).min(axis=0, initial=np.inf)
+        if index not in f.patterns:
+            f.patterns[index] = _valid_options(p, graph, sites, processing)
+        best = _pattern_yuan(p, m, graph, sites, costs, f.patterns[index], era).min(axis=0, initial=np.inf)
     return float(np.where(count_h > 0, np.minimum(best, nothing), 0.0).sum())
 
 

@@ -279,7 +279,7 @@ def count_plan(
     it_kw, useful_kw = np.zeros((p.site_count, p.slot_count)), np.zeros((p.site_count, p.slot_count))
     np.add.at(it_kw, p.groups.site, p.groups.idle_w[:, None] * nodes_on / 1000.0)
     np.add.at(it_kw, p.pair_site, f.dynamic_kw[:, None] * running)
-    np.add.at(useful_kw, p.pair_site, f.useful_kw[:, None] * running)
+    np.add.at(useful_kw, p.pair_site, f.counted_kw[:, None] * running)
     used = np.zeros((p.site_count, p.slot_count))
     np.add.at(used, p.pair_site, running)
     np.add.at(used, p.groups.site, nodes_on)

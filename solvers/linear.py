@@ -249,7 +249,6 @@ class LpResult:
     objective: float
     x: FloatArray
     duals: FloatArray
-    reduced_costs: FloatArray
     basis: Basis | None
     iterations: int
     message: str = ""
@@ -280,7 +279,7 @@ def solve_patiently(program: Program, limits: LpLimits) -> LpResult:
     Ways: primal simplex; dual simplex; primal without scaling and presolve.
     """
     spent = 0
-    result = LpResult(LpStatus.LIMIT, math.nan, *(np.zeros(0),) * 3, None, 0, "no iterations left")
+    result = LpResult(LpStatus.LIMIT, math.nan, np.zeros(0), np.zeros(0), None, 0, "no iterations left")
     for way in ("primal", "dual", "plain"):
         left = min(patience(program), limits.iterations - spent)
         if left <= 0:
@@ -322,19 +321,19 @@ def solve(program: Program, limits: LpLimits, *, way: str = "primal") -> LpResul
     except StatusNotOk as error:
         # the engine refuses the model or gives up inside: an outcome, told by its status
         nothing = np.zeros(0)
-        return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, nothing, None, 0, str(error))
+        return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, None, 0, str(error))
     rows, columns = program.matrix.shape
     return read_result(result, program, np.arange(columns), np.arange(rows), columns, rows)
 
 
-def model_proto(program: Program) -> model_pb2.ModelProto:
-    """The program as MathOpt reads it; ids are positions."""
+def model_proto(program: Program, integers: BoolArray | None = None) -> model_pb2.ModelProto:
+    """The program as MathOpt reads it; ids are positions. `integers` marks columns that must be whole (None: none)."""
     proto = model_pb2.ModelProto()
     rows, columns = program.matrix.shape
     proto.variables.ids.extend(range(columns))
     proto.variables.lower_bounds.extend(program.lower.tolist())
     proto.variables.upper_bounds.extend(program.upper.tolist())
-    proto.variables.integers.extend([False] * columns)
+    proto.variables.integers.extend([False] * columns if integers is None else integers.tolist())
     used = np.flatnonzero(program.cost)
     proto.objective.offset = program.offset
     proto.objective.linear_coefficients.ids.extend(used.tolist())
@@ -371,7 +370,7 @@ def read_result(
         result_pb2.TERMINATION_REASON_FEASIBLE: LpStatus.LIMIT,
         result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND: LpStatus.LIMIT,
     }.get(answer.termination.reason, LpStatus.FAILED)
-    x, duals, reduced = np.zeros(len(column_ids)), np.zeros(len(row_ids)), np.zeros(len(column_ids))
+    x, duals = np.zeros(len(column_ids)), np.zeros(len(row_ids))
     objective, basis = float("nan"), None
     if answer.solutions:
         best = answer.solutions[0]
@@ -380,7 +379,6 @@ def read_result(
             objective = best.primal_solution.objective_value
         if best.HasField("dual_solution"):
             duals = _gather(best.dual_solution.dual_values, row_ids, row_id_count)
-            reduced = _gather(best.dual_solution.reduced_costs, column_ids, id_count)
         if best.HasField("basis"):
             of_columns = _gather(best.basis.variable_status, column_ids, id_count)
             of_rows = _gather(best.basis.constraint_status, row_ids, row_id_count)
@@ -388,7 +386,7 @@ def read_result(
     iterations = int(answer.solve_stats.simplex_iterations)
     if status is LpStatus.OPTIMAL and _residual(program, x) > RESIDUAL:
         status = LpStatus.FAILED
-    return LpResult(status, objective, x, duals, reduced, basis, iterations, answer.termination.detail)
+    return LpResult(status, objective, x, duals, basis, iterations, answer.termination.detail)
 
 
 def _residual(program: Program, x: FloatArray) -> float:

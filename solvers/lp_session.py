@@ -268,6 +268,9 @@ class Session:
     def _run(self, program: Program, place: IntArray, row_place: IntArray, limits: LpLimits) -> LpResult:
         assert self._solver is not None
         hints = model_parameters_pb2.ModelSolveParametersProto()
+        hints.variable_values_filter.skip_zero_values = True
+        hints.dual_values_filter.skip_zero_values = True
+        hints.reduced_costs_filter.filter_by_ids = True  # none
         if self._must_hint and self._basis is not None:
             ids = np.arange(len(self._keys))
             hints.initial_basis.CopyFrom(basis_proto(self._basis, ids, self._row_ids))
@@ -287,7 +290,7 @@ class Session:
             )
         except StatusNotOk as error:
             nothing = np.zeros(0)
-            return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, nothing, None, 0, str(error))
+            return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, None, 0, str(error))
         row_ids = self._row_ids[row_place]
         result = read_result(answer, program, place, row_ids, len(self._keys), self._next_row_id)
         spent = result.iterations / (DEVEX_ITERATIONS_PER_STEEPEST if use_devex else 1)

@@ -14,6 +14,7 @@ turns its solution back into the columns of the rules.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +94,7 @@ class Master:
         self._serve_row = np.full(p.class_count, -1)
         self._serve_row[model.keys["serve"][0]] = model.rows_of("serve")
         self.routes = self._first_routes()
+        self._known_routes = set(_route_keys(self.routes))
 
     def _first_routes(self) -> Routes:
         """Every pair for the whole horizon, less the blocks in which its group has no node; and nothing at all."""
@@ -181,21 +183,27 @@ class Master:
 
     def add_routes(self, routes: Routes) -> int:
         """Add routes that are not there yet; returns how many were new."""
-
-        def key(r: Routes, i: int) -> tuple[int, bytes]:
-            return int(r.class_index[i]), r.unit[i].tobytes()
-
-        known = {key(self.routes, i) for i in range(len(self.routes.unit))}
         fresh = []
-        for i in range(len(routes.unit)):
-            if key(routes, i) not in known:
-                known.add(key(routes, i))
+        for i, key in enumerate(_route_keys(routes)):
+            if key not in self._known_routes:
+                self._known_routes.add(key)
                 fresh.append(i)
-        self.routes = Routes(
-            np.concatenate([self.routes.class_index, routes.class_index[fresh]]),
-            np.concatenate([self.routes.unit, routes.unit[fresh]]),
-        )
+        if fresh:
+            self.routes = Routes(
+                np.concatenate([self.routes.class_index, routes.class_index[fresh]]),
+                np.concatenate([self.routes.unit, routes.unit[fresh]]),
+            )
         return len(fresh)
+
+    def with_own_columns(self) -> Master:
+        """The same master, to which columns may join that this one does not get."""
+        twin = copy.copy(self)
+        twin._known_routes = self._known_routes.copy()
+        return twin
+
+    def take_columns(self, other: Master) -> None:
+        """Have the active columns and routes of a master of the same columns."""
+        self.active, self.routes, self._known_routes = other.active, other.routes, other._known_routes
 
     def pauses(self, x: FloatArray) -> Routes:
         """Routes in use of classes that are partly unserved, with every choice of blocks in which they pause.
@@ -327,6 +335,14 @@ class Master:
         # in a block without demand a service may lie anywhere for nothing
         cost[np.broadcast_to(~self.has_demand[:, None, :], shape)] = 0.0
         return cost, unit
+
+
+def _route_keys(routes: Routes) -> list[tuple[int, bytes]]:
+    """What tells routes apart."""
+    width = routes.unit.shape[1] * routes.unit.itemsize
+    data = np.ascontiguousarray(routes.unit).tobytes()
+    of_class = routes.class_index.tolist()
+    return [(c, data[i * width : (i + 1) * width]) for i, c in enumerate(of_class)]
 
 
 def _watched_rows(model: PlanModel, row_count: int) -> BoolArray:

@@ -13,7 +13,6 @@ Everything is deterministic for a problem: work limits, one thread; the wall lim
 
 from __future__ import annotations
 
-import copy
 import heapq
 import math
 import time
@@ -69,7 +68,11 @@ REDUCED_COST_NOISE = 1e-9
 CALM_GAIN_FRAC = 2e-4
 """Before cuts, pricing stops when a round gains less than this share of the cost."""
 LOOSE = 1e-3
-"""A bound looser than this is worth one more solve."""
+"""A bound looser than this is worth pricing at the held levels."""
+TIGHT = 2e-4
+"""There, a bound this close to the relaxation is not improved further."""
+LEAST_GAIN_FRAC = 1e-6
+"""There, a plan is replaced when another costs this much less."""
 SMALL_ROWS, SMALL_ITERATIONS = 1000, 1000
 OPEN_SITES_GAP_FRAC = 1e-6
 """Choices of open sites closer than this to the best plan are not looked at."""
@@ -85,9 +88,9 @@ class PlanLimits:
     pricing_rounds: int = 8
     pricing_gap_frac: float = 5e-5
     """Stop pricing when missing routes and patterns can gain less than this share of the objective."""
-    bound_rounds: int = 12
+    bound_rounds: int = 16
     """Rounds of pricing for the bound where work stays unserved."""
-    cut_rounds: int = 1
+    cut_rounds: int = 2
     site_trials: int = 6
     warm_site_trials: int = 2
     """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
@@ -173,15 +176,13 @@ def _plan(
         }  # fmt: skip
     with work.phase("relaxation"):
         relaxed = solve_weighted(master, work, None)
-        relaxed, weighted_bound = price_in(relaxed, master, work, until_calm=work.limits.cut_rounds > 0)
         for _ in range(work.limits.cut_rounds):
+            relaxed, _ = price_in(relaxed, master, work, until_calm=True)
             cuts = broken_open_cuts(relaxed, model, master)
-            if len(cuts[0]):
-                relaxed, model, master = with_open_cuts(model, master, cuts, work)
-            relaxed, bound = price_in(relaxed, master, work)
-            weighted_bound = max(weighted_bound, bound)
             if not len(cuts[0]):
                 break
+            relaxed, model, master = with_open_cuts(model, master, cuts, work)
+        relaxed, weighted_bound = price_in(relaxed, master, work)
     with work.phase("sites"):
         chosen = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
     with work.phase("levels"):
@@ -197,7 +198,7 @@ def _plan(
         is_loose or final.level_values[LEVEL_HARD_CAPS] > LEVEL_TOLERANCE
     ):
         with work.phase("bound"):
-            at_levels, held_duals = bound_at_levels(final, model, master, work)
+            final, master, at_levels, held_duals = improve_at_levels(final, master, work)
             bound = max(bound, at_levels)
             everything.append(held_duals)
     return PlanParts(
@@ -394,58 +395,93 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
 
 
-def bound_at_levels(final: Solved, model: PlanModel, master: Master, work: Work) -> tuple[float, Duals]:
-    """Bound on the cost of plans whose levels are no worse than this one's, with its duals: the relaxation with levels
-    held by rows.
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """The relaxation with a row per level that keeps it no worse than a plan's, at its optimum or at other duals."""
 
-    Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little.
+    solved: Solved
+    nothing_yuan: FloatArray
+    """[C,B] what nothing in a block costs at the duals."""
+    level_yuan: FloatArray
+    """[levels] multipliers of the levels."""
+
+    def proof(self, on_count: int) -> Duals:
+        return Duals(self.solved.result.duals, self.level_yuan, np.zeros(on_count), np.ones(on_count))
+
+
+def improve_at_levels(final: Solved, given: Master, work: Work) -> tuple[Solved, Master, float, Duals]:
+    """(better plan, its master, bound on the cost of plans whose levels are no worse, its duals), from the relaxation
+    with levels held by rows.
+
+    Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little; the
+    plan, its sites fixed, is solved again with them.
     """
-    bound, proof = -math.inf, None
-    master = copy.copy(master)  # the plan's own columns stay as they are
     work.session.forget_temporary_rows()
+    master = given.with_own_columns()
     scales = [float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT)]
+    bound, best = -math.inf, None
     for _ in range(work.limits.bound_rounds):
-        relaxed, nothing_yuan, duals = _relaxed_at_levels(final, scales, model, master, work)
-        missing = price_missing(relaxed, master, nothing_yuan)
-        bound_now = relaxed.result.objective + missing.gain_yuan
-        if proof is None or bound_now > bound:
-            bound, proof = bound_now, duals
-        if final.objective_yuan - bound <= LOOSE * abs(final.objective_yuan):
+        held = _held_at(_solve_held(final, scales, master, work, None), scales, master)
+        missing = price_missing(held.solved, master, held.nothing_yuan)
+        found, before = [missing], best
+        own_bound = held.solved.objective_yuan + missing.gain_yuan
+        if best is None or own_bound > bound:
+            bound, best = own_bound, held
+        if before is not None:
+            duals = CALM * before.solved.result.duals + (1 - CALM) * held.solved.result.duals
+            calm = _held_at(_with_duals(held.solved, duals), scales, master)
+            found.append(price_missing(calm.solved, master, calm.nothing_yuan))
+            calm_bound = lagrangian(calm.solved, master, found[-1])
+            if calm_bound > bound:
+                bound, best = calm_bound, calm
+        if held.solved.objective_yuan - bound <= TIGHT * abs(bound) or not _join(master, found):
             break
-        if not _join(master, [missing]):
-            break
-    assert proof is not None
-    return bound, proof
+    assert best is not None
+    proof = best.proof(len(master.model.columns_of("on")))
+    better = _solve_held(final, scales, master, work, final.fixed_on)
+    gain_yuan = final.objective_yuan - better.objective_yuan
+    # without columns that gain anything, the plan that was settled level by level is the more exact one
+    if gain_yuan <= LEAST_GAIN_FRAC * abs(final.objective_yuan):
+        return final, given, bound, proof
+    return better, master, bound, proof
 
 
-def _relaxed_at_levels(
-    final: Solved, scales: list[float], model: PlanModel, master: Master, work: Work
-) -> tuple[Solved, FloatArray, Duals]:
-    """(relaxation with a row per level that holds it, [C,B] what nothing in a block costs at its duals, the duals).
+def _solve_held(
+    final: Solved, scales: list[float], master: Master, work: Work, fixed_on: FloatArray | None
+) -> Solved:
+    """Least cost with every level held; sites in part, or fixed.
 
-    The rows are divided by `scales`, which stay the same from round to round, so that they remain the same rows.
+    The rows are divided by `scales`, which stay the same from round to round, so that they remain the same rows. What
+    is zero in the plan stays exactly zero in the next one: the least tolerance may be much in a short slot.
     """
-    program = master.program()
-    price = np.zeros(master.penalty_yuan.shape)
-    level_of_class = np.array(LEVEL_OF_RANK)[model.sets.problem.classes.priority_rank]
-    held: list[tuple[int, int, float]] = []
+    program = _with_bounds(master, master.program(), None if fixed_on is None else (fixed_on, fixed_on))
     for level, value in enumerate(final.level_values):
         amount = master.level_amounts(level)
         used = np.flatnonzero(amount)
-        scale = scales[level]
-        if scale > 0:
-            held.append((level, len(program.row_lower), scale))
-            room = value * (1 + 1e-7) + LEVEL_TOLERANCE
-            program = program.with_row(f"held {level}", used, amount[used] / scale, room / scale)
+        if fixed_on is not None and value <= LEVEL_TOLERANCE:
+            program = replace(program, upper=program.upper.copy())
+            program.upper[used] = 0.0
+        elif scales[level] > 0:
+            room = (value * (1 + 1e-7) + LEVEL_TOLERANCE) / scales[level]
+            program = program.with_row(f"held {level}", used, amount[used] / scales[level], room)
     result = work.solve(program, master.column_key())
-    weights = level_weights(master)
-    for level, row, scale in held:
-        at_level = level_of_class == level
-        weights[level] = max(0.0, -result.duals[row] / scale)
-        price[at_level] = -result.duals[row] / scale * master.penalty_yuan[at_level]
-    count = len(model.columns_of("on"))
-    duals = Duals(result.duals, weights, np.zeros(count), np.ones(count))
-    return replace(final, result=result), price, duals
+    return Solved(
+        result, program, result.objective, result.objective, final.level_values, fixed_on, program.cost
+    )
+
+
+def _held_at(solved: Solved, scales: list[float], master: Master) -> _Held:
+    """What the levels cost at the duals of their rows."""
+    level_of_class = np.array(LEVEL_OF_RANK)[master.model.sets.problem.classes.priority_rank]
+    level_yuan, nothing_yuan = level_weights(master), np.zeros(master.penalty_yuan.shape)
+    row = len(solved.program.row_lower) - len(solved.program.temporary)
+    for level, scale in enumerate(scales):
+        if scale > 0:
+            level_yuan[level] = max(0.0, -solved.result.duals[row]) / scale
+            at_level = level_of_class == level
+            nothing_yuan[at_level] = level_yuan[level] * master.penalty_yuan[at_level]
+            row += 1
+    return _Held(solved, nothing_yuan, level_yuan)
 
 
 def level_weights(master: Master) -> FloatArray:
@@ -599,7 +635,7 @@ def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | Non
 def _rebuilt(sets: PlanSets, master: Master) -> tuple[PlanModel, Master]:
     model = build(sets)
     fresh = Master(model, model.lp.program())
-    fresh.routes, fresh.active = master.routes, master.active
+    fresh.take_columns(master)
     return model, fresh
 
 

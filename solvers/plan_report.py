@@ -131,7 +131,7 @@ def _it_power(model: PlanModel, running: FloatArray, nodes_on: FloatArray) -> tu
     it_kw, useful_kw = np.zeros((p.site_count, p.slot_count)), np.zeros((p.site_count, p.slot_count))
     np.add.at(it_kw, p.groups.site, p.groups.idle_w[:, None] * nodes_on / W_PER_KW)
     np.add.at(it_kw, p.pair_site, p.pairs.dynamic_w[:, None] * running / W_PER_KW)
-    np.add.at(useful_kw, p.pair_site, sets.useful_kw[:, None] * running)
+    np.add.at(useful_kw, p.pair_site, sets.counted_kw[:, None] * running)
     return it_kw, useful_kw
 
 

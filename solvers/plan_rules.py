@@ -25,7 +25,7 @@ import numpy as np
 
 from solvers import facility
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.candidates import dominant_share
+from solvers.candidates import counted_share, dominant_share
 from solvers.linear import INFINITY, Block, LinearModel
 from solvers.pipelines import Patterns, StageOptions, transfer_yuan_per_h
 from solvers.problem import (
@@ -92,6 +92,8 @@ class PlanSets:
     """[K] largest need / capacity."""
     useful_kw: FloatArray
     """[K] dominant · idle + dynamic, kW."""
+    counted_kw: FloatArray
+    """[K] as useful_kw, but by the share that ledgers credit (`candidates.counted_share`)."""
     energy_yuan_per_kwh: FloatArray
     """[S,T] price, carbon included."""
     may_close: BoolArray
@@ -562,7 +564,7 @@ def define_hourly_caps(model: PlanModel) -> None:
 def define_ledgers(model: PlanModel) -> None:
     """Σ_t [F_off + (F − F_off)·on + (1 + a)·P + Q − Π·P_useful]·Δt ≤ β_H + v, kWh, per capped site and over the edges.
 
-    P_useful = Σ_k (dominant·idle + dynamic)·x (or P in the legal form). v costs debt per kWh; hard: level 1.
+    P_useful = Σ_k (counted share·idle + dynamic)·x (or P in the legal form). v costs debt per kWh; hard: level 1.
     """
     p = model.sets.problem
     capped = np.flatnonzero(~np.isnan(p.sites.pue_cap_annual))
@@ -632,7 +634,7 @@ def _add_ledger_entries(model: PlanModel, row_of_site: IntArray, caps: FloatArra
         load_site = p.pair_site[model.load_pair]
         load_row = row_of_site[load_site]
         held = load_row >= 0
-        kwh = s.useful_kw[model.load_pair] * model.load_factor * hours[model.load_slot] * caps[load_site]
+        kwh = s.counted_kw[model.load_pair] * model.load_factor * hours[model.load_slot] * caps[load_site]
         model.lp.add_entries(load_row[held], model.load_column[held], -kwh[held])
 
 
@@ -1014,7 +1016,9 @@ def make_sets(
     capacity = p.groups.capacity[p.pairs.group_index] * p.groups.packing_yield[p.pairs.group_index]
     share = np.divide(p.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0)
     dominant = dominant_share(p)
-    useful_kw = (dominant * p.groups.idle_w[p.pairs.group_index] + p.pairs.dynamic_w) / W_PER_KW
+    idle_w = p.groups.idle_w[p.pairs.group_index]
+    useful_kw = (dominant * idle_w + p.pairs.dynamic_w) / W_PER_KW
+    counted_kw = (counted_share(p) * idle_w + p.pairs.dynamic_w) / W_PER_KW
     of_stage = is_stage(p)[cls]
     service_pairs = np.flatnonzero(usable & is_service[cls] & ~of_stage)
     stage_pairs = np.flatnonzero(usable & is_service[cls] & of_stage)
@@ -1024,7 +1028,7 @@ def make_sets(
     return PlanSets(
         problem=p, options=options, passes=usable, demand=demand, block_of_slot=block_of_slot,
         era_of_slot=era_of_slot, graphs=graphs, service_pairs=service_pairs, stage_pairs=stage_pairs,
-        batch_pairs=batch_pairs, share=share, dominant=dominant, useful_kw=useful_kw,
+        batch_pairs=batch_pairs, share=share, dominant=dominant, useful_kw=useful_kw, counted_kw=counted_kw,
         energy_yuan_per_kwh=energy_yuan_per_kwh(p), may_close=p.sites.may_close & has_pairs,
     )  # fmt: skip
 

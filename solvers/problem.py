@@ -31,6 +31,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -124,6 +125,9 @@ class Groups:
     """Nodes per fabric island; 0: the group is one island."""
     packing_yield: Annotated[FloatArray, "G", "R"]
     """Share (0..1] of a resource that packing the current mix of shapes can fill."""
+    scarce_resource: tuple[int, ...] = ()
+    """Resource (index into `RESOURCES`) that decides how many nodes of the group are on. Useful load counts a node's
+    idle power by its share alone, so that it never exceeds what the nodes draw; (): by each replica's largest share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,10 +381,12 @@ class PlacementProblem:
         """K."""
         return len(self.pairs.class_index)
 
-    @property
+    @cached_property
     def pair_site(self) -> IntArray:
         """[K] site of each pair."""
-        return self.groups.site[self.pairs.group_index]
+        site = self.groups.site[self.pairs.group_index]
+        site.setflags(write=False)
+        return site
 
     def stage_classes(self) -> IntArray:
         """Sorted indices of the classes that are stages of a graph."""
@@ -438,6 +444,10 @@ class PlacementProblem:
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of the archive's bytes."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         return archive.sha256_hex(self.to_bytes())
 
 
@@ -480,6 +490,9 @@ def _check_references(problem: PlacementProblem, lengths: Mapping[str, int]) -> 
     ):
         if len(rows) != n[axis]:
             problems.append(f"{name}: {len(rows)} entries, expected {n[axis]}")
+    scarce = p.groups.scarce_resource
+    if scarce and (len(scarce) != n["G"] or not all(0 <= r < len(RESOURCES) for r in scarce)):
+        problems.append(f"groups.scarce_resource: not {n['G']} resources")
     key = p.pairs.class_index * max(n["G"], 1) + p.pairs.group_index
     if np.any(np.diff(key) <= 0):
         problems.append("pairs: not sorted by class and group, or repeated")

@@ -222,7 +222,7 @@ class PlanSolution:
     """Batch work not delivered by its deadline."""
     it_kw: Annotated[FloatArray, "S", "T"]
     useful_it_kw: Annotated[FloatArray, "S", "T"]
-    """IT power that placed work causes: Σ (dominant share · idle + dynamic)."""
+    """IT power that placed work causes: Σ (share of the group's scarce resource · idle + dynamic)."""
     facility_kw: Annotated[FloatArray, "S", "T"]
     cap_excess_kw: Annotated[FloatArray, "S", "T"]
     """Facility power of an open site above Π·P where an hourly cap is set; 0 elsewhere."""

@@ -163,6 +163,18 @@ def _dominant_share(problem: PlacementProblem) -> Floats:
     return share
 
 
+def _counted_share(problem: PlacementProblem) -> Floats:
+    """[K] share of one node's idle power that useful load counts: of the group's scarce resource, if one is named."""
+    if not problem.groups.scarce_resource:
+        return _dominant_share(problem)
+    share = np.zeros(problem.pair_count)
+    for k, g in enumerate(problem.pairs.group_index.tolist()):
+        r = problem.groups.scarce_resource[g]
+        installed = problem.groups.capacity[g, r]
+        share[k] = problem.pairs.need[k, r] / installed if installed > 0 else 0.0
+    return share
+
+
 def _wanted(problem: PlacementProblem) -> Floats:
     """[C,T] replicas wanted: services, and stages of graphs that are not fixed elsewhere."""
     wanted = np.array(problem.classes.demand_count)
@@ -329,7 +341,7 @@ def _power(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]
     p, s = problem, problem.sites
     work_w = _per_group(p, p.pairs.dynamic_w[:, None] * plan.running_count)
     it_kw = _per_site(p, p.groups.idle_w[:, None] * plan.nodes_on + work_w) / 1000.0
-    idle_share_w = _dominant_share(p) * p.groups.idle_w[p.pairs.group_index]
+    idle_share_w = _counted_share(p) * p.groups.idle_w[p.pairs.group_index]
     useful_kw = (
         _per_site(p, _per_group(p, (idle_share_w + p.pairs.dynamic_w)[:, None] * plan.running_count)) / 1000.0
     )

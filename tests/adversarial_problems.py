@@ -133,7 +133,7 @@ def _rows(table: Any, keep: np.ndarray[Any, Any], axis: str) -> Any:
         if field.name in axes:
             assert axes[field.name][1][0] == axis
             changes[field.name] = value[keep]
-        else:
+        elif value:  # an optional column may be absent
             changes[field.name] = tuple(v for v, k in zip(value, keep, strict=True) if k)
     return type(table)(**changes)
 

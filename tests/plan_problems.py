@@ -87,6 +87,7 @@ class Town:
             "initial_on_count": 0.0,
             "island_node_count": 0,
             "packing_yield": 1.0,
+            "scarce": None,
         }
         facts = {**defaults, "group_id": group_id, "site_id": site_id, **_known(facts, defaults)}
         if not facts["gpus"]:
@@ -229,6 +230,7 @@ def _groups(rows: Sequence[Mapping[str, Any]], site_ids: Sequence[str], slots: i
             [[r["cpu"] * 1000, r["memory_gib"] * 1024, r["gpus"] * 1000, r["storage_gib"]] for r in rows]
         ),
         packing_yield=np.array([np.broadcast_to(r["packing_yield"], len(RESOURCES)) for r in rows]),
+        scarce_resource=tuple(RESOURCES.index(r["scarce"]) for r in rows if r["scarce"] is not None),
         **{k: np.array([r[k] for r in rows]) for k in plain},
     )
 

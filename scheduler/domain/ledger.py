@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.outlook import LOCAL_OFFSET_HOURS, local_hour
+from scheduler.domain.outlook import LOCAL_OFFSET_HOURS
 from solvers.facility import (
     cooling_coefficient,
     facility_coefficients,
@@ -25,7 +25,7 @@ from solvers.facility import (
 from suanli.model import Site
 from suanli.model.units import HOURS_PER_YEAR, SECONDS_PER_HOUR, epoch_s, utc
 
-HOURS = 24
+HOURS, MONTHS = 24, 12
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,10 @@ def year_start_s(at_s: int) -> int:
 
 
 def _phi_at(rule: SeasonalRule, starts_s: NDArray[np.int64]) -> NDArray[np.float64]:
-    stamps = [local_hour(int(t)) for t in starts_s]
-    return rule.phi[[m - 1 for m, _ in stamps], [int(h) for _, h in stamps]]
+    local_s = np.asarray(starts_s, np.int64) + LOCAL_OFFSET_HOURS * SECONDS_PER_HOUR
+    month = local_s.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % MONTHS
+    hour = local_s // SECONDS_PER_HOUR % HOURS
+    return rule.phi[month, hour]
 
 
 @lru_cache(maxsize=4096)

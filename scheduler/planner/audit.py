@@ -89,14 +89,15 @@ def _needs(state: ClusterState, specs: IntArray, groups: IntArray) -> IntArray:
     topology = state.topology
     assert topology is not None
     out = np.zeros((len(specs), len(RESOURCE_NAMES)), np.int64)
+    model = np.array(topology.group_gpu_model)[groups]
     order = np.argsort(specs, kind="stable")
     for mine in np.split(order, np.flatnonzero(np.diff(specs[order])) + 1):
         if not len(mine):
             continue
         stage = state.spec(int(specs[mine[0]])).stage
         out[mine, 0], out[mine, 1], out[mine, 3] = stage.cpu_milli, stage.memory_mib, stage.storage_gib
-        by_group = np.array([stage.gpu_milli.get(m, 0) for m in topology.group_gpu_model])
-        out[mine, 2] = by_group[groups[mine]]
+        for accepted, gpu_milli in stage.gpu_milli.items():
+            out[mine[model[mine] == accepted], 2] = gpu_milli
     return out
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scheduler.domain.ledger import released_kwh
 from scheduler.domain.outlook import CalendarOutlook
-from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
 from scheduler.planner.folds import Folds, folds_of
@@ -286,7 +286,28 @@ def _groups(state: ClusterState, topology: Topology, slots: Slots) -> Groups:
         initial_on_count=np.bincount(topology.node_group, busy, minlength=count).astype(float),
         island_node_count=topology.group_island_nodes,
         packing_yield=np.full((count, 4), PACKING_YIELD),
+        scarce_resource=tuple(scarce_resources(state.nodes, topology).tolist()),
     )
+
+
+def scarce_resources(nodes: NodeResources, topology: Topology) -> NDArray[np.int64]:
+    """(G,) index into `RESOURCES` of what decides how many nodes of a group are on: the fullest of what is taken now.
+
+    An empty group is decided by its GPUs, or by its cores where it has none.
+    """
+    group, count = topology.node_group, len(topology.group_ids)
+    free = np.stack(
+        [nodes.cpu_milli, nodes.memory_mib, np.maximum(nodes.gpu_milli, 0).sum(axis=1), nodes.storage_gib],
+        axis=1,
+    )
+    taken = topology.group_capacity[group] - free
+    per_node = np.maximum(topology.group_capacity, 1)
+    filled = (
+        np.stack([np.bincount(group, taken[:, r], minlength=count) for r in range(free.shape[1])], axis=1)
+        / per_node
+    )
+    by_kind = np.where(topology.group_capacity[:, 2] > 0, 2, 0)
+    return np.where(filled.max(axis=1) > 0, filled.argmax(axis=1), by_kind)
 
 
 def _classes(
@@ -439,23 +460,37 @@ class _Legs:
 
 
 def _flows(state: ClusterState, folded: _Folded, legs: _Legs) -> Flows:
-    rows: list[tuple[int, int, float, float]] = []
-    for c, spec_index in enumerate(folded.spec):
-        spec = state.spec(int(spec_index))
-        me = f"stages/{spec.stage.stage_id}"
-        for flow in spec.workload.flows:
-            zone = next(
-                (e.removeprefix("zones/") for e in (flow.source, flow.target) if e.startswith("zones/")), None
-            )
-            if zone is not None and me in (flow.source, flow.target):
-                limit = NAN if flow.rtt_p99_max_ms is None else flow.rtt_p99_max_ms
-                rows.append((c, legs.leg(zone, flow.access_id), limit, flow.mbps))
+    """Traffic of one replica in the mean of its fold: light flows come from many zones, each has its share."""
+    class_leg: list[tuple[int, int, float]] = []
+    mbps: list[float] = []
+    for c, members in enumerate(folded.members):
+        rate: dict[tuple[int, float], float] = {}
+        for spec_index in np.flatnonzero(members):
+            weight = float(members[spec_index] / members.sum())
+            for leg, limit, flow_mbps in _zone_flows(state, int(spec_index), legs):
+                rate[leg, limit] = rate.get((leg, limit), 0.0) + weight * flow_mbps
+        class_leg.extend((c, leg, limit) for leg, limit in rate)
+        mbps.extend(rate.values())
     return Flows(
-        class_index=np.array([r[0] for r in rows], np.int64),
-        leg_index=np.array([r[1] for r in rows], np.int64),
-        rtt_p99_max_ms=np.array([r[2] for r in rows], float),
-        mbps=np.array([r[3] for r in rows], float),
+        class_index=np.array([r[0] for r in class_leg], np.int64),
+        leg_index=np.array([r[1] for r in class_leg], np.int64),
+        rtt_p99_max_ms=np.array([NAN if r[2] < 0 else r[2] for r in class_leg], float),
+        mbps=np.array(mbps, float),
     )
+
+
+def _zone_flows(state: ClusterState, spec_index: int, legs: _Legs) -> list[tuple[int, float, float]]:
+    """(leg, RTT limit in ms or −1, Mbps) of the flows between a spec's stage and zones."""
+    spec = state.spec(spec_index)
+    me = f"stages/{spec.stage.stage_id}"
+    found = []
+    for flow in spec.workload.flows:
+        ends = (flow.source, flow.target)
+        zone = next((e.removeprefix("zones/") for e in ends if e.startswith("zones/")), None)
+        if zone is not None and me in ends:
+            limit = -1.0 if flow.rtt_p99_max_ms is None else flow.rtt_p99_max_ms
+            found.append((legs.leg(zone, flow.access_id), limit, flow.mbps))
+    return found
 
 
 def _paths(state: ClusterState, folded: _Folded, legs: _Legs) -> Paths:

@@ -1,8 +1,8 @@
 """Demand ahead: expected replicas per spec and slot from work that has not been submitted yet.
 
 Without it a plan sees only what is here, and its evening prices collapse. The estimate is plain and says so: arrivals
-of the last hours continue at their rate, and each runs as long as its kind did (Little's law); classes that announce
-their windows ahead are known anyway.
+of the last hours continue at their rate for a while, and each runs as long as its kind did (Little's law); classes that
+announce their windows ahead are known anyway.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from suanli.model.units import SECONDS_PER_HOUR
 
 WINDOW_HOURS = 4
 """Arrivals of so many past hours give the rate."""
+AHEAD_HOURS = 2
+"""The rate is expected to last so long: carried on all day, a morning's ramp would fill the city three times over."""
 
 
 def expected_arrivals(state: ClusterState, slots: Slots, now_s: int) -> dict[int, NDArray[np.float64]]:
     """spec → (T,) expected additional replicas running in each slot.
 
-    Arrivals at rate λ with mean duration D, starting now: after time τ, λ·min(τ, D) of them run.
+    Arrivals at rate λ for the next A hours with mean duration D: after time τ those of [τ − D, τ] ∩ [0, A] run.
     """
     workloads, replicas = state.workloads, state.replicas
     if not len(workloads):
@@ -44,5 +46,7 @@ def expected_arrivals(state: ClusterState, slots: Slots, now_s: int) -> dict[int
         mine = recent[spec == s]
         rate_per_s = len(mine) / window_s
         mean_s = float(replicas["work_s"][mine].mean())
-        out[int(s)] = rate_per_s * np.minimum(middle_s, mean_s)
+        came_s = np.minimum(middle_s, AHEAD_HOURS * SECONDS_PER_HOUR)
+        left_s = np.maximum(middle_s - mean_s, 0.0)
+        out[int(s)] = rate_per_s * np.maximum(came_s - left_s, 0.0)
     return out

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from solvers.plan_model import PlanLimits, solve_plan
 from solvers.problem import Graph, GraphFlow, GraphPath, PlacementProblem, Terms
+from solvers.proof import verify_proof
 from solvers.solution import PlanSolution
 from solvers.verify import verify_plan
 from tests.plan_problems import NEVER, Town
@@ -141,6 +142,19 @@ def test_every_plan_obeys_every_rule_and_carries_a_valid_bound(seed):
     assert [str(v) for v in verify_plan(problem, plan)] == []
     fleet = plan.bound("fleet")
     assert fleet is not None and fleet.bound_yuan is not None
+
+
+@some_towns
+@given(seeds)
+def test_a_ledger_never_credits_more_power_than_the_nodes_draw(seed):
+    """Whatever resource is said to be the scarce one; and the certified bound counts as the plan does."""
+    problem = random_town(seed).problem()
+    scarce = np.random.default_rng(seed).integers(0, 4, problem.group_count)
+    groups = dataclasses.replace(problem.groups, scarce_resource=tuple(scarce.tolist()))
+    problem = dataclasses.replace(problem, groups=groups)
+    plan = planned(problem)
+    assert [str(v) for v in verify_proof(problem, plan)] == []
+    assert (plan.useful_it_kw <= plan.it_kw * (1 + 1e-6) + 1e-6).all()
 
 
 def levels_and_cost(problem: PlacementProblem, plan: PlanSolution) -> list[float]:

@@ -186,6 +186,41 @@ def test_an_annual_cap_moves_work_by_its_price_and_states_the_debt():
     assert plan.ledger_debt_kwh[1] == pytest.approx(plan.ledger_used_kwh[1])
 
 
+def cameras_and_caches(scarce: str | None = None) -> Town:
+    """One room with work full of cores and work full of memory: together they fill the same three nodes twice."""
+    town = Town().site("e04", pue_cap_annual=1.5, debt_yuan_per_kwh=5.0, fixed_kw=0.5, loss_square=0.0)
+    town.group("g", "e04", scarce=scarce)
+    town.work("camera", demand=3, cpu=16, memory_gib=4, dynamic_w=50.0)
+    return town.work("cache", demand=3, cpu=0.5, memory_gib=60, dynamic_w=50.0)
+
+
+def test_a_ledger_credits_the_idle_power_of_a_node_once():
+    """Largest shares of cores and of memory add up to six nodes where little more than three are on."""
+    plan = planned(cameras_and_caches(scarce="cpu_milli"))
+    nodes = (3 * 16 + 3 * 0.5) / 16
+    it_kw = (nodes * 300 + 6 * 50.0) / 1000
+    assert (plan.nodes_on[0, 0], plan.it_kw[0, 0]) == pytest.approx((nodes, it_kw))
+    assert plan.useful_it_kw[0, 0] == pytest.approx(it_kw)
+    assert plan.ledger_used_kwh[0] == pytest.approx(0.5 + 1.1 * it_kw - 1.5 * it_kw)
+    by_largest_share = planned(cameras_and_caches())
+    assert by_largest_share.useful_it_kw[0, 0] == pytest.approx((6 * 50 + 3 * (1 + 60 / 64) * 300) / 1000)
+
+
+def test_work_comes_to_a_room_whose_ledger_is_short_even_when_its_nodes_are_shared_well():
+    """Each kWh of load costs 1.1 and earns 1.5: the room of 0.5 kW overhead holds its cap from 1.25 kW on."""
+
+    def plan_of(scarce: str | None) -> PlanSolution:
+        town = cameras_and_caches(scarce).site("dc", loss_slope=0.05).group("dc/g", "dc", scarce=scarce)
+        for work in town.classes:
+            work["allowed"] = ("e04",)
+        return planned(town.work("web", demand=16, cpu=1))
+
+    assert plan_of(None).it_kw[0, 0] < 0.5 / 0.4, "the largest shares hide that the room is short"
+    plan = plan_of("cpu_milli")
+    assert plan.it_kw[0, 0] == pytest.approx(0.5 / 0.4)
+    assert plan.ledger_debt_kwh[0] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_debt_never_refuses_work():
     plan = planned(
         Town().site("s", pue_cap_annual=1.01, debt_yuan_per_kwh=1e3).group("g", "s").work("web", demand=5)

@@ -1,0 +1,565 @@
+"""From a relaxation to replicas on nodes: quotas in whole replicas, all groups filled at once, the rest by prices.
+
+`Filling` keeps what every later decision needs exactly: free devices and resources of nodes, power of sites, room on
+links, floors and spread. Nothing is booked that would break one of them.
+
+Gangs lie in one group (one island where the class says so), which is stricter than `single_site` asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from solvers.archive import BoolArray, FloatArray, IntArray
+from solvers.bulk_model import BulkSets
+from solvers.bulk_relax import Relaxation
+from solvers.node_fill import Booked, FleetState, by_island, first_fit, spread, whole_gangs
+from solvers.problem import GPU_MILLI, W_PER_KW
+
+WHOLE = 1e-6
+"""Counts this close to a whole number are one; rooms this far below zero are rounding."""
+ROOM_TRIALS = 6
+"""Places tried per class that found no room."""
+PADDING_ROUNDS = 3
+POOR_FILL = 0.6
+"""Nodes filled less than this are looked at for emptying."""
+
+
+def whole_quotas(sets: BulkSets, x: FloatArray) -> IntArray:
+    """[V] whole replicas, whole gangs: rounded down, then up by largest remainder until each class's sum is served."""
+    gang = sets.problem.classes.gang_size[sets.pair_class]
+    classes = len(sets.demand)
+    base = np.floor(x / gang + WHOLE)
+    served = np.bincount(sets.pair_class, weights=x, minlength=classes)
+    gang_of = sets.problem.classes.gang_size
+    goal = np.floor(np.minimum(served, sets.demand) / gang_of + WHOLE)
+    left = goal - np.bincount(sets.pair_class, weights=base, minlength=classes)
+    remainder = np.where(x > WHOLE, x / gang - base, -1.0)
+    order = np.lexsort((-remainder, sets.pair_class))
+    of_class = sets.pair_class[order]
+    place = np.arange(len(order)) - np.searchsorted(of_class, of_class)
+    up = np.zeros(len(x))
+    up[order] = (place < left[of_class]) & (remainder[order] > 0)
+    return np.asarray((base + up) * gang, dtype=np.int64)
+
+
+class Filling:
+    """Replicas being placed on a fleet; `rest[c]` is what is still to be placed."""
+
+    def __init__(self, relaxation: Relaxation, fleet: FleetState) -> None:
+        self.sets = sets = relaxation.sets
+        self.relaxation = relaxation
+        self.fleet = fleet
+        p = sets.problem
+        self.need: IntArray = p.pairs.need[sets.pair]
+        self.gang: IntArray = p.classes.gang_size
+        self.in_island: BoolArray = p.classes.single_island
+        self.rest = np.floor(sets.demand + WHOLE).astype(np.int64)
+        self.side, self.side_room = relaxation.side, relaxation.side_upper.copy()
+        self.site_on = relaxation.site_on
+        self.limit_kw = np.where(self.site_on, sets.power_limit_kw, 0.0)
+        self.work_kw = np.zeros(p.site_count)
+        self.placed = np.zeros(len(sets.pair))
+        self.occupied: BoolArray = np.zeros(fleet.node_count, dtype=bool)
+        self.nodes_on = np.zeros(p.group_count, dtype=np.int64)
+        self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
+        self.class_start = np.searchsorted(sets.pair_class, np.arange(p.class_count + 1))
+        # a gang is a workload of its own, everything else of a class is one
+        members = np.where(self.gang > 1, self.gang, sets.demand)
+        least = p.classes.spread_node_min
+        self.node_most = np.where(least > 1, np.maximum(np.floor(members / np.maximum(least, 1)), 1), np.inf)
+        # a gang lies in one group, so one that must lie on several sites finds no place here
+        self.rest[(self.gang > 1) & (p.classes.spread_site_min > 1)] = 0
+        self._parts: list[Booked] = []
+        self._next_gang = np.zeros(p.class_count, dtype=np.int64)
+
+    # -- accounts --------------------------------------------------------------------------------------------------
+
+    @property
+    def power_kw(self) -> FloatArray:
+        """[S] IT power of occupied nodes and their work."""
+        p = self.sets.problem
+        idle = np.bincount(p.groups.site, weights=p.groups.idle_w * self.nodes_on, minlength=p.site_count)
+        return np.asarray(idle / W_PER_KW + self.work_kw)
+
+    @property
+    def gang_pairs(self) -> IntArray:
+        """Candidates of classes in gangs."""
+        return np.flatnonzero(self.gang[self.sets.pair_class] > 1)
+
+    def all_booked(self) -> Booked:
+        """Everything placed, as one table."""
+        self._parts = [Booked.joined(self._parts)]
+        return self._parts[0]
+
+    def adopt(self, booked: Booked) -> None:
+        """Rows that are on the fleet's nodes already: keep their accounts."""
+        self._parts = [booked]
+        self._account(booked.pair, np.ones(len(booked), dtype=np.int64))
+        self.occupied[booked.node] = True
+        self.nodes_on = np.bincount(self.fleet.group[self.occupied], minlength=len(self.nodes_on))
+        np.maximum.at(self._next_gang, self.sets.pair_class[booked.pair], booked.gang + 1)
+
+    def book(self, nodes: IntArray, pair: IntArray, take: IntArray) -> None:
+        """Commit take[n] replicas of candidate pair[n] on nodes[n] and keep the accounts."""
+        booked = self.fleet.commit(nodes, self.need[pair], take, pair)
+        booked = self._with_gangs(booked)
+        self._parts.append(booked)
+        kept = take > 0
+        self._account(pair[kept], take[kept])
+        fresh = nodes[kept][~self.occupied[nodes[kept]]]
+        self.occupied[fresh] = True
+        np.add.at(self.nodes_on, self.fleet.group[fresh], 1)
+
+    def _account(self, pair: IntArray, count: IntArray) -> None:
+        """Count replicas (negative: taken away) of pairs in demand, power and side rows."""
+        per_pair = np.bincount(pair, weights=count, minlength=len(self.sets.pair))
+        used = np.flatnonzero(per_pair)
+        amount = per_pair[used]
+        self.placed[used] += amount
+        np.add.at(self.rest, self.sets.pair_class[used], -np.rint(amount).astype(np.int64))
+        np.add.at(self.work_kw, self.sets.pair_site[used], self.sets.dynamic_kw[used] * amount)
+        self.side_room -= np.asarray(self.side[used].T @ amount)
+
+    def _with_gangs(self, booked: Booked) -> Booked:
+        """Number the gangs: rows of a gang's pair come in whole gangs, node after node."""
+        of_class = self.sets.pair_class[booked.pair]
+        in_gang = np.flatnonzero(self.gang[of_class] > 1)
+        if not len(in_gang):
+            return booked
+        order = in_gang[np.lexsort((booked.pair[in_gang], of_class[in_gang]))]
+        c = of_class[order]
+        place = np.arange(len(order)) - np.searchsorted(c, c)
+        gang = booked.gang.copy()
+        gang[order] = self._next_gang[c] + place // self.gang[c]
+        np.maximum.at(self._next_gang, c, gang[order] + 1)
+        return Booked(booked.pair, booked.node, booked.device_mask, gang)
+
+    def remove(self, rows: BoolArray) -> None:
+        """Take booked rows off their nodes; they wait in `rest` again."""
+        booked = self.all_booked()
+        gone = booked[rows]
+        self._parts = [booked[~rows]]
+        self.fleet.give_back(gone, self.need[gone.pair])
+        self._account(gone.pair, np.full(len(gone), -1))
+        touched = np.unique(gone.node)
+        held = np.zeros(self.fleet.node_count, dtype=bool)
+        held[self._parts[0].node] = True
+        empty = touched[~held[touched]]
+        self.occupied[empty] = False
+        np.add.at(self.nodes_on, self.fleet.group[empty], -1)
+
+    # -- quotas ----------------------------------------------------------------------------------------------------
+
+    def place_quotas(self, quota: IntArray) -> None:
+        """Quotas onto nodes: in every group the largest shape first, the j-th of all groups in one step."""
+        quota = self._within_side_rows(np.minimum(quota, self.rest[self.sets.pair_class]))
+        used = np.flatnonzero(quota)
+        group = self.sets.pair_group[used]
+        order = np.lexsort((*self._size_keys(used), group))
+        used, group = used[order], group[order]
+        rank = np.arange(len(used)) - np.searchsorted(group, group)
+        most = self._planned_nodes(used, quota[used])
+        for step in range(int(rank.max(initial=-1)) + 1):
+            now = used[rank == step]
+            self._place_step(now, quota[now], most)
+        self._shed_power()
+
+    def short_nodes(self, quota: IntArray) -> FloatArray:
+        """[G] nodes that the quotas lacked where the group had no more: what does not fit, in its largest resource.
+
+        Gangs are left out: they fail by their size, not by the group's filling.
+        """
+        missing = np.where(self.gang[self.sets.pair_class] > 1, 0, np.maximum(quota - self.placed, 0))
+        groups = self.sets.problem.group_count
+        short = np.zeros((groups, self.sets.share.shape[1]))
+        np.add.at(short, self.sets.pair_group, self.sets.share * missing[:, None])
+        return np.asarray(np.where(self.nodes_on >= self.fleet.count, short.max(axis=1), 0.0))
+
+    def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
+        """Sort keys, last first: gangs in islands, other gangs, whole devices, shares; then dominant shares."""
+        c = self.sets.pair_class[v]
+        gpu = self.need[v, GPU_MILLI]
+        kind = np.where(self.gang[c] > 1, np.where(self.in_island[c], 0, 1), np.where(gpu > 0, 2, 3))
+        return -self.sets.dominant[v], -gpu, kind
+
+    def _planned_nodes(self, v: IntArray, count: IntArray) -> IntArray:
+        """[G] nodes that the quotas fill: the fullest resource or sharp row, rounded up."""
+        s, groups = self.sets, self.sets.problem.group_count
+        table = np.concatenate([s.share[v], s.sharp[v]], axis=1) * count[:, None]
+        needed = np.zeros((groups, table.shape[1]))
+        np.add.at(needed, s.pair_group[v], table)
+        filled = np.ceil(needed.max(axis=1) - WHOLE).astype(np.int64)
+        return np.asarray(np.minimum(filled, self.fleet.count))
+
+    def _place_step(self, v: IntArray, wanted: IntArray, most: IntArray) -> None:
+        """One class in each of several groups: within the planned nodes first, then on the group's others."""
+        s, fleet = self.sets, self.fleet
+        c = s.pair_class[v]
+        row, node = fleet.nodes_of(s.pair_group[v], most[s.pair_group[v]])
+        need = self.need[v][row]
+        fit = np.minimum(fleet.fit(node, need), self.node_most[c][row]).astype(np.int64)
+        take = spread(row, fit, wanted, *fleet.load(node, need))
+        gangs = self.gang[c] > 1
+        if gangs.any():
+            whole = whole_gangs(row, first_fit(row, fit, wanted), self.gang[c])
+            inside = by_island(row, fleet.island[node], fit, wanted, self.gang[c])
+            take = np.where(gangs[row], np.where(self.in_island[c][row], inside, whole), take)
+        self.book(node, v[row], take)
+
+    def _within_side_rows(self, quota: IntArray) -> IntArray:
+        """Quotas cut until floors, spread and links hold; what is cut waits in `rest`."""
+        quota = quota.copy()
+        by_row = self.side.tocsc()
+        over = np.flatnonzero(self.side.T @ quota > self.side_room + WHOLE)
+        for r in over:
+            members = by_row.indices[by_row.indptr[r] : by_row.indptr[r + 1]]
+            coefficient = by_row.data[by_row.indptr[r] : by_row.indptr[r + 1]]
+            for i in np.argsort(-coefficient * quota[members], kind="stable"):
+                excess = float(coefficient @ quota[members] - self.side_room[r])
+                if excess <= WHOLE:
+                    break
+                v = members[i]
+                gang = int(self.gang[self.sets.pair_class[v]])
+                cut = -(-int(np.ceil(excess / coefficient[i] - WHOLE)) // gang) * gang
+                quota[v] -= min(cut, int(quota[v]))
+        return quota
+
+    def with_whole_gangs(self, rows: BoolArray) -> BoolArray:
+        """The booked rows and all other members of their gangs."""
+        booked = self.all_booked()
+        of_class = self.sets.pair_class[booked.pair]
+        key = of_class * (int(booked.gang.max(initial=0)) + 1) + booked.gang
+        in_gang = self.gang[of_class] > 1
+        return np.asarray(rows | (in_gang & np.isin(key, key[rows & in_gang])))
+
+    def shed(self) -> None:
+        """Work above floors, spread, links and power limits leaves, gangs last, and waits in `rest`."""
+        for r in np.flatnonzero(self.side_room < -WHOLE):
+            if self.side_room[r] >= -WHOLE:
+                continue  # what left for another row was enough
+            booked = self.all_booked()
+            weight = np.asarray(self.side[:, [r]].todense()).ravel()[booked.pair]
+            rows = np.flatnonzero(weight > 0)
+            rows = rows[np.argsort(self.gang[self.sets.pair_class[booked.pair[rows]]] > 1, kind="stable")]
+            enough = int(np.searchsorted(np.cumsum(weight[rows]), -self.side_room[r] - WHOLE)) + 1
+            gone = np.zeros(len(booked), dtype=bool)
+            gone[rows[:enough]] = True
+            self.remove(self.with_whole_gangs(gone))
+        self._shed_power()
+
+    def _shed_power(self) -> None:
+        """Sites above their power limit give up their emptiest nodes, those with gangs last."""
+        p = self.sets.problem
+        for s in np.flatnonzero(self.power_kw - self.limit_kw > WHOLE):
+            booked = self.all_booked()
+            work_kw = np.bincount(
+                booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
+            )
+            node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
+            tied = np.zeros(self.fleet.node_count, dtype=bool)
+            tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
+            mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s))
+            mine = mine[np.lexsort((node_kw[mine], tied[mine]))]
+            over_kw = float(self.power_kw[s] - self.limit_kw[s])
+            enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw - WHOLE)) + 1
+            self._empty(mine[:enough])
+
+    def _empty(self, nodes: IntArray) -> None:
+        """Everything on these nodes leaves and waits in `rest`, whole gangs."""
+        gone = np.zeros(self.fleet.node_count, dtype=bool)
+        gone[nodes] = True
+        self.remove(self.with_whole_gangs(gone[self.all_booked().node]))
+
+    def _padding_room(self) -> IntArray:
+        """[G] nodes that may be on by the padding rule, from what is placed now."""
+        terms = self.sets.problem.terms
+        filled = np.bincount(
+            self.sets.pair_group, weights=self.sets.dominant * self.placed, minlength=len(self.nodes_on)
+        )
+        return np.asarray(
+            np.floor(terms.padding_factor * filled + terms.padding_node_count + WHOLE), dtype=np.int64
+        )
+
+    def keep_padding(self) -> None:
+        """Groups with more nodes on than the padding rule allows give up their emptiest; work moves to open nodes."""
+        for _ in range(PADDING_ROUNDS):
+            if not self._give_up_padding():
+                return
+            self.place_rest()
+        self._give_up_padding()
+
+    def _give_up_padding(self) -> bool:
+        """Empty nodes until the rule holds, their work onto open nodes as far as it fits; whether there were any."""
+        found = False
+        while len(nodes := self._padding_nodes()):
+            found = True
+            self._empty(nodes)
+            self.place_rest(only_open=True)
+        return found
+
+    def _padding_nodes(self) -> IntArray:
+        """The emptiest nodes of each group with too many on, as many as are too many."""
+        over = self.nodes_on - self._padding_room()
+        nodes = np.flatnonzero(self.occupied & (over[self.fleet.group] > 0))
+        group = self.fleet.group[nodes]
+        everything = np.ones((len(nodes), self.need.shape[1]), dtype=np.int64) * self.fleet.capacity[group]
+        order = np.lexsort((self.fleet.load(nodes, everything)[0], group))
+        place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+        return np.asarray(nodes[order][place < over[group[order]]])
+
+    def settle(self) -> None:
+        """The last step: what is placed keeps the spread and padding rules by itself; what does not leaves."""
+        while (gone := self._poorly_spread()).any() or len(self._padding_nodes()):
+            self.remove(gone)
+            self._empty(self._padding_nodes())
+
+    def _poorly_spread(self) -> BoolArray:
+        """Booked rows that stand in the way: a class on fewer sites or nodes than its rule asks, and than it has
+        replicas, keeps one replica on each.
+        """
+        booked, p = self.all_booked(), self.sets.problem
+        gone = np.zeros(len(booked), dtype=bool)
+        of_class = self.sets.pair_class[booked.pair]
+        rules = (
+            (p.classes.spread_site_min, p.groups.site[self.fleet.group[booked.node]]),
+            (p.classes.spread_node_min, booked.node),
+        )
+        for least, domain in rules:
+            for c in np.flatnonzero((least > 1) & (self.gang == 1)):
+                rows = np.flatnonzero((of_class == c) & ~gone)
+                _, first = np.unique(domain[rows], return_index=True)
+                if len(first) < min(int(least[c]), len(rows)):
+                    gone[rows] = True
+                    gone[rows[first]] = False
+        return gone
+
+    # -- the rest --------------------------------------------------------------------------------------------------
+
+    def place_rest(self, *, only_open: bool = False, only_gangs: bool = False) -> None:
+        """What waits, largest first, where one more replica costs least: on occupied nodes, or on one more node."""
+        waiting = np.flatnonzero(
+            (self.rest > 0) & (self.rest >= self.gang) & ((self.gang > 1) | (not only_gangs))
+        )
+        if not len(waiting):
+            return
+        first = self.class_start[waiting]
+        waiting = waiting[first < self.class_start[waiting + 1]]
+        key = self._size_keys(self.class_start[waiting])
+        for c in waiting[np.lexsort(key)]:
+            self.place_class(int(c), only_open=only_open)
+
+    def place_few(self) -> None:
+        """As `place_rest`, for a few replicas of many classes: only groups whose emptiest nodes have room are tried."""
+        waiting = np.flatnonzero((self.rest > 0) & (self.rest >= self.gang))
+        waiting = waiting[self.class_start[waiting] < self.class_start[waiting + 1]]
+        most = self._most_free(np.arange(len(self.nodes_on)))
+        for c in waiting[np.lexsort(self._size_keys(self.class_start[waiting]))].tolist():
+            if self.gang[c] > 1 or np.isfinite(self.node_most[c]):
+                self.place_class(c)
+            else:
+                self._place_few_of(c, most)
+
+    def _most_free(self, groups: IntArray) -> IntArray:
+        """[g, R] most of each resource free on an occupied node of each group; −1 where none is occupied."""
+        out = np.full((len(groups), self.need.shape[1]), -1)
+        row, node = self.fleet.nodes_of(groups)
+        free = np.where(self.occupied[node, None], self.fleet.free[node], -1)
+        starts = np.flatnonzero(np.append(True, row[1:] != row[:-1])) if len(row) else row
+        if len(row):
+            out[row[starts]] = np.maximum.reduceat(free, starts, axis=0)
+        return out
+
+    def _place_few_of(self, c: int, most: IntArray) -> None:
+        s = self.sets
+        v = np.arange(self.class_start[c], self.class_start[c + 1])
+        v = v[self.site_on[s.pair_site[v]]]
+        g = s.pair_group[v]
+        open_here = (most[g] >= self.need[v]).all(axis=1)
+        fresh_here = self.nodes_on[g] < self.fleet.count[g]
+        idle_yuan = s.problem.groups.idle_w[g] / W_PER_KW * self.kw_yuan[s.pair_site[v]]
+        per_node = np.clip(np.floor(1.0 / np.maximum(s.dominant[v], 1e-9)), 1, self.rest[c])
+        yuan = np.concatenate([self.unit_yuan[v], self.unit_yuan[v] + idle_yuan / per_node])
+        usable = np.flatnonzero(np.concatenate([open_here, fresh_here]))
+        for option in usable[np.argsort(yuan[usable], kind="stable")].tolist():
+            if self.rest[c] == 0:
+                break
+            i = option % len(v)
+            nodes = np.arange(self.fleet.first[g[i]], self.fleet.first[g[i]] + self.fleet.count[g[i]])
+            nodes = nodes[self.occupied[nodes] == (option < len(v))]
+            need = np.broadcast_to(self.need[v[i]], (len(nodes), self.need.shape[1]))
+            fit = np.minimum(self.fleet.fit(nodes, need), self.rest[c])
+            if fit.any():
+                self._place_at(c, int(v[i]), nodes[fit > 0], fit[fit > 0])
+                most[g[i]] = self._most_free(g[i : i + 1])[0]
+
+    def place_class(self, c: int, *, only_open: bool = False) -> None:
+        """All that waits of one class, as far as there is room."""
+        s, fleet, p = self.sets, self.fleet, self.sets.problem
+        v = np.arange(self.class_start[c], self.class_start[c + 1])
+        v = v[self.site_on[s.pair_site[v]]]
+        if not len(v):
+            return
+        row, node = fleet.nodes_of(s.pair_group[v])
+        fit = np.minimum(fleet.fit(node, self.need[v][row]), self.rest[c])
+        if np.isfinite(self.node_most[c]):
+            fit = np.clip(self.node_most[c] - self._on_node(c)[node], 0, fit).astype(np.int64)
+        on = self.occupied[node]
+        idle_yuan = p.groups.idle_w[s.pair_group[v]] / W_PER_KW * self.kw_yuan[s.pair_site[v]]
+        fresh_fit = np.zeros(len(v))
+        np.maximum.at(fresh_fit, row[~on], fit[~on])
+        open_room = np.bincount(row[on], weights=fit[on], minlength=len(v))
+        fresh_yuan = self.unit_yuan[v] + idle_yuan / np.maximum(np.minimum(fresh_fit, self.rest[c]), 1.0)
+        gang = int(self.gang[c])
+        if gang > 1:  # one option per group: occupied nodes and as many fresh ones as the gang still needs
+            fresh = np.ceil(np.maximum(gang - open_room, 0.0) / np.maximum(fresh_fit, 1.0))
+            gang_yuan = self.unit_yuan[v] + idle_yuan * fresh / gang
+            options = [(float(gang_yuan[i]), int(i), True) for i in np.flatnonzero(open_room + fresh_fit > 0)]
+        else:
+            options = [(float(self.unit_yuan[v[i]]), int(i), True) for i in np.flatnonzero(open_room > 0)]
+            options += [(float(fresh_yuan[i]), int(i), False) for i in np.flatnonzero(fresh_fit > 0)]
+        if only_open:
+            options = [o for o in options if o[2] and open_room[o[1]] >= gang]
+        starts = np.searchsorted(row, np.arange(len(v) + 1))
+        for _, i, on_open in sorted(options):
+            if self.rest[c] < gang:
+                break
+            here = slice(starts[i], starts[i + 1])
+            usable = on[here] if on_open else ~on[here]
+            if gang > 1 and not only_open:
+                usable = np.ones_like(usable)
+            self._place_at(c, int(v[i]), node[here][usable], fit[here][usable])
+
+    def make_room(self) -> None:
+        """For work that found no room: take flexible work away where it could run, place it, then the other again.
+
+        Kept only where less stays unserved, by penalty.
+        """
+        for c in np.flatnonzero((self.rest > 0) & (self.rest >= self.gang)):
+            v = np.arange(self.class_start[c], self.class_start[c + 1])
+            v = v[self.site_on[self.sets.pair_site[v]]]
+            for pair in v[np.argsort(self.unit_yuan[v], kind="stable")][:ROOM_TRIALS]:
+                if self.rest[c] < self.gang[c]:
+                    break
+                self._try_room(int(c), int(pair))
+
+    def _try_room(self, c: int, v: int) -> None:
+        before, penalty = self._snapshot(), self._penalty()
+        gone = self._blockers_on_side_rows(c, v) | self._blockers_on_nodes(c, v)
+        if not gone.any():
+            return
+        self.remove(gone)
+        _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        fit = np.minimum(self.fleet.fit(nodes, need), self.rest[c])
+        if np.isfinite(self.node_most[c]):
+            fit = np.clip(self.node_most[c] - self._on_node(c)[nodes], 0, fit).astype(np.int64)
+        self._place_at(c, v, nodes, fit)
+        self.place_rest()
+        if self._penalty() >= penalty:
+            self._restore(before)
+
+    def _penalty(self) -> float:
+        return float(self.rest @ self.sets.unserved_yuan)
+
+    def _blockers_on_side_rows(self, c: int, v: int) -> BoolArray:
+        """Booked rows of other classes that fill the floors, spread or links that a pair lacks room on."""
+        booked = self.all_booked()
+        gone = np.zeros(len(booked), dtype=bool)
+        for at in range(self.side.indptr[v], self.side.indptr[v + 1]):
+            r, coefficient = self.side.indices[at], self.side.data[at]
+            lacking = coefficient * self.rest[c] - self.side_room[r]
+            if lacking <= WHOLE:
+                continue
+            weight = np.asarray(self.side[:, [r]].todense()).ravel()
+            own = self.sets.pair_class == c
+            weight[own] = 0.0
+            rows = np.flatnonzero(
+                (weight[booked.pair] > 0) & (self.gang[self.sets.pair_class[booked.pair]] == 1) & ~gone
+            )
+            freed = np.cumsum(weight[booked.pair[rows]])
+            gone[rows[: int(np.searchsorted(freed, lacking - WHOLE)) + 1]] = True
+        return gone
+
+    def _blockers_on_nodes(self, c: int, v: int) -> BoolArray:
+        """Booked rows on as many of the group's emptiest nodes as the class (one gang of it) would need to itself."""
+        booked = self.all_booked()
+        gone = np.zeros(len(booked), dtype=bool)
+        wanted = int(self.gang[c]) if self.gang[c] > 1 else int(self.rest[c])
+        _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
+        if not len(nodes):
+            return gone
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        fit = np.minimum(self.fleet.fit(nodes, need), wanted)
+        each = max(1, int(1.0 / max(self.sets.dominant[v], 1e-9)))
+        tied = np.isin(nodes, booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1])
+        if self.in_island[
+            c
+        ]:  # the island that would hold most of the class once its single replicas are gone
+            island, cell = np.unique(self.fleet.island[nodes], return_inverse=True)
+            most = np.bincount(cell, weights=np.where(tied, fit, each), minlength=len(island))
+            inside = cell == int(most.argmax())
+            nodes, need, fit, tied = nodes[inside], need[inside], fit[inside], tied[inside]
+        lacking = wanted - int(fit.sum())
+        if lacking <= 0:
+            return gone
+        free = np.flatnonzero(~tied & (fit < each))
+        free = free[np.argsort(self.fleet.load(nodes[free], need[free])[0], kind="stable")]
+        enough = int(np.searchsorted(np.cumsum(each - fit[free]), lacking)) + 1
+        return np.isin(booked.node, nodes[free[:enough]])
+
+    def _snapshot(self) -> tuple[object, ...]:
+        return (
+            self.fleet.copy(), self.all_booked(), self.rest.copy(), self.side_room.copy(), self.work_kw.copy(),
+            self.placed.copy(), self.occupied.copy(), self.nodes_on.copy(), self._next_gang.copy(),
+        )  # fmt: skip
+
+    def _restore(self, kept: Any) -> None:
+        (
+            self.fleet, booked, self.rest, self.side_room, self.work_kw, self.placed, self.occupied, self.nodes_on,
+            self._next_gang,
+        ) = kept  # fmt: skip
+        self._parts = [booked]
+
+    def _place_at(self, c: int, v: int, nodes: IntArray, fit: IntArray) -> None:
+        """As many of a class as fit on these nodes of one group and power and side rows allow; fullest nodes first."""
+        s, p = self.sets, self.sets.problem
+        gang = int(self.gang[c])
+        most = min(int(self.rest[c]), self._side_allows(v)) // gang * gang
+        if most <= 0 or not len(nodes):
+            return
+        need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
+        one = np.zeros(len(nodes), dtype=np.int64)
+        if gang > 1:
+            inside = by_island(one, self.fleet.island[nodes], fit, np.array([most]), np.array([gang]))
+            whole = whole_gangs(one, first_fit(one, fit, np.array([most])), np.array([gang]))
+            take = inside if self.in_island[c] else whole
+        else:
+            order = np.lexsort((nodes, -self.fleet.load(nodes, need)[0]))
+            nodes, fit = nodes[order], fit[order]
+            take = first_fit(one, fit, np.array([most]))
+        idle_kw = p.groups.idle_w[s.pair_group[v]] / W_PER_KW
+        added_kw = np.cumsum(
+            take * s.dynamic_kw[v] + np.where((take > 0) & ~self.occupied[nodes], idle_kw, 0.0)
+        )
+        room_kw = self.limit_kw[s.pair_site[v]] - self.power_kw[s.pair_site[v]]
+        take = np.where(added_kw <= room_kw + 1e-9, take, 0)
+        if gang > 1 and int(take.sum()) % gang:
+            return
+        self.book(nodes, np.full(len(nodes), v), take)
+
+    def _side_allows(self, v: int) -> int:
+        """Replicas of a pair for which floors, spread and links have room."""
+        at = slice(self.side.indptr[v], self.side.indptr[v + 1])
+        if at.start == at.stop:
+            return 10**9
+        rooms = (self.side_room[self.side.indices[at]] + WHOLE) / self.side.data[at]
+        return max(0, int(np.floor(rooms.min())))
+
+    def _on_node(self, c: int) -> IntArray:
+        """[N] replicas of a class on each node."""
+        booked = self.all_booked()
+        mine = booked.node[self.sets.pair_class[booked.pair] == c]
+        return np.bincount(mine, minlength=self.fleet.node_count)

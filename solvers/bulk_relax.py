@@ -1,0 +1,345 @@
+"""The relaxation of a bulk plan: solved, sites rounded, and a bound computed from its duals alone.
+
+The bound is Lagrangian: with any prices on every row but the demand of classes, a class costs at least its cheapest
+replica times its demand, and every other column sits at its better bound. So the bound needs no trust in the simplex,
+stays valid for duals of a tightened program (`Margins`), and follows demand and node counts without a new solve.
+
+All solves of a plan go through one live GLOP (`Simplex`): the first by the primal simplex, the others by the dual one,
+as only rows join and bounds move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from solvers.archive import BoolArray, FloatArray, IntArray
+from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build
+from solvers.first_order import approximate
+from solvers.linear import LpLimits, LpResult, LpStatus, Program
+from solvers.lp_session import Session
+from solvers.problem import W_PER_KW
+
+INTEGRAL = 1e-6
+SITE_TRIALS = 8
+CUT_ROUNDS = 2
+NEAR_ITERATIONS = (700, 500)
+"""First-order steps before and after cuts: at 1 000 sites the bound is then within 1 % of the program's optimum."""
+PROHIBITIVE = 3.0
+LEAST_UNSERVED_YUAN = 0.1
+PROHIBITIVE_YUAN_PER_KWH = 10.0
+SMALLEST_SHARE = 1e-4
+SIDE_ROWS = ("floor", "spread", "links")
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Shares of limits that the program leaves to rounding and packing; bounds know nothing of them.
+
+    `site` tightens power limits and minimum loads of sites, `link` links and floors, `ledger` (a share of F·h) ledgers.
+    The values: rounding moves less than one replica per class and group, and nodes are whole; 0.4 % of a site's power
+    keeps whole nodes within its limits on fleets of 10 000 nodes.
+    """
+
+    site: float = 0.004
+    link: float = 0.002
+    ledger: float = 0.02
+
+
+PLAN_MARGINS = Margins()
+
+
+class Unsolved(Exception):
+    """A linear program did not end with an optimum."""
+
+
+@dataclass(frozen=True)
+class BulkLimits:
+    """Work limits; `wall_s` only aborts."""
+
+    lp_iterations: int = 400_000
+    """Over all solves of one plan."""
+    wall_s: float = 600.0
+
+
+class Simplex:
+    """A live GLOP for the programs of one plan: the same columns, rows that join at the end, bounds that move."""
+
+    def __init__(self, limits: BulkLimits) -> None:
+        self._session, self._limits = Session(), limits
+        self.iterations = 0
+
+    def solve(self, program: Program) -> LpResult:
+        """The optimum; `Unsolved` where there is none within the limits."""
+        left = LpLimits(max(1, self._limits.lp_iterations - self.iterations), self._limits.wall_s)
+        columns = np.arange(program.matrix.shape[1])
+        result = self._session.solve(program, columns, left)
+        self.iterations += result.iterations
+        if result.status is not LpStatus.OPTIMAL:
+            raise Unsolved(f"linear program ended {result.status.value} {result.message}".rstrip())
+        return result
+
+
+@dataclass(eq=False)
+class Relaxation:
+    """The program of a problem with its answer: prices for the fill, and a bound."""
+
+    model: BulkModel
+    exact: Program
+    """At margin 0: what bounds speak of."""
+    duals: FloatArray
+    """Of the first, exact solve: prices and proof. Later solves only make quotas; their duals carry penalties."""
+    columns: FloatArray
+    """The program's answer, sites open or closed as `site_on` says."""
+    site_on: BoolArray
+    bound_yuan: float | None
+    """None: nothing was proven."""
+    side: sp.csr_array
+    """[V, rows] coefficients of floors, spread and links."""
+    side_upper: FloatArray
+    iterations: int = 0
+
+    @property
+    def sets(self) -> BulkSets:
+        """Derived facts."""
+        return self.model.sets
+
+    @property
+    def x(self) -> FloatArray:
+        """[V] replicas."""
+        return self.model.values("x", self.columns)
+
+    @property
+    def nodes(self) -> FloatArray:
+        """[G] nodes on."""
+        return self.model.values("nodes", self.columns)
+
+    @property
+    def debt_kwh(self) -> FloatArray:
+        """[S] ledger debt that the program accepts."""
+        debt = np.zeros(len(self.site_on))
+        if "ledger" in self.model.rows:
+            debt[self.model.keys["ledger"]] = self.model.values("debt_kwh", self.columns)
+        return debt
+
+    @property
+    def kw_yuan(self) -> FloatArray:
+        """[S] what one more kW of IT power costs over the slot: the dual, but no less than its energy.
+
+        A dual below that is relief of a minimum load (hourly cap), which ends once the load is met.
+        """
+        s, sites = self.sets, self.sets.problem.sites
+        it_kw = np.maximum(
+            np.bincount(s.pair_site, weights=s.useful_kw * self.x, minlength=len(s.power_limit_kw)), 0.0
+        )
+        slope = 1 + sites.loss_slope[:, 0] + 2 * sites.loss_square[:, 0] / sites.rated_kw * it_kw
+        return np.maximum(-self.model.duals("it_power", self.duals), s.energy_yuan_per_kwh * s.hours * slope)
+
+    @property
+    def unit_yuan(self) -> FloatArray:
+        """[V] cost of one more replica: its power at `kw_yuan`, other money, and duals of links, spread, floors and
+        ledgers; demand and capacity of nodes left out.
+        """
+        s, x = self.sets, self.model.columns["x"].slice
+        rows = np.ones(len(self.duals))
+        for name, block in self.model.rows.items():
+            if name in ("demand", "capacity", "it_power", "padding") or name.startswith("sharp"):
+                rows[block.slice] = 0.0
+        priced = (self.exact.matrix.T @ (self.duals * rows))[x]
+        return np.asarray(self.exact.cost[x] - priced + s.dynamic_kw * self.kw_yuan[s.pair_site])
+
+
+def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Relaxation:
+    """Solve and sharpen the relaxation for its bound; then choose the open sites and solve with margins for the plan.
+
+    `Unsolved` where a limit ends a solve.
+    """
+    cuts: list[Cuts] = []
+    model = build(sets)
+    exact = model.lp.program()
+    result = simplex.solve(exact)
+    for _ in range(CUT_ROUNDS):
+        more = broken_cuts(sets, *(model.values(n, result.x) for n in ("x", "nodes", "on")))
+        if not more.count:
+            break
+        cuts.append(more)
+        model = build(sets, cuts)
+        exact = model.lp.program()
+        result = simplex.solve(exact)
+    site_on, answer = choose_sites(model, exact, model.values("on", result.x), simplex, trials)
+    side, upper = side_rows(model, exact)
+    return Relaxation(
+        model, exact, result.duals, answer.x, site_on, lower_bound(model, exact, result.duals), side, upper,
+        simplex.iterations,
+    )  # fmt: skip
+
+
+def relax_nearly(
+    sets: BulkSets, iterations: Sequence[int] = NEAR_ITERATIONS, *, threads: int = 1
+) -> Relaxation:
+    """The relaxation by first-order steps, for programs that a simplex does not finish: iterations[i] with
+    the cuts of i rounds. Prices and bound are those of its duals (any duals prove a bound); sites are open
+    where it opens them at all.
+    """
+    cuts: list[Cuts] = []
+    near, bound, spent = None, -np.inf, 0
+    for number, limit in enumerate(iterations):
+        model = build(sets, cuts)
+        exact = model.lp.program()
+        near = approximate(exact, *_conditioned(model, exact), limit, threads=threads, start=near)
+        spent += near.iterations
+        bound = max(bound, lower_bound(model, exact, near.duals))
+        if number + 1 < len(iterations):
+            more = broken_cuts(sets, *(model.values(n, near.x) for n in ("x", "nodes", "on")))
+            if not more.count:
+                break
+            cuts.append(more)
+    assert near is not None
+    side, upper = side_rows(model, exact)
+    site_on = model.values("on", near.x) > INTEGRAL
+    return Relaxation(model, exact, near.duals, near.x, site_on, bound, side, upper, spent)
+
+
+def _conditioned(model: BulkModel, exact: Program) -> tuple[FloatArray, FloatArray]:
+    """(cost, column scale) that first-order steps thrive on.
+
+    Penalties become just prohibitive: unserved work costs `PROHIBITIVE` times what it costs to run anywhere, excesses
+    `PROHIBITIVE_YUAN_PER_KWH`. Replicas are counted in nodes they take.
+    """
+    s, p = model.sets, model.sets.problem
+    classes = np.maximum(np.bincount(s.pair_class, minlength=len(s.demand)), 1)
+    kwh_yuan = (s.energy_yuan_per_kwh * s.hours * (1 + p.sites.loss_slope[:, 0]))[s.pair_site]
+    run_yuan = s.dynamic_kw + s.dominant * p.groups.idle_w[s.pair_group] / W_PER_KW
+    run_yuan = run_yuan * kwh_yuan + p.pairs.other_yuan_per_replica_h[s.pair] * s.hours
+    dearest = np.zeros(len(s.demand))
+    np.maximum.at(dearest, s.pair_class, run_yuan)
+    cost, scale = exact.cost.copy(), np.ones(len(exact.cost))
+    x, unserved = model.columns["x"].slice, model.columns["unserved"].slice
+    cost[unserved] = np.minimum(cost[unserved], PROHIBITIVE * dearest + LEAST_UNSERVED_YUAN)
+    for name in ("debt_kwh", "portfolio_debt_kwh", "cap_excess_kw"):
+        if name in model.columns:
+            block = model.columns[name].slice
+            cost[block] = np.minimum(cost[block], PROHIBITIVE_YUAN_PER_KWH * s.hours)
+    scale[x] = 1 / np.maximum(s.dominant, SMALLEST_SHARE)
+    mean = np.bincount(s.pair_class, weights=s.dominant, minlength=len(s.demand)) / classes
+    scale[unserved] = 1 / np.maximum(mean, SMALLEST_SHARE)
+    return cost, scale
+
+
+def unpriced(sets: BulkSets) -> Relaxation:
+    """No relaxation: every site open, energy as the only price, no quotas and no bound. What greedy plans go by."""
+    model = build(sets)
+    exact = model.lp.program()
+    side, upper = side_rows(model, exact)
+    site_on = sets.power_limit_kw > 0
+    site_on |= ~sets.problem.sites.may_close
+    rows, columns = exact.matrix.shape
+    return Relaxation(model, exact, np.zeros(rows), np.zeros(columns), site_on, None, side, upper)
+
+
+def choose_sites(
+    model: BulkModel, exact: Program, on: FloatArray, simplex: Simplex, trials: int
+) -> tuple[BoolArray, LpResult]:
+    """(site_on, answer with them): open what the relaxation opens at all, then close, least open first, each site
+    without which the program costs less. Sites the relaxation leaves closed stay closed.
+    """
+    site_on = on > INTEGRAL
+    best = simplex.solve(plan_program(model, exact, site_on))
+    doubtful = np.flatnonzero(site_on & (on < 1 - INTEGRAL))
+    for s in doubtful[np.argsort(on[doubtful], kind="stable")][:trials]:
+        trial = site_on.copy()
+        trial[s] = False
+        answer = simplex.solve(plan_program(model, exact, trial))
+        if answer.objective < best.objective:
+            site_on, best = trial, answer
+    return site_on, best
+
+
+def tightened(
+    relaxation: Relaxation,
+    simplex: Simplex,
+    most_nodes: FloatArray,
+    settled: IntArray,
+    count: FloatArray,
+    ledger_margin_kwh: FloatArray,
+    cap_margin_kw: FloatArray,
+) -> Relaxation:
+    """Solve again with the sites as they are, at most most_nodes[G] nodes, at most count replicas on settled pairs,
+    ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of facility power more.
+    """
+    model = relaxation.model
+    program = plan_program(model, relaxation.exact, relaxation.site_on)
+    nodes, x = model.columns["nodes"].slice, model.columns_of("x")[settled]
+    program.upper[nodes] = np.clip(most_nodes, 0.0, program.upper[nodes])
+    program.upper[x] = count
+    if "hourly_cap" in model.rows:
+        block, members = model.rows["hourly_cap"].slice, model.keys["hourly_cap"]
+        most = model.sets.problem.sites.fixed_kw[members, 0]  # what the excess column can always take
+        program.row_lower[block] = np.minimum(program.row_lower[block] + cap_margin_kw[members], most)
+    if "ledger" in model.rows:
+        block, members = model.rows["ledger"].slice, model.keys["ledger"]
+        program.row_upper[block] -= ledger_margin_kwh[members]
+    result = simplex.solve(program)
+    return replace(relaxation, columns=result.x, iterations=simplex.iterations)
+
+
+def plan_program(
+    model: BulkModel, exact: Program, site_on: BoolArray, margins: Margins = PLAN_MARGINS
+) -> Program:
+    """The exact program for a plan: sites fixed open or closed, right-hand sides tightened by the margins."""
+    sites, s = model.sets.problem.sites, model.sets
+    program = replace(
+        exact, lower=exact.lower.copy(), upper=exact.upper.copy(), row_lower=exact.row_lower.copy(),
+        row_upper=exact.row_upper.copy(),
+    )  # fmt: skip
+    on = model.columns["on"].slice
+    program.lower[on] = program.upper[on] = site_on.astype(float)
+    fixed_kwh = sites.fixed_kw[:, 0] * s.hours
+    for name, block in model.rows.items():
+        members, upper = model.keys[name], program.row_upper[block.slice]
+        if name == "power_limit":
+            upper -= margins.site * np.where(site_on, s.power_limit_kw, 0.0)[members]
+        elif name in ("floor", "links"):
+            upper *= 1 - margins.link
+        elif name == "hourly_cap":
+            fixed_kw = np.where(site_on, sites.fixed_kw[:, 0], 0.0)
+            program.row_lower[block.slice] += margins.site * fixed_kw[members]
+        elif name == "ledger":
+            upper -= margins.ledger * fixed_kwh[members]
+        elif name == "portfolio":
+            upper -= margins.ledger * fixed_kwh[sites.is_edge].sum()
+    return program
+
+
+def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:
+    """The Lagrangian bound of any duals on `program` (rows as the model's), yuan.
+
+    Duals of demand are chosen here, the best for the others: π[c] = least reduced cost of a replica of c, or of leaving
+    it out. Duals of a wrong sign are set to 0. Every other column has finite bounds.
+    """
+    s = model.sets
+    y = np.where(np.isfinite(program.row_lower), duals, np.minimum(duals, 0.0))
+    y = np.where(np.isfinite(program.row_upper), y, np.maximum(y, 0.0))
+    y[model.rows["demand"].slice] = 0.0
+    reduced = program.cost - program.matrix.T @ y
+    cheapest = reduced[model.columns["unserved"].slice].copy()
+    np.minimum.at(cheapest, s.pair_class, reduced[model.columns["x"].slice])
+    side = np.where(y > 0, program.row_lower, program.row_upper)
+    rows = np.where(y == 0, 0.0, y * np.where(y == 0, 0.0, side))
+    rest = np.ones(len(reduced), dtype=bool)
+    rest[model.columns["x"].slice] = rest[model.columns["unserved"].slice] = False
+    r = reduced[rest]
+    at_bound = np.where(r > 0, r * program.lower[rest], r * program.upper[rest])
+    return float(cheapest @ s.demand + rows.sum() + at_bound.sum() + program.offset)
+
+
+def side_rows(model: BulkModel, exact: Program) -> tuple[sp.csr_array, FloatArray]:
+    """([V, rows], [rows]) coefficients and limits of floors, spread and links."""
+    rows = np.concatenate(
+        [model.rows[n].index for n in SIDE_ROWS if n in model.rows] or [np.zeros(0, dtype=np.int64)]
+    )
+    part = exact.matrix[rows][:, model.columns["x"].slice]
+    return sp.csr_array(part.T.tocsr()), exact.row_upper[rows]

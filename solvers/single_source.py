@@ -1,0 +1,510 @@
+"""Single-source placement: every class of one replica on one site, with fixed site costs; a plan with a proven bound.
+
+`solve_single_source` is the public function. Its steps:
+
+1. `assignment_of`: the problem as arrays, or the reasons why this model does not fit it.
+2. Small problems with fixed costs: the whole integer program, which HiGHS proves optimal.
+3. Larger ones: Lagrangian ascent gives the bound and a promising set of open sites; `search_open_sites` exchanges
+   sites, judging each set by the linear relaxation of the assignment.
+4. Open sites given (or free of charge): linear relaxation, Lagrangian bound, exchange annealing beside HiGHS on the
+   columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
+
+With `WorkLimits` equal arguments give equal answers. With a wall limit the same steps share the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from solvers.archive import BoolArray, FloatArray, IntArray
+from solvers.assignment import AssignmentProblem, assignment_of, placements_of, plan_of
+from solvers.assignment_bounds import (
+    Lagrangian,
+    Relaxation,
+    ascend,
+    fewest_bins,
+    linear_relaxation,
+    rounded_up,
+)
+from solvers.assignment_search import Found, anneal
+from solvers.improve import ImproveLimits, improve
+from solvers.integer import IntegerLimits, IntegerResult, solve_integer
+from solvers.linear import LinearModel, LpLimits
+from solvers.problem import PlacementProblem
+from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
+
+MODEL = "single source: one site per class, fixed site cost, one capacity"
+SMALL_PAIRS = 6_000
+"""Problems with fixed costs of at most so many pairs go to HiGHS whole: 50 × 50 takes 0.01 to 0.5 s."""
+COLUMNS_PER_JOB = 12
+"""Columns that HiGHS is given for each job; more only slow it down where it cannot finish anyway."""
+NEIGHBOUR_SITES = 25
+"""Closed sites that the search over open sites considers, cheapest at the Lagrangian prices first."""
+ASCENT_TARGET_FRAC = 0.01
+"""Room above the bound that the ascent aims at while no solution is known."""
+KICKED = 2
+"""Sites exchanged at random when the search over open sites is stuck."""
+QUICK_STEPS = 40
+"""Subgradient steps that judge a set of open sites before its linear program is solved."""
+UNLIMITED = 10**9
+"""Steps of a search that ends by the clock."""
+SAME = 1e-9
+"""Relative difference of two objectives that counts as none."""
+
+
+@dataclass(frozen=True)
+class WorkLimits:
+    """Deterministic limits of each step, or wall clock for all together (`wall_s`, then the others are ignored)."""
+
+    wall_s: float | None = None
+    ascent_steps: int = 150
+    anneal_runs: int = 4
+    exchanges_per_job: int = 200
+    integer_nodes: int = 500
+    improve_rounds: int = 10
+    site_trials: int = 300
+
+
+@dataclass(frozen=True, eq=False)
+class SingleSourcePlan:
+    """A plan with its assignment: `bin_of[c]` is the site (and node group) of class c; None without a plan."""
+
+    plan: PlanSolution
+    bin_of: IntArray | None
+
+    @property
+    def placements(self) -> NodePlacements | None:
+        """The assignment as replicas on nodes."""
+        return None if self.bin_of is None else placements_of(self.bin_of)
+
+
+def solve_single_source(
+    problem: PlacementProblem,
+    limits: WorkLimits = WorkLimits(),
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> SingleSourcePlan:
+    """The cheapest assignment found and the proven bound; NotSingleSource when the problem has other rules."""
+    budget = Budget(limits.wall_s, clock)
+    core = assignment_of(problem)
+    answer = solve_assignment(core, limits, seed, budget)
+    if answer.bin_of is None:
+        message = {
+            SolveStatus.INFEASIBLE: "no assignment within the capacities exists",
+            SolveStatus.UNKNOWN: "no assignment was found within the limits",
+        }[answer.status]
+        return SingleSourcePlan(no_plan(problem, answer.status, message), None)
+    plan = plan_of(problem, answer.bin_of, answer.bound, answer.status, MODEL)
+    return SingleSourcePlan(replace(plan, work=answer.work, seconds={"solve": budget.spent_s}), answer.bin_of)
+
+
+class Budget:
+    """Wall clock shared by the steps; without a limit it never ends, and the steps' own limits count."""
+
+    def __init__(self, wall_s: float | None, clock: Callable[[], float]) -> None:
+        self._clock, self._started, self.wall_s = clock, clock(), wall_s
+
+    @property
+    def spent_s(self) -> float:
+        """Since the start."""
+        return self._clock() - self._started
+
+    def until(self, share: float) -> Callable[[], bool]:
+        """Whether less than this share of the time is spent."""
+        return lambda: self.wall_s is None or self.spent_s < share * self.wall_s
+
+    def seconds_to(self, share: float) -> float | None:
+        """Seconds left until this share of the time is spent; None: no wall limit."""
+        return None if self.wall_s is None else max(share * self.wall_s - self.spent_s, 0.0)
+
+    def parts_until(self, share: float) -> Callable[[float], float]:
+        """Function of a part (0..1) of the time from now to `share`: the share of all time at its end."""
+        begin = 0.0 if self.wall_s is None else self.spent_s / self.wall_s
+        return lambda part: begin + (share - begin) * part
+
+    def progress_to(self, share: float) -> Callable[[int], float] | None:
+        """How much of the time from now to this share is over; None: no wall limit."""
+        if self.wall_s is None:
+            return None
+        begin, length = self.spent_s, max(share * self.wall_s - self.spent_s, 1e-9)
+        return lambda _step: (self.spent_s - begin) / length
+
+
+@dataclass(frozen=True, eq=False)
+class Assigned:
+    """Answer for the arrays alone."""
+
+    status: SolveStatus
+    bin_of: IntArray | None
+    bound: float | None
+    work: dict[str, float]
+
+
+class _Best:
+    """The incumbent and the proven bound of one solve."""
+
+    def __init__(self, problem: AssignmentProblem) -> None:
+        self.problem = problem
+        self.bin_of: IntArray | None = None
+        self.objective, self.bound = np.inf, -np.inf
+        self.work: dict[str, float] = {}
+
+    def offer(self, bin_of: IntArray | None) -> None:
+        """Take the assignment if it is feasible and better."""
+        if bin_of is None or not self.problem.is_feasible(bin_of):
+            return
+        objective = self.problem.objective(bin_of)
+        if objective < self.objective - SAME * abs(objective):
+            self.bin_of, self.objective = np.array(bin_of), objective
+
+    def raise_bound(self, bound: float) -> None:
+        """Take a higher proven bound; never above the incumbent, which differs then by rounding only."""
+        if np.isfinite(bound):
+            self.bound = min(max(self.bound, rounded_up(self.problem, bound)), self.objective)
+
+    @property
+    def is_proven(self) -> bool:
+        """Bound and incumbent meet."""
+        return self.bin_of is not None and self.objective - self.bound <= 1e-7 * max(1.0, abs(self.objective))
+
+    def count(self, name: str, amount: float) -> None:
+        """Add to a work counter."""
+        self.work[name] = self.work.get(name, 0.0) + amount
+
+    def answer(self, status_without: SolveStatus = SolveStatus.UNKNOWN) -> Assigned:
+        """What is known at the end."""
+        if self.bin_of is None:
+            return Assigned(status_without, None, None, self.work)
+        status = SolveStatus.OPTIMAL if self.is_proven else SolveStatus.FEASIBLE
+        return Assigned(status, self.bin_of, self.bound if np.isfinite(self.bound) else None, self.work)
+
+
+def solve_assignment(problem: AssignmentProblem, limits: WorkLimits, seed: int, budget: Budget) -> Assigned:
+    """The same for arrays: bound and assignment, fixed costs included."""
+    best = _Best(problem)
+    if problem.job_count == 0:
+        best.offer(np.zeros(0, dtype=np.int64))
+        best.raise_bound(problem.offset)
+        return best.answer()
+    if not problem.allowed.any(axis=0).all():
+        return best.answer(SolveStatus.INFEASIBLE)
+    if not (problem.fixed > 0).any():
+        return assign_open(best, limits, seed, budget, share=1.0)
+    if problem.allowed.sum() <= SMALL_PAIRS:
+        result, bin_of = _solve_whole(problem, problem.allowed, limits, budget.seconds_to(0.9))
+        if result.status is SolveStatus.INFEASIBLE:
+            return best.answer(SolveStatus.INFEASIBLE)
+        best.offer(bin_of)
+        best.raise_bound(result.bound)
+        if best.is_proven:
+            return best.answer()
+    open_sites = search_open_sites(best, limits, seed, budget, share=0.5)
+    if open_sites is None:
+        return best.answer()
+    within = _Best(problem.within(open_sites))
+    found = assign_open(within, limits, seed, budget, share=1.0)
+    if found.bin_of is not None:
+        best.offer(open_sites[found.bin_of])
+        best.raise_bound(best.bound)
+    best.work.update(within.work)
+    return best.answer()
+
+
+# -- open sites given --------------------------------------------------------------------------------------------
+
+
+def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, share: float) -> Assigned:
+    """Generalised assignment on bins that cost nothing to open, until `share` of the time is spent."""
+    p, at = best.problem, budget.parts_until(share)
+    relaxation = linear_relaxation(p, LpLimits())
+    if relaxation is None:
+        result, bin_of = _solve_whole(p, p.allowed, limits, budget.seconds_to(at(0.9)))
+        best.offer(bin_of)
+        best.raise_bound(result.bound)
+        nowhere = result.status is SolveStatus.INFEASIBLE
+        return best.answer(SolveStatus.INFEASIBLE if nowhere else SolveStatus.UNKNOWN)
+    best.raise_bound(relaxation.bound)
+    _anneal_until(best, relaxation, limits, seed, budget, at(0.1))
+    _ascend_until(best, relaxation, limits, budget, at(0.2))
+    if not best.is_proven:
+        _anneal_beside_program(best, relaxation, limits, seed, budget, at(0.55))
+    if best.bin_of is not None and not best.is_proven:
+        rounds = UNLIMITED if budget.wall_s is not None else limits.improve_rounds
+        reduced, go_on = relaxation.reduced_cost(p), budget.until(at(0.96))
+        better = improve(p, best.bin_of, reduced, ImproveLimits(rounds), seed, go_on)
+        best.count("blocks", better.blocks)
+        best.offer(better.bin_of)
+        best.raise_bound(best.bound)
+    return best.answer()
+
+
+def _ascend_until(
+    best: _Best, relaxation: Relaxation, limits: WorkLimits, budget: Budget, share: float
+) -> None:
+    """The Lagrangian bound, from the prices of the linear relaxation towards the incumbent."""
+    target = best.objective
+    if best.bin_of is None:
+        target = relaxation.bound + ASCENT_TARGET_FRAC * abs(relaxation.bound)
+    steps = UNLIMITED if budget.wall_s is not None else limits.ascent_steps
+    dual, _ = ascend(best.problem, relaxation.job_price, target, steps, budget.until(share))
+    best.raise_bound(dual.bound)
+
+
+def _anneal_beside_program(
+    best: _Best, relaxation: Relaxation, limits: WorkLimits, seed: int, budget: Budget, share: float
+) -> None:
+    """HiGHS on the promising columns in one thread, annealing from other seeds in this one."""
+    columns, complete = _promising(best.problem, relaxation, best.objective)
+    in_time, runs = budget.until(share), 1
+    with ThreadPoolExecutor(1) as pool:
+        program = pool.submit(_solve_whole, best.problem, columns, limits, budget.seconds_to(share))
+        while (
+            (in_time() and not program.done()) if budget.wall_s is not None else (runs < limits.anneal_runs)
+        ):
+            _anneal_until(best, relaxation, limits, seed + runs, budget, share)
+            runs += 1
+        result, bin_of = program.result()
+    best.count("anneal_runs", runs)
+    _take_program(best, result, bin_of, complete)
+
+
+def _anneal_until(
+    best: _Best, relaxation: Relaxation, limits: WorkLimits, seed: int, budget: Budget, share: float
+) -> Found:
+    """One annealing run, ended by its exchanges or, if that is sooner, by the share of time."""
+    exchanges = limits.exchanges_per_job * best.problem.job_count
+    by_time = budget.progress_to(share)
+    progress = None if by_time is None else lambda step: max(step / exchanges, by_time(step))
+    found = anneal(best.problem, relaxation, seed, exchanges, progress)
+    best.count("exchanges", found.exchanges)
+    best.offer(found.bin_of)
+    return found
+
+
+def _promising(p: AssignmentProblem, relaxation: Relaxation, objective: float) -> tuple[BoolArray, bool]:
+    """Columns that may be part of something better than `objective`, and whether that is all of them."""
+    reduced = relaxation.reduced_cost(p)
+    room = objective - relaxation.bound
+    useful = p.allowed & (reduced <= (room if np.isfinite(room) else np.inf))
+    if useful.sum() <= COLUMNS_PER_JOB * p.job_count:
+        return useful, True
+    rank = np.argsort(np.argsort(reduced, axis=0, kind="stable"), axis=0, kind="stable")
+    return useful & (rank < COLUMNS_PER_JOB), False
+
+
+def _take_program(best: _Best, result: IntegerResult, bin_of: IntArray | None, complete: bool) -> None:
+    """What the integer program adds: a solution, and a bound where nothing better than the incumbent was left out."""
+    before = best.objective
+    best.offer(bin_of)
+    if complete:
+        best.raise_bound(min(result.bound, before))
+    else:
+        best.raise_bound(best.bound)
+
+
+def _solve_whole(
+    p: AssignmentProblem, columns: BoolArray, limits: WorkLimits, wall_s: float | None
+) -> tuple[IntegerResult, IntArray | None]:
+    """The integer program with these columns, x ≤ y where opening costs something."""
+    bins, jobs = np.nonzero(columns)
+    model = LinearModel(offset=p.offset)
+    x = model.add_columns("assign", len(bins), upper=1.0, cost=p.cost[bins, jobs])
+    once = model.add_rows("once", p.job_count, lower=1.0, upper=1.0)
+    free = p.fixed == 0
+    room = model.add_rows("capacity", p.bin_count, upper=np.where(free, p.capacity, 0))
+    model.add_entries(once.start + jobs, x.index, 1.0)
+    model.add_entries(room.start + bins, x.index, p.load[bins, jobs])
+    if not free.all():
+        paid = np.flatnonzero(~free)
+        y = model.add_columns("open", len(paid), upper=1.0, cost=p.fixed[paid])
+        model.add_entries(room.start + paid, y.index, -p.capacity[paid].astype(float))
+        linked = np.flatnonzero(~free[bins])
+        link = model.add_rows("served_by_open", len(linked), upper=0.0)
+        model.add_entries(link.index, x.start + linked, 1.0)
+        model.add_entries(link.index, y.start + np.searchsorted(paid, bins[linked]), -1.0)
+        enough = model.add_rows("enough_open", 1, lower=max(fewest_bins(p) - int(free.sum()), 0))
+        model.add_entries(enough.start, y.index, 1.0)
+    nodes = None if wall_s is not None else limits.integer_nodes
+    result = solve_integer(
+        model.program(), np.ones(model.column_count, dtype=bool), IntegerLimits(nodes, wall_s)
+    )
+    if result.x is None:
+        return result, None
+    chosen = np.flatnonzero(result.x[x.slice] > 0.5)
+    bin_of = np.full(p.job_count, -1)
+    bin_of[jobs[chosen]] = bins[chosen]
+    return result, bin_of if (bin_of >= 0).all() else None
+
+
+# -- which sites to open -----------------------------------------------------------------------------------------
+
+
+def search_open_sites(
+    best: _Best, limits: WorkLimits, seed: int, budget: Budget, share: float
+) -> IntArray | None:
+    """Sites to open, sorted; the Lagrangian bound goes to `best`. None: no set of sites was found that holds all jobs.
+
+    A set is judged by fixed costs + linear relaxation of the assignment within it, which is below the true cost by
+    little: at most one job per site is split. Moves: close one, open one, exchange one for another, sites in the order
+    of what opening them costs at the Lagrangian prices; the first better set is taken. From a set that no move makes
+    better the search goes on with KICKED sites exchanged at random.
+    """
+    p, wall = best.problem, budget.wall_s is not None
+    judge = _Judge(p)
+    steps = 2 * limits.ascent_steps
+    prices = np.where(
+        p.allowed, p.cost + p.fixed[:, None] * p.load / np.maximum(p.capacity, 1)[:, None], np.inf
+    ).min(axis=0)
+    dual, prices = ascend(p, prices, _target(p, prices, judge), steps, budget.until(share * 0.25))
+    sites = _enough(p, dual)
+    value = judge.value(sites)
+    if np.isfinite(value):
+        dual, prices = ascend(p, prices, value, steps, budget.until(share * 0.5))
+        other = _enough(p, dual)
+        if judge.value(other) < value:
+            sites, value = other, judge.value(other)
+    best.raise_bound(dual.bound)
+    generator = np.random.default_rng(seed)
+
+    def go_on() -> bool:
+        return budget.until(share)() if wall else judge.trials < limits.site_trials
+
+    start = sites
+    while go_on():
+        descended, found = _descend(start, judge, dual.opening, p, go_on)
+        if found < value - SAME * abs(value):
+            sites, value = descended, found
+        start = _kicked(sites, dual.opening, generator)
+    best.count("site_trials", judge.trials)
+    best.count("site_programs", judge.programs)
+    return sites if np.isfinite(value) else None
+
+
+def _descend(
+    sites: IntArray,
+    judge: _Judge,
+    opening: FloatArray,
+    p: AssignmentProblem,
+    go_on: Callable[[], bool],
+) -> tuple[IntArray, float]:
+    """The set that no single move makes better, and its value."""
+    value = judge.value(sites)
+    moved = True
+    while moved and go_on():
+        moved = False
+        for candidate in _neighbours(sites, opening, p):
+            if not go_on():
+                break
+            now = judge.value(candidate, below=value)
+            if now < value - SAME * abs(value):
+                sites, value, moved = candidate, now, True
+                break
+    return sites, value
+
+
+def _kicked(sites: IntArray, opening: FloatArray, generator: np.random.Generator) -> IntArray:
+    """KICKED sites exchanged at random for promising closed ones."""
+    closed = np.setdiff1d(np.argsort(opening, kind="stable")[: len(sites) + NEIGHBOUR_SITES], sites)
+    out = generator.choice(sites, min(KICKED, len(sites)), replace=False)
+    new = generator.choice(closed, min(KICKED, len(closed)), replace=False)
+    return np.union1d(np.setdiff1d(sites, out), new)
+
+
+class _Judge:
+    """Values of sets of open sites. A quick dual bound spares the linear program of most sets that are too dear."""
+
+    def __init__(self, problem: AssignmentProblem) -> None:
+        self._problem, self._known = problem, dict[bytes, float]()
+        self._load = np.where(problem.allowed, problem.load, 0).astype(float)
+        self._cost = np.where(problem.allowed, problem.cost, np.inf)
+        self._bin_price = np.zeros(problem.bin_count)
+        self.trials = self.programs = 0
+
+    def value(self, sites: IntArray, below: float = np.inf) -> float:
+        """Fixed costs and relaxed assignment of these sites; inf: they cannot hold all jobs, or not `below` that."""
+        key = sites.tobytes()
+        self.trials += 1  # known ones too, so that a search among few sets ends
+        if key not in self._known:
+            if not self._holds(sites):
+                self._known[key] = np.inf
+            elif np.isfinite(below) and self._bound(sites, below) >= below:
+                return np.inf
+            else:
+                self._known[key] = self._relaxed(sites)
+        return self._known[key]
+
+    def _holds(self, sites: IntArray) -> bool:
+        """Every job is allowed somewhere, and the least loads fit in all capacities together."""
+        p = self._problem
+        if not p.allowed[sites].any(axis=0).all():
+            return False
+        least = np.where(p.allowed[sites], p.load[sites], np.iinfo(np.int64).max).min(axis=0)
+        return bool(least.sum() <= p.capacity[sites].sum())
+
+    def _relaxed(self, sites: IntArray) -> float:
+        self.programs += 1
+        relaxation = linear_relaxation(self._problem.within(sites), LpLimits())
+        if relaxation is None:
+            return np.inf
+        self._bin_price[sites] = relaxation.bin_price
+        return relaxation.bound
+
+    def _bound(self, sites: IntArray, limit: float) -> float:
+        """Highest of QUICK_STEPS dual bounds on the value, from the last known capacity prices of the sites."""
+        p = self._problem
+        cost, load, capacity = self._cost[sites], self._load[sites], p.capacity[sites]
+        jobs = np.arange(p.job_count)
+        constant = p.offset + float(p.fixed[sites].sum())
+        price, theta, highest = self._bin_price[sites], 1.0, -np.inf
+        for _ in range(QUICK_STEPS):
+            dear = cost + price[:, None] * load
+            to = dear.argmin(axis=0)
+            bound = constant + float(dear[to, jobs].sum()) - float(price @ capacity)
+            if bound > highest:
+                highest = bound
+            else:
+                theta *= 0.7
+            if highest >= limit:
+                break
+            over = np.bincount(to, weights=load[to, jobs], minlength=len(sites)) - capacity
+            over[(price <= 0) & (over < 0)] = 0.0
+            norm = float(over @ over)
+            if norm == 0.0:
+                break
+            price = np.maximum(price + theta * (1.001 * limit - bound) / norm * over, 0.0)
+        return highest
+
+
+def _target(p: AssignmentProblem, prices: FloatArray, judge: _Judge) -> float:
+    """A first objective to aim at: all sites open, without those that the relaxed assignment does not use."""
+    everywhere = np.arange(p.bin_count)
+    relaxation = linear_relaxation(p, LpLimits())
+    if relaxation is None:
+        return float(prices.sum()) * (1 + ASCENT_TARGET_FRAC)
+    used = everywhere[relaxation.fraction.sum(axis=1) > 0]
+    return judge.value(used)
+
+
+def _enough(p: AssignmentProblem, dual: Lagrangian) -> IntArray:
+    """The sites open at the prices, and the next ones until their capacity holds the least load of all jobs."""
+    least = int(np.where(p.allowed, p.load, np.iinfo(np.int64).max).min(axis=0).sum())
+    order = np.argsort(np.where(dual.is_open, -np.inf, 0.0) + dual.opening, kind="stable")
+    order = np.lexsort((dual.opening, ~dual.is_open))
+    enough = int((np.cumsum(p.capacity[order]) < least).sum()) + 1
+    return np.sort(order[: max(enough, int(dual.is_open.sum()))])
+
+
+def _neighbours(sites: IntArray, opening: FloatArray, p: AssignmentProblem) -> list[IntArray]:
+    """Sets one move away: dearest open ones close first, cheapest closed ones open first."""
+    closed = np.setdiff1d(np.arange(p.bin_count), sites)
+    closed = closed[np.argsort(opening[closed], kind="stable")][:NEIGHBOUR_SITES]
+    leaving = sites[np.argsort(-opening[sites], kind="stable")]
+    drops = [np.setdiff1d(sites, [out]) for out in leaving] if len(sites) > 1 else []
+    adds = [np.union1d(sites, [new]) for new in closed]
+    swaps = [np.union1d(np.setdiff1d(sites, [out]), [new]) for new in closed for out in leaving]
+    return [*drops, *adds, *swaps]

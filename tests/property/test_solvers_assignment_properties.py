@@ -1,0 +1,105 @@
+"""Single-source placement against trying every assignment: bound ≤ optimum ≤ objective, whatever the problem."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.assignment import Instance, check, placement_problem
+from solvers.assignment import AssignmentProblem
+from solvers.assignment_bounds import ascend, lagrangian, linear_relaxation
+from solvers.linear import LpLimits
+from solvers.single_source import Budget, WorkLimits, solve_assignment, solve_single_source
+from solvers.solution import SolveStatus
+from tests.assignment_problems import arrays_of, cheapest, random_instance
+
+some = settings(max_examples=40, deadline=None, derandomize=True)
+seeds = st.integers(0, 10**6)
+FEW = WorkLimits(
+    ascent_steps=40, anneal_runs=1, exchanges_per_job=60, integer_nodes=200, improve_rounds=1, site_trials=30
+)
+
+
+@some
+@given(seeds, st.booleans())
+def test_tiny_problems_are_solved_to_the_proven_optimum(seed, whole):
+    instance = random_instance(seed, whole_costs=whole)
+    problem, optimum = placement_problem(instance), cheapest(arrays_of(instance))
+    answer = solve_single_source(problem, FEW, seed=seed)
+    assert check(instance, problem, answer) == []
+    if np.isinf(optimum):
+        assert answer.plan.status is SolveStatus.INFEASIBLE
+        return
+    assert answer.bin_of is not None
+    bound = answer.plan.bound("fleet")
+    assert bound is not None and bound.bound_yuan is not None
+    assert bound.bound_yuan <= optimum + 1e-6
+    assert instance.objective(answer.bin_of) == pytest.approx(optimum)
+    assert answer.plan.status is SolveStatus.OPTIMAL
+
+
+@some
+@given(seeds)
+def test_the_search_over_open_sites_is_sound_where_the_whole_program_is_not_tried(seed):
+    p = arrays_of(random_instance(seed, fixed_costs=True))
+    optimum = cheapest(p)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.single_source.SMALL_PAIRS", 0)
+        answer = solve_assignment(p, FEW, seed, Budget(None, lambda: 0.0))
+    if answer.bin_of is None:
+        assert answer.status is SolveStatus.UNKNOWN or np.isinf(optimum)
+        return
+    assert p.is_feasible(answer.bin_of)
+    assert answer.bound is not None
+    assert answer.bound - 1e-6 <= optimum <= p.objective(answer.bin_of) + 1e-9
+
+
+@some
+@given(seeds)
+def test_every_price_of_jobs_proves_a_bound(seed):
+    p = arrays_of(random_instance(seed))
+    optimum, rng = cheapest(p), np.random.default_rng(seed)
+    if np.isinf(optimum):
+        return
+    price = rng.uniform(-5, 40, p.job_count)
+    assert lagrangian(p, price, fewest=0).bound <= optimum + 1e-9
+    best, at = ascend(p, price, target=optimum, steps=50)
+    assert best.bound <= optimum + 1e-6
+    assert lagrangian(p, at, fewest=0).bound <= optimum + 1e-6
+    linear = linear_relaxation(p, LpLimits())
+    assert linear is None or linear.bound + _least_opening(p) <= optimum + 1e-6
+
+
+def _least_opening(p: AssignmentProblem) -> float:
+    return float(p.fixed.min()) if p.job_count else 0.0
+
+
+@some
+@given(seeds)
+def test_forbidden_pairs_stay_empty(seed):
+    rng = np.random.default_rng(seed)
+    p = arrays_of(random_instance(seed))
+    p = dataclasses.replace(p, allowed=rng.random(p.cost.shape) < 0.7)
+    optimum = cheapest(p)
+    answer = solve_assignment(p, FEW, 0, Budget(None, lambda: 0.0))
+    if np.isinf(optimum):
+        assert answer.bin_of is None
+        return
+    assert answer.bin_of is not None and p.is_feasible(answer.bin_of)
+    assert p.objective(answer.bin_of) == pytest.approx(optimum)
+
+
+@some
+@given(seeds)
+def test_scaling_money_scales_the_answer(seed):
+    instance = random_instance(seed)
+    optimum = cheapest(arrays_of(instance))
+    if np.isinf(optimum):
+        return
+    scaled = Instance("scaled", instance.cost * 0.37, instance.load, instance.capacity, instance.fixed * 0.37)
+    answer = solve_single_source(placement_problem(scaled), FEW)
+    assert answer.plan.objective_yuan == pytest.approx(0.37 * optimum)

@@ -1,0 +1,63 @@
+"""What a horizon plan is told: folded services load the links of all their zones; a trend is not carried on all day."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scheduler.planner.compile import compile_problem
+from scheduler.planner.feasibility import Views
+from scheduler.planner.forecast import AHEAD_HOURS, expected_arrivals
+from solvers.problem import PlacementProblem, Slots
+from tests.builders import START_S, a_fleet, a_site, a_workload, given
+
+HOUR_S = 3600
+
+
+def problem_of(city) -> PlacementProblem:
+    return compile_problem(city.state, Views(city.state.topology, city.state.shapes), city.now_s).problem
+
+
+def two_zones():
+    fleet = a_fleet(a_site("e01").cpus(nodes=4), a_site("e02").cpus(nodes=4)).build()
+    z1 = fleet.zones[0]
+    return fleet.model_copy(update={"zones": (z1, z1.model_copy(update={"zone_id": "z2"}))})
+
+
+def test_light_services_of_two_zones_fold_and_each_zone_carries_its_share_of_their_traffic():
+    city = given(two_zones()).submits(
+        a_workload("a").replicas(3).within(50.0, "z1", mbps=4.0).lasts(36 * HOUR_S),
+        a_workload("b").replicas(1).within(50.0, "z2", mbps=4.0).lasts(36 * HOUR_S),
+    )
+    problem = problem_of(city)
+    assert problem.class_count == 1
+    by_zone = {
+        problem.network.leg_id[leg].split("/")[0]: mbps
+        for leg, mbps in zip(problem.flows.leg_index, problem.flows.mbps, strict=True)
+    }
+    assert by_zone == pytest.approx({"z1": 3.0, "z2": 1.0})
+    assert set(problem.flows.rtt_p99_max_ms) == {50.0}
+
+
+def test_heavy_streams_of_two_zones_stay_apart():
+    city = given(two_zones()).submits(
+        a_workload("a").within(50.0, "z1", mbps=40.0), a_workload("b").within(50.0, "z2", mbps=40.0)
+    )
+    problem = problem_of(city)
+    assert problem.class_count == 2
+    assert problem.flows.mbps.tolist() == [40.0, 40.0]
+
+
+def test_arrivals_of_the_last_hours_continue_for_a_while_and_their_work_ends():
+    city = given(a_fleet(a_site("e01").cpus(nodes=9)).build()).submits(a_workload("first"))
+    for hour in range(4):
+        city.now_s = START_S + hour * HOUR_S + 600
+        city.submits(*(a_workload(f"w{hour}-{i}").lasts(3 * HOUR_S) for i in range(5)))
+    now_s = START_S + 4 * HOUR_S
+    slots = Slots(start_s=now_s + HOUR_S * np.arange(12), hours=np.ones(12))
+    ((_, expected),) = expected_arrivals(city.state, slots, now_s).items()
+    five_an_hour = 5.0
+    assert expected[0] == pytest.approx(five_an_hour * 0.5)
+    assert expected.max() == pytest.approx(five_an_hour * AHEAD_HOURS)
+    # the last to come, AHEAD_HOURS from now, leave three hours later
+    assert np.all(expected[AHEAD_HOURS + 3 :] == 0.0)

@@ -1,0 +1,218 @@
+"""Bulk plans against an oracle that places every replica on a node by integer programming, and rule by rule."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from benchmarks.fleet import fleet_problem
+from solvers.bulk import greedy_bulk, solve_bulk
+from solvers.bulk_model import NotBulk
+from solvers.bulk_relax import BulkLimits
+from solvers.decompose import solve_large
+from solvers.problem import PlacementProblem
+from solvers.replan import Inconsistent, NotIncremental, check_nodes, replan
+from solvers.verify import verify_placements, verify_plan
+from tests.plan_problems import Town
+
+
+def random_town(seed: int) -> PlacementProblem:
+    """Two or three sites that may close, two nodes or three in each group; CPU work and whole GPUs; no square term."""
+    rng = np.random.default_rng(seed)
+    town = Town()
+    for i in range(int(rng.integers(2, 4))):
+        town.site(
+            f"s{i}",
+            may_close=bool(i),
+            fixed_kw=float(rng.uniform(0.2, 3.0)),
+            loss_square=0.0,
+            loss_slope=float(rng.uniform(0.05, 0.4)),
+            price_yuan_per_kwh=float(rng.uniform(0.4, 1.2)),
+            power_limit_kw=float(rng.uniform(2.0, 6.0)),
+            pue_cap_annual=float(rng.uniform(1.2, 1.6)) if rng.random() < 0.5 else np.nan,
+            ledger_beta_kwh=float(rng.uniform(-1, 1)),
+            debt_yuan_per_kwh=float(rng.uniform(0.5, 5.0)),
+        )
+        town.group(
+            f"s{i}/g", f"s{i}", node_count=int(rng.integers(2, 4)), idle_w=float(rng.uniform(100, 500))
+        )
+    for c in range(int(rng.integers(1, 5))):
+        town.work(
+            f"w{c}",
+            demand=float(rng.integers(1, 6)),
+            cpu=float(rng.choice([1, 3, 6])),
+            memory_gib=float(rng.choice([2, 20])),
+            gpu={"l20": float(rng.choice([1.0, 2.0]))} if rng.random() < 0.5 else {},
+            dynamic_w=float(rng.uniform(20, 300)),
+            unserved_yuan=1e3,
+        )
+    return town.problem()
+
+
+def cheapest_on_nodes(p: PlacementProblem) -> float:
+    """Least cost over every choice of sites, nodes and replicas per node; inf where not everything can be served."""
+    s, nodes = p.sites, np.repeat(np.arange(p.group_count), p.groups.node_count[:, 0])
+    at = [(k, n) for k in range(p.pair_count) for n in np.flatnonzero(nodes == p.pairs.group_index[k])]
+    X, N, S = len(at), len(nodes), p.site_count
+    node_at, on_at, debt_at, size = X, X + N, X + N + S, X + N + 2 * S
+    site_of_node = p.groups.site[nodes]
+    it_kw, useful_kw = np.zeros((S, size)), np.zeros((S, size))
+    capacity, served = np.zeros((N * 4, size)), np.zeros((p.class_count, size))
+    for i, (k, n) in enumerate(at):
+        share = (p.pairs.need[k] / np.maximum(p.groups.capacity[nodes[n]], 1)).max()
+        it_kw[site_of_node[n], i] = p.pairs.dynamic_w[k] / 1000
+        useful_kw[site_of_node[n], i] = (p.pairs.dynamic_w[k] + share * p.groups.idle_w[nodes[n]]) / 1000
+        capacity[4 * n : 4 * n + 4, i] = p.pairs.need[k]
+        served[p.pairs.class_index[k], i] = 1
+    for j in range(N):
+        it_kw[site_of_node[j], node_at + j] = p.groups.idle_w[nodes[j]] / 1000
+        capacity[4 * j : 4 * j + 4, node_at + j] = -p.groups.capacity[nodes[j]]
+    power, ledger = it_kw.copy(), np.zeros((S, size))
+    power[np.arange(S), on_at + np.arange(S)] = -s.power_limit_kw[:, 0]
+    slope, swing = 1 + s.loss_slope[:, 0], s.fixed_kw[:, 0] - s.off_kw[:, 0]
+    capped = ~np.isnan(s.pue_cap_annual)
+    cap = np.where(capped, s.pue_cap_annual, 0.0)
+    ledger = slope[:, None] * it_kw - cap[:, None] * useful_kw
+    ledger[np.arange(S), on_at + np.arange(S)] = swing
+    ledger[np.arange(S), debt_at + np.arange(S)] = -1.0
+    release = np.where(capped, s.ledger_beta_kwh - s.off_kw[:, 0], np.inf)
+    price = s.price_yuan_per_kwh[:, 0]
+    cost = (price * slope) @ it_kw
+    cost[on_at:debt_at] = price * swing
+    cost[debt_at:] = np.where(capped, s.debt_yuan_per_kwh, 0.0)
+    lower, upper = np.zeros(size), np.full(size, np.inf)
+    upper[node_at:debt_at] = 1
+    lower[on_at:debt_at] = np.where(s.may_close, 0, 1)
+    demand = p.classes.demand_count[:, 0]
+    answer = milp(
+        cost,
+        integrality=(np.arange(size) < debt_at).astype(int),
+        bounds=Bounds(lower, upper),
+        constraints=[
+            LinearConstraint(capacity, -np.inf, 0),
+            LinearConstraint(served, demand, demand),
+            LinearConstraint(power, -np.inf, 0),
+            LinearConstraint(ledger, -np.inf, release),
+        ],
+    )
+    return float(answer.fun + price @ s.off_kw[:, 0]) if answer.success else float("inf")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_bound_is_below_and_the_plan_not_below_the_best_placement_on_nodes(seed):
+    problem = random_town(seed)
+    best = cheapest_on_nodes(problem)
+    solution = solve_bulk(problem).solution
+    (bound,) = solution.bounds
+    if solution.unserved_count.sum():
+        return  # the oracle serves everything or says it cannot
+    assert bound.bound_yuan is not None
+    assert bound.bound_yuan <= best + 1e-6
+    assert best <= solution.objective_yuan + 1e-6
+    assert verify_plan(problem, solution) == []
+
+
+def test_most_towns_are_served_in_full_and_near_the_best_placement():
+    over = []
+    for seed in range(40):
+        problem = random_town(seed)
+        best = cheapest_on_nodes(problem)
+        solution = solve_bulk(problem).solution
+        if np.isfinite(best):
+            over.append((solution.objective_yuan - best) / best)
+    assert len(over) > 20
+    assert np.median(over) <= 0.03
+    assert np.mean(np.array(over) > 1.0) <= 0.1  # work left out costs a thousand yuan
+
+
+def test_a_fleet_is_served_in_full_within_four_percent_of_its_bound():
+    problem = fleet_problem(replicas=10_000, nodes=1_000, sites=20, classes=100, seed=7)
+    plan = solve_bulk(problem)
+    assert [*verify_plan(problem, plan.solution), *verify_placements(problem, plan.placements)] == []
+    assert plan.solution.unserved_count.sum() == 0
+    gap = plan.solution.bounds[0].gap_frac
+    assert gap is not None and gap <= 0.04
+    assert plan.solution.objective_yuan < greedy_bulk(problem).solution.objective_yuan
+
+
+def test_work_of_several_slots_or_batches_is_not_bulk():
+    two = Town(hours=(1.0, 1.0)).site("a").group("a/g", "a").work("w", demand=1.0).problem()
+    batch = Town().site("a").group("a/g", "a").work("w", work_replica_h=3.0).problem()
+    for problem in (two, batch):
+        with pytest.raises(NotBulk):
+            solve_bulk(problem)
+
+
+def test_a_program_that_may_not_take_a_step_leaves_the_greedy_plan_and_no_bound():
+    problem = random_town(3)
+    solution = solve_bulk(problem, limits=BulkLimits(lp_iterations=0)).solution
+    assert solution.bounds == () and solution.message
+    assert solution.objective_yuan == greedy_bulk(problem).solution.objective_yuan
+
+
+def test_a_gang_lies_on_one_island_or_nowhere():
+    town = Town().site("a").group("a/g", "a", node_count=5, island_node_count=2, gpus=4)
+    town.work("gang", demand=2.0, gpu={"l20": 4.0}, gang_size=2, single_island=True, single_site=True)
+    town.work("big", demand=3.0, gpu={"l20": 4.0}, gang_size=3, single_island=True, single_site=True)
+    problem = town.problem()
+    plan = solve_bulk(problem)
+    assert verify_placements(problem, plan.placements) == []
+    assert plan.solution.unserved_count[:, 0].tolist() == [0.0, 3.0]
+
+
+def test_single_replicas_make_way_for_a_gang_where_they_fit_elsewhere():
+    town = Town().site("a").site("b", price_yuan_per_kwh=5.0)
+    town.group("a/g", "a", node_count=2, gpus=4).group("b/g", "b", node_count=2, gpus=4)
+    town.work("gang", demand=2.0, gpu={"l20": 4.0}, gang_size=2, single_site=True, allowed=("a",))
+    town.work("one", demand=4.0, gpu={"l20": 1.0}, rank=0)
+    plan = solve_bulk(town.problem())
+    assert plan.solution.unserved_count.sum() == 0
+
+
+def small_fleet() -> PlacementProblem:
+    return fleet_problem(replicas=4_000, nodes=400, sites=10, classes=60, seed=3)
+
+
+def test_a_re_plan_of_an_unchanged_problem_moves_nothing():
+    problem = small_fleet()
+    plan = solve_bulk(problem)
+    again = replan(plan, problem)
+    for name in ("class_index", "group_index", "node_index"):
+        ours, theirs = getattr(again.placements, name), getattr(plan.placements, name)
+        np.testing.assert_array_equal(ours, theirs)
+    assert again.solution.objective_yuan == pytest.approx(plan.solution.objective_yuan)
+    assert again.solution.bounds[0].bound_yuan == pytest.approx(plan.solution.bounds[0].bound_yuan)
+
+
+def test_a_re_plan_refuses_changes_it_cannot_carry():
+    problem = small_fleet()
+    plan = solve_bulk(problem)
+    dearer = dataclasses.replace(
+        problem,
+        sites=dataclasses.replace(problem.sites, price_yuan_per_kwh=problem.sites.price_yuan_per_kwh * 2),
+    )
+    with pytest.raises(NotIncremental, match=r"sites\.price_yuan_per_kwh"):
+        replan(plan, dearer)
+
+
+def test_an_account_that_does_not_match_its_rows_is_found():
+    plan = solve_bulk(small_fleet())
+    fleet = plan.filling.fleet
+    check_nodes(plan.filling, np.arange(fleet.node_count))
+    fleet.free[int(plan.filling.all_booked().node[0]), 0] += 1
+    with pytest.raises(Inconsistent):
+        check_nodes(plan.filling, np.arange(fleet.node_count))
+
+
+def test_a_fleet_in_parts_serves_everything_within_its_bound():
+    problem = fleet_problem(replicas=8_000, nodes=800, sites=16, classes=80, seed=7)
+    large = solve_large(problem, part_sites=4)
+    plan = large.plan
+    assert large.part_count >= 3
+    assert [*verify_plan(problem, plan.solution), *verify_placements(problem, plan.placements)] == []
+    whole = solve_bulk(problem)
+    assert plan.solution.bounds[0].bound_yuan is not None
+    assert plan.solution.bounds[0].bound_yuan <= whole.solution.objective_yuan
