@@ -73,8 +73,8 @@ def test_gpu_work_takes_the_node_of_the_cheapest_site_that_is_best_by_cost_and_p
     rng = random.Random(seed)
     fleet = a_fleet()
     for i in range(2):
-        site = a_site(f"s{i}").gpus("l20", nodes=rng.randint(1, 3), per_node=2, cores=8)
-        fleet.site(site.gpus("t4", nodes=rng.randint(1, 3), per_node=4, cores=rng.choice((4, 16))))
+        room = a_site(f"s{i}").gpus("l20", nodes=rng.randint(1, 3), per_node=2, cores=8)
+        fleet.site(room.gpus("t4", nodes=rng.randint(1, 3), per_node=4, cores=rng.choice((4, 16))))
     city = City(fleet.build())
     city.strategy.plain = PlainScorer({f"s{i}": rng.choice((1.0, 1.2)) for i in range(2)})
     for i in range(rng.randint(1, 12)):
