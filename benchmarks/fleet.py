@@ -65,6 +65,8 @@ EDGE_TYPES = ("l20x4", "t4x4", "l20x2", "l40sx8")
 CLOUD_PLANTS = ("ai_hyper", "wse_mid", "wse_poor", "wp113")
 EDGE_PLANTS = ("econ_micro", "dx_room", "cabinet")
 EDGE_TRUST = ("generic", "generic", "medical", "government", "industrial")
+MET_WITHIN_LIMIT = 0.8
+"""An hourly cap is met at no more than this share of the power limit."""
 KIND_SHARES = {"gang": 0.10, "whole": 0.20, "share": 0.35, "cpu": 0.35}
 GPU_BUDGET = {"gang": 0.35, "whole": 0.45, "share": 0.20}
 """Of the GPU capacity that a group has in use."""
@@ -221,17 +223,18 @@ def _sites(
     )
     edge = ~where.is_cloud
     may_close = edge & (rng.random(count) < 0.67)
-    # an hourly cap that the site meets from a quarter to half of its rated load on
-    at = rng.uniform(0.4, 0.65, count) * rated
-    ipue_at = (fixed + (1 + slope) * at + square / rated * at**2) / at
-    hourly = np.where(rng.random(count) < np.where(may_close, 0.3, 0.0), ipue_at, np.nan)
-    soft_home = ~may_close & (rng.random(count) < 0.1)
-    hourly = np.where(soft_home, ipue_at, hourly)
+    # an hourly cap that the site meets from 40 to 65 % of its rated load on, and within its power limit
+    met_at = rng.uniform(0.4, 0.65, count)
+    has_hourly = rng.random(count) < np.where(may_close, 0.3, 0.0)
+    has_hourly |= ~may_close & (rng.random(count) < 0.1)
     # ledgers release what the plant needs at its usual load
     usual = np.where(edge, 0.55, 0.55) * rated
     cap = np.where(edge, 1.5, 1.28)
     release = fixed + (1 + slope) * usual + square / rated * usual**2 - cap * usual
     has_ledger = rng.random(count) < 0.6
+    limit = np.where(rng.random(count) < 0.25, rng.uniform(0.45, 0.6, count), 1.0)
+    at = np.minimum(met_at, MET_WITHIN_LIMIT * limit) * rated
+    ipue_at = (fixed + (1 + slope) * at + square / rated * at**2) / at
     return Sites(
         site_id=tuple(f"s{s:04d}" for s in range(count)),
         labels=tuple(
@@ -243,16 +246,14 @@ def _sites(
         initially_on=np.ones(count, dtype=bool),
         start_yuan=np.ones(count),
         rated_kw=rated,
-        power_limit_kw=(rated * np.where(rng.random(count) < 0.25, rng.uniform(0.45, 0.6, count), 1.0))[
-            :, None
-        ],
+        power_limit_kw=(rated * limit)[:, None],
         fixed_kw=fixed[:, None],
         off_kw=0.1 * fixed[:, None],
         loss_slope=slope[:, None],
         loss_square=square[:, None],
         price_yuan_per_kwh=(0.72 * rng.uniform(0.85, 1.2, count))[:, None],
         carbon_g_per_kwh=np.full((count, 1), 585.0),
-        ipue_cap_hourly=hourly,
+        ipue_cap_hourly=np.where(has_hourly, ipue_at, np.nan),
         hourly_is_hard=may_close,
         pue_cap_annual=np.where(has_ledger, cap, np.nan),
         annual_is_hard=may_close & (rng.random(count) < 0.3),

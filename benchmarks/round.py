@@ -346,6 +346,7 @@ def run(scenario_id: str, node_count: int, pending: int, seed: int, with_plan: b
         "shapes": len(np.unique(state.replicas["spec"][[p.row for p in ours.placed]])),
         "seconds": round(seconds, 4),
         "decisions_per_s": round(rows[0].decisions_per_s),
+        "considered_per_s": round(ours.considered / seconds),
         "seconds_opening": round(opening_s, 4),
         "opening_pending": opening.considered,
         "opening_placed": len(opening.placed),

@@ -167,11 +167,13 @@ class Lagrangian:
     knapsacks: Knapsacks
 
 
-def lagrangian(problem: AssignmentProblem, job_price: FloatArray, fewest: int) -> Lagrangian:
-    """L(u) for one vector of prices."""
+def lagrangian(
+    problem: AssignmentProblem, job_price: FloatArray, fewest: int, cells: int = TABLE_CELLS
+) -> Lagrangian:
+    """L(u) for one vector of prices; knapsacks of more than `cells` are bounded by Dantzig's bound."""
     p = problem
     profit = np.where(p.allowed, job_price - p.cost, -1.0)
-    answer = knapsacks(profit, p.load, p.capacity)
+    answer = knapsacks(profit, p.load, p.capacity, cells)
     opening = p.fixed - answer.value
     is_open = opening < 0
     missing = fewest - int(is_open.sum())
@@ -187,6 +189,7 @@ def ascend(
     target: float,
     steps: int,
     go_on: Callable[[], bool] = lambda: True,
+    cells: int = TABLE_CELLS,
 ) -> tuple[Lagrangian, FloatArray]:
     """The best L(u) of a subgradient ascent from `job_price` towards `target` (an objective value), and its prices.
 
@@ -194,7 +197,7 @@ def ascend(
     (Held, Wolfe and Crowder 1974). The direction is smoothed with the last one (Camerini, Fratta and Maffioli 1975).
     """
     fewest = fewest_bins(problem)
-    best, best_price = lagrangian(problem, job_price, fewest), job_price
+    best, best_price = lagrangian(problem, job_price, fewest, cells), job_price
     now, price, theta, stale = best, job_price, 1.0, 0
     direction = np.zeros(problem.job_count)
     for _ in range(steps):
@@ -207,7 +210,7 @@ def ascend(
             break
         length = theta * max(target - now.bound, 1e-6 * abs(target)) / norm
         price = price + length * direction
-        now = lagrangian(problem, price, fewest)
+        now = lagrangian(problem, price, fewest, cells)
         if now.bound > best.bound + 1e-9 * abs(best.bound):
             best, best_price, stale = now, price, 0
         else:
@@ -216,6 +219,29 @@ def ascend(
             theta, stale = theta / 2, 0
             now, price, direction = best, best_price, np.zeros(problem.job_count)
     return best, best_price
+
+
+def promising_pairs(
+    problem: AssignmentProblem, job_price: FloatArray, dual: Lagrangian, limit: float
+) -> BoolArray:
+    """[m, n] pairs that a solution below `limit` may use; by penalties on L(u) = `dual.bound`.
+
+    With capacity price λ a knapsack that must take j is worth at most λ·capacity + Σ_k (profit_k − λ·load_k)⁺ plus the
+    negative part of j's own term. Forcing a closed bin open adds its opening cost; where bins were opened only to reach
+    the fewest number, the dearest open one may close in return.
+    """
+    p, k = problem, dual.knapsacks
+    profit = np.where(p.allowed, job_price - p.cost, 0.0)
+    swing = np.where(p.allowed, profit - k.price[:, None] * p.load, -np.inf)
+    most = k.price * p.capacity + np.maximum(np.where(p.load <= p.capacity[:, None], swing, 0.0), 0.0).sum(
+        axis=1
+    )
+    in_return = max(0.0, float(dual.opening[dual.is_open].max(initial=0.0)))
+    others = np.where(dual.is_open, dual.bound - dual.opening, dual.bound - in_return)
+    with_bin = others + p.fixed - k.value
+    with_pair = others[:, None] + (p.fixed - most)[:, None] - np.minimum(swing, 0.0)
+    fits = p.load <= p.capacity[:, None]
+    return np.asarray(p.allowed & fits & (with_pair < limit) & (with_bin < limit)[:, None])
 
 
 def rounded_up(problem: AssignmentProblem, bound: float) -> float:

@@ -5,7 +5,7 @@ total cost: a linear assignment problem, solved exactly. So a step chooses among
 microseconds. Load above capacity costs `scale · bin price` per unit; `scale` grows geometrically from below 1, where
 the relaxed solution is overloaded but cheap, to where overload no longer pays. The slower it grows, the better the
 answer: that, and not temperature, is what anneals (a small uniform noise only breaks ties). Measured in
-docs/mathematics-single-source.md.
+docs/assignment.md.
 """
 
 from __future__ import annotations

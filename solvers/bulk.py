@@ -33,13 +33,15 @@ from solvers.problem import PlacementProblem
 from solvers.solution import NodePlacements, PlanSolution
 
 SLIVER = 0.6
-"""Last nodes used less than this are saved, and their work moves to its next best place, in the last solve."""
+"""In a dive, last nodes used less than this are saved and their work moves elsewhere; others are paid."""
+DIVES = 3
+"""Solves by which numbers of nodes become whole: work that moves opens parts of nodes elsewhere."""
 CAUTION = 1.3
 """What whole nodes owe beyond the program is taken off the next release this many times."""
-MOST_ROUNDS = 5
-"""Rounds beyond the third only where a hard cap does not hold yet."""
 YIELD_ROUNDS = 2
 """Times the relaxation is solved again with the nodes that filling could not use taken off."""
+MOST_ROUNDS = 6
+"""Rounds beyond the third only where a hard cap does not hold yet."""
 
 
 @dataclass
@@ -76,6 +78,36 @@ class BulkPlan:
         return node_placements(self.filling.sets, self.filling.fleet, self.filling.all_booked())
 
 
+@dataclass(eq=False)
+class Lessons:
+    """What filling nodes teaches the next program."""
+
+    most_nodes: FloatArray
+    """[G] nodes less those that filling could not use."""
+    ledger_kwh: FloatArray
+    """[S] owed beyond the program, to be released less."""
+    cap_kw: FloatArray
+    """[S] short of a hard hourly cap, to be met by more."""
+
+    @classmethod
+    def none(cls, relaxation: Relaxation) -> Lessons:
+        """Before the first filling."""
+        sites = np.zeros(relaxation.sets.problem.site_count)
+        return cls(relaxation.sets.nodes.copy(), sites, sites.copy())
+
+    def learn_yields(self, filling: Filling) -> None:
+        """Where a group was full and quotas did not fit, it has fewer nodes than it seems."""
+        quota = whole_quotas(filling.sets, filling.relaxation.x)
+        self.most_nodes = self.most_nodes - filling.short_nodes(quota)
+
+    def learn_caps(self, filling: Filling, solution: PlanSolution) -> None:
+        """What whole nodes owe and lack beyond the program."""
+        hard = filling.sets.problem.sites.hourly_is_hard
+        owed = np.maximum(solution.ledger_debt_kwh - filling.relaxation.debt_kwh, 0.0)
+        self.ledger_kwh = self.ledger_kwh + CAUTION * owed
+        self.cap_kw = self.cap_kw + CAUTION * np.where(hard, solution.cap_excess_kw[:, 0], 0.0)
+
+
 def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
     """Plan one slot onto nodes: always an answer, but `NotBulk` for several slots, batch work or graphs."""
     simplex, clock = Simplex(limits or BulkLimits()), Clock()
@@ -86,19 +118,14 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                 relaxation = relax(bulk_sets(problem), simplex)
             with clock.phase("nodes"):
                 filling = filled(relaxation)
-            most = relaxation.sets.nodes.copy()
-            margin_kwh, margin_kw = np.zeros(problem.site_count), np.zeros(problem.site_count)
+            lessons = Lessons.none(relaxation)
             for number in range(MOST_ROUNDS):
-                if number < YIELD_ROUNDS:
-                    most -= filling.short_nodes(whole_quotas(relaxation.sets, relaxation.x))
-                    limit = most
-                else:
-                    limit = np.minimum(most, without_slivers(relaxation.nodes))
-                gangs = filling.gang_pairs
                 with clock.phase("yields"):
-                    relaxation = tightened(
-                        relaxation, simplex, limit, gangs, filling.placed[gangs], margin_kwh, margin_kw
-                    )
+                    if number < YIELD_ROUNDS:
+                        lessons.learn_yields(filling)
+                        relaxation = tightened_by(lessons, filling, relaxation, simplex)
+                    else:
+                        relaxation = dive(lessons, filling, relaxation, simplex)
                 with clock.phase("nodes"):
                     filling = filled(relaxation)
                 if number < YIELD_ROUNDS - 1:
@@ -107,20 +134,62 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     completed(filling)
                 with clock.phase("count"):
                     solution = counted(filling)
-                margin_kwh += CAUTION * np.maximum(solution.ledger_debt_kwh - relaxation.debt_kwh, 0.0)
-                margin_kw += CAUTION * np.where(
-                    problem.sites.hourly_is_hard, solution.cap_excess_kw[:, 0], 0.0
-                )
-                if best is None or weighted(problem, solution) < weighted(problem, best[1]):
+                lessons.learn_caps(filling, solution)
+                if best is None or weighted(filling, solution) < weighted(*best):
                     best = filling, solution
                 if number >= YIELD_ROUNDS and broken_caps_kwh(problem, best[1]) <= WHOLE:
                     break
+                if number > YIELD_ROUNDS:
+                    relaxation = with_caps_given_up(relaxation, solution)
         except Unsolved as unsolved:
             if best is None:
                 greedy = greedy_bulk(problem)
                 return replace(greedy, solution=replace(greedy.solution, message=str(unsolved)))
     assert best is not None
     return BulkPlan(replace(best[1], seconds=clock.seconds), best[0])
+
+
+def tightened_by(
+    lessons: Lessons, filling: Filling, relaxation: Relaxation, simplex: Simplex,
+    least_nodes: FloatArray | None = None, most_nodes: FloatArray | None = None,
+) -> Relaxation:  # fmt: skip
+    """The program solved again with what was learned, gangs where they were placed."""
+    gangs = filling.gang_pairs
+    least = np.zeros(len(lessons.most_nodes)) if least_nodes is None else least_nodes
+    most = lessons.most_nodes if most_nodes is None else most_nodes
+    return tightened(
+        relaxation, simplex, least, most, gangs, filling.placed[gangs], lessons.ledger_kwh, lessons.cap_kw
+    )
+
+
+def dive(lessons: Lessons, filling: Filling, relaxation: Relaxation, simplex: Simplex) -> Relaxation:
+    """Whole nodes: of each group the last, partly used node is saved or paid for in full, and the program solved again.
+
+    A group that uses all it has is left alone: its last part is what packing loses.
+    """
+    relaxation = tightened_by(lessons, filling, relaxation, simplex)
+    least, most = np.zeros(len(lessons.most_nodes)), lessons.most_nodes.copy()
+    for _ in range(DIVES):
+        nodes = relaxation.nodes
+        part = nodes - np.floor(nodes + WHOLE)
+        partial = (part > WHOLE) & (nodes < lessons.most_nodes - WHOLE)
+        if not partial.any():
+            break
+        up = partial & ((part >= SLIVER) | (np.ceil(nodes) <= least))
+        least = np.where(up, np.minimum(np.ceil(nodes), lessons.most_nodes), least)
+        most = np.where(partial & ~up, np.maximum(np.floor(nodes + WHOLE), least), most)
+        try:
+            relaxation = tightened_by(lessons, filling, relaxation, simplex, least, most)
+        except Unsolved:
+            break  # whole nodes that do not go together: the last program that had an answer stands
+    return relaxation
+
+
+def with_caps_given_up(relaxation: Relaxation, solution: PlanSolution) -> Relaxation:
+    """Sites closed whose hard hourly cap lessons did not help to hold, where they may close."""
+    sites = relaxation.sets.problem.sites
+    broken = sites.hourly_is_hard & sites.may_close & (solution.cap_excess_kw[:, 0] > 0)
+    return replace(relaxation, site_on=relaxation.site_on & ~broken)
 
 
 def greedy_bulk(problem: PlacementProblem) -> BulkPlan:
@@ -142,17 +211,12 @@ def broken_caps_kwh(problem: PlacementProblem, solution: PlanSolution) -> float:
     return hard_excess_kwh(problem, excess, solution.ledger_debt_kwh, solution.portfolio_debt_kwh)
 
 
-def weighted(problem: PlacementProblem, solution: PlanSolution) -> float:
-    """What plans are compared by: cost, with hard caps weighed as in the program."""
-    return solution.objective_yuan + HARD_CAP_YUAN * broken_caps_kwh(problem, solution)
-
-
-def without_slivers(nodes: FloatArray) -> FloatArray:
-    """[G] most nodes per group so that nodes of little use are not opened: down where the last one is used less than
-    `SLIVER`, else no limit.
-    """
-    part = nodes - np.floor(nodes + WHOLE)
-    return np.where(part < SLIVER, np.floor(nodes + WHOLE), np.inf)
+def weighted(filling: Filling, solution: PlanSolution) -> float:
+    """What plans are compared by: cost, with ranks of unserved work and hard caps weighed as in the program."""
+    sets = filling.sets
+    plain_yuan = sets.problem.classes.unserved_yuan_per_replica_h * sets.hours
+    ranks_yuan = float((sets.unserved_yuan - plain_yuan) @ solution.unserved_count[:, 0])
+    return solution.objective_yuan + ranks_yuan + HARD_CAP_YUAN * broken_caps_kwh(sets.problem, solution)
 
 
 def completed(filling: Filling) -> None:

@@ -23,8 +23,7 @@ WHOLE = 1e-6
 ROOM_TRIALS = 6
 """Places tried per class that found no room."""
 PADDING_ROUNDS = 3
-POOR_FILL = 0.6
-"""Nodes filled less than this are looked at for emptying."""
+FEW_PAIRS = 4
 
 
 def whole_quotas(sets: BulkSets, x: FloatArray) -> IntArray:
@@ -65,6 +64,8 @@ class Filling:
         self.occupied: BoolArray = np.zeros(fleet.node_count, dtype=bool)
         self.nodes_on = np.zeros(p.group_count, dtype=np.int64)
         self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
+        self.running = p.pairs.running_count[sets.pair]
+        self.move_yuan = p.classes.migration_yuan[sets.pair_class]
         self.class_start = np.searchsorted(sets.pair_class, np.arange(p.class_count + 1))
         # a gang is a workload of its own, everything else of a class is one
         members = np.where(self.gang > 1, self.gang, sets.demand)
@@ -88,6 +89,11 @@ class Filling:
     def gang_pairs(self) -> IntArray:
         """Candidates of classes in gangs."""
         return np.flatnonzero(self.gang[self.sets.pair_class] > 1)
+
+    def _replica_yuan(self, v: IntArray) -> FloatArray:
+        """Price of one more replica on candidates; a running one that stays saves its move."""
+        stays = self.placed[v] < self.running[v]
+        return np.asarray(self.unit_yuan[v] - np.where(stays, self.move_yuan[v], 0.0))
 
     def all_booked(self) -> Booked:
         """Everything placed, as one table."""
@@ -121,7 +127,14 @@ class Filling:
         self.placed[used] += amount
         np.add.at(self.rest, self.sets.pair_class[used], -np.rint(amount).astype(np.int64))
         np.add.at(self.work_kw, self.sets.pair_site[used], self.sets.dynamic_kw[used] * amount)
-        self.side_room -= np.asarray(self.side[used].T @ amount)
+        if len(used) > FEW_PAIRS:
+            self.side_room -= np.asarray(self.side[used].T @ amount)
+            return
+        for v, replicas in zip(
+            used.tolist(), amount.tolist(), strict=True
+        ):  # slicing a matrix costs more than this
+            at = slice(self.side.indptr[v], self.side.indptr[v + 1])
+            self.side_room[self.side.indices[at]] -= self.side.data[at] * replicas
 
     def _with_gangs(self, booked: Booked) -> Booked:
         """Number the gangs: rows of a gang's pair come in whole gangs, node after node."""
@@ -381,7 +394,8 @@ class Filling:
         fresh_here = self.nodes_on[g] < self.fleet.count[g]
         idle_yuan = s.problem.groups.idle_w[g] / W_PER_KW * self.kw_yuan[s.pair_site[v]]
         per_node = np.clip(np.floor(1.0 / np.maximum(s.dominant[v], 1e-9)), 1, self.rest[c])
-        yuan = np.concatenate([self.unit_yuan[v], self.unit_yuan[v] + idle_yuan / per_node])
+        unit_yuan = self._replica_yuan(v)
+        yuan = np.concatenate([unit_yuan, unit_yuan + idle_yuan / per_node])
         usable = np.flatnonzero(np.concatenate([open_here, fresh_here]))
         for option in usable[np.argsort(yuan[usable], kind="stable")].tolist():
             if self.rest[c] == 0:
@@ -411,14 +425,15 @@ class Filling:
         fresh_fit = np.zeros(len(v))
         np.maximum.at(fresh_fit, row[~on], fit[~on])
         open_room = np.bincount(row[on], weights=fit[on], minlength=len(v))
-        fresh_yuan = self.unit_yuan[v] + idle_yuan / np.maximum(np.minimum(fresh_fit, self.rest[c]), 1.0)
+        unit_yuan = self._replica_yuan(v)
+        fresh_yuan = unit_yuan + idle_yuan / np.maximum(np.minimum(fresh_fit, self.rest[c]), 1.0)
         gang = int(self.gang[c])
         if gang > 1:  # one option per group: occupied nodes and as many fresh ones as the gang still needs
             fresh = np.ceil(np.maximum(gang - open_room, 0.0) / np.maximum(fresh_fit, 1.0))
-            gang_yuan = self.unit_yuan[v] + idle_yuan * fresh / gang
+            gang_yuan = unit_yuan + idle_yuan * fresh / gang
             options = [(float(gang_yuan[i]), int(i), True) for i in np.flatnonzero(open_room + fresh_fit > 0)]
         else:
-            options = [(float(self.unit_yuan[v[i]]), int(i), True) for i in np.flatnonzero(open_room > 0)]
+            options = [(float(unit_yuan[i]), int(i), True) for i in np.flatnonzero(open_room > 0)]
             options += [(float(fresh_yuan[i]), int(i), False) for i in np.flatnonzero(fresh_fit > 0)]
         if only_open:
             options = [o for o in options if o[2] and open_room[o[1]] >= gang]
@@ -440,7 +455,7 @@ class Filling:
         for c in np.flatnonzero((self.rest > 0) & (self.rest >= self.gang)):
             v = np.arange(self.class_start[c], self.class_start[c + 1])
             v = v[self.site_on[self.sets.pair_site[v]]]
-            for pair in v[np.argsort(self.unit_yuan[v], kind="stable")][:ROOM_TRIALS]:
+            for pair in v[np.argsort(self._replica_yuan(v), kind="stable")][:ROOM_TRIALS]:
                 if self.rest[c] < self.gang[c]:
                     break
                 self._try_room(int(c), int(pair))
@@ -560,6 +575,6 @@ class Filling:
 
     def _on_node(self, c: int) -> IntArray:
         """[N] replicas of a class on each node."""
-        booked = self.all_booked()
-        mine = booked.node[self.sets.pair_class[booked.pair] == c]
-        return np.bincount(mine, minlength=self.fleet.node_count)
+        mine = [part.node[self.sets.pair_class[part.pair] == c] for part in self._parts]
+        nodes = np.concatenate(mine) if mine else np.zeros(0, dtype=np.int64)
+        return np.bincount(nodes, minlength=self.fleet.node_count)

@@ -6,6 +6,7 @@ Symbols (sets as in `solvers.problem`; one slot of h hours)
     y[g] ∈ [0, N]   nodes on                                    on[s]  site open, 0..1 where it may close, else 1
     P[s]            IT power, kW                                Q[s]   square term of facility power, kW
     e[s]            excess over the hourly cap, kW              v[s], v_E  ledger debt of a site, of the edges, kWh
+    l[k] ∈ [0, run] running replicas that leave pair k, where a move costs
 
 Every row is a valid inequality of the exact problem on nodes (whole replicas, whole nodes, devices, true square term),
 so the optimum of the program is a lower bound for any placement onto nodes:
@@ -34,7 +35,7 @@ import numpy as np
 
 from solvers import facility
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.candidates import candidates, dominant_share
+from solvers.candidates import candidates, counted_share, dominant_share
 from solvers.linear import INFINITY, Block, LinearModel, Values
 from solvers.problem import (
     CPU_MILLI,
@@ -145,7 +146,7 @@ def bulk_sets(problem: PlacementProblem) -> BulkSets:
         sharp=_sharp_shares(p, need, group),
         dominant=dominant,
         dynamic_kw=dynamic_kw,
-        useful_kw=dominant * p.groups.idle_w[group] / W_PER_KW + dynamic_kw,
+        useful_kw=counted_share(p)[pair] * p.groups.idle_w[group] / W_PER_KW + dynamic_kw,
         mbps_row=row,
         mbps_column=column,
         mbps=mbps,
@@ -271,6 +272,7 @@ def build(sets: BulkSets, cuts: Sequence[Cuts] = ()) -> BulkModel:
     """All rules, in the order of the documentation; `cuts` come last, round by round, so that rows only grow."""
     m = BulkModel(sets, tuple(cuts))
     define_columns(m)
+    define_moves(m)
     define_demand(m)
     define_capacity(m)
     define_power(m)
@@ -318,6 +320,27 @@ def define_columns(m: BulkModel) -> None:
         rows = m._rows("wake", waking, lower=-p.groups.initial_on_count[waking])
         m.lp.add_entries(rows, woken, 1.0)
         m.lp.add_entries(rows, m.columns_of("nodes")[waking], -1.0)
+
+
+def define_moves(m: BulkModel) -> None:
+    """x[k] + l[k] ≥ run[k]; a move costs migration·(Σ_k l[k] − max(Σ run − D, 0)): who leaves and is wanted moves.
+
+    Replicas on pairs that are candidates no more leave in any case.
+    """
+    s, p = m.sets, m.sets.problem
+    classes, running = p.pairs.class_index, p.pairs.running_count
+    yuan = p.classes.migration_yuan
+    ran = np.bincount(classes, weights=running, minlength=p.class_count)
+    stays = np.bincount(s.pair_class, weights=running[s.pair], minlength=p.class_count)
+    m.lp.offset += float(yuan @ (ran - stays - np.maximum(ran - s.demand, 0.0)))
+    which = np.flatnonzero((running[s.pair] > 0) & (yuan[s.pair_class] > 0))
+    if not len(which):
+        return
+    here = running[s.pair[which]]
+    leaving = m._columns("leaving", which, upper=here, cost=yuan[s.pair_class[which]])
+    rows = m._rows("moves", which, lower=here)
+    m.lp.add_entries(rows, leaving, 1.0)
+    m.lp.add_entries(rows, m.columns_of("x")[which], 1.0)
 
 
 def define_demand(m: BulkModel) -> None:

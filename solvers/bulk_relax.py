@@ -141,12 +141,12 @@ class Relaxation:
     @property
     def unit_yuan(self) -> FloatArray:
         """[V] cost of one more replica: its power at `kw_yuan`, other money, and duals of links, spread, floors and
-        ledgers; demand and capacity of nodes left out.
+        ledgers; demand, moves and capacity of nodes left out.
         """
         s, x = self.sets, self.model.columns["x"].slice
         rows = np.ones(len(self.duals))
         for name, block in self.model.rows.items():
-            if name in ("demand", "capacity", "it_power", "padding") or name.startswith("sharp"):
+            if name in ("demand", "moves", "capacity", "it_power", "padding") or name.startswith("sharp"):
                 rows[block.slice] = 0.0
         priced = (self.exact.matrix.T @ (self.duals * rows))[x]
         return np.asarray(self.exact.cost[x] - priced + s.dynamic_kw * self.kw_yuan[s.pair_site])
@@ -243,13 +243,18 @@ def unpriced(sets: BulkSets) -> Relaxation:
 def choose_sites(
     model: BulkModel, exact: Program, on: FloatArray, simplex: Simplex, trials: int
 ) -> tuple[BoolArray, LpResult]:
-    """(site_on, answer with them): open what the relaxation opens at all, then close, least open first, each site
-    without which the program costs less. Sites the relaxation leaves closed stay closed.
+    """(site_on, answer with them): open what the relaxation opens at all, then close, those that cannot hold a hard
+    cap and the least open first, each site without which the program costs less. Sites the relaxation leaves closed
+    stay closed.
     """
     site_on = on > INTEGRAL
     best = simplex.solve(plan_program(model, exact, site_on))
+    excess = np.zeros(len(on))
+    if "hourly_cap" in model.rows:
+        excess[model.keys["hourly_cap"]] = model.values("cap_excess_kw", best.x)
+    broken = model.sets.problem.sites.hourly_is_hard & (excess > INTEGRAL)
     doubtful = np.flatnonzero(site_on & (on < 1 - INTEGRAL))
-    for s in doubtful[np.argsort(on[doubtful], kind="stable")][:trials]:
+    for s in doubtful[np.lexsort((on[doubtful], ~broken[doubtful]))][:trials]:
         trial = site_on.copy()
         trial[s] = False
         answer = simplex.solve(plan_program(model, exact, trial))
@@ -261,19 +266,22 @@ def choose_sites(
 def tightened(
     relaxation: Relaxation,
     simplex: Simplex,
+    least_nodes: FloatArray,
     most_nodes: FloatArray,
     settled: IntArray,
     count: FloatArray,
     ledger_margin_kwh: FloatArray,
     cap_margin_kw: FloatArray,
 ) -> Relaxation:
-    """Solve again with the sites as they are, at most most_nodes[G] nodes, at most count replicas on settled pairs,
-    ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of facility power more.
+    """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes, at most count replicas on
+    settled pairs, ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of
+    facility power more.
     """
     model = relaxation.model
     program = plan_program(model, relaxation.exact, relaxation.site_on)
     nodes, x = model.columns["nodes"].slice, model.columns_of("x")[settled]
     program.upper[nodes] = np.clip(most_nodes, 0.0, program.upper[nodes])
+    program.lower[nodes] = np.clip(least_nodes, 0.0, program.upper[nodes])
     program.upper[x] = count
     if "hourly_cap" in model.rows:
         block, members = model.rows["hourly_cap"].slice, model.keys["hourly_cap"]

@@ -189,8 +189,8 @@ def _cost(
         demand_charge_yuan=float(peak @ sites.demand_yuan_per_kw),
         start_yuan=float(sites.start_yuan[site_on & ~sites.initially_on & sites.may_close].sum()),
         wake_yuan=float(p.groups.wake_yuan @ np.maximum(nodes - p.groups.initial_on_count, 0.0)),
-        migration_yuan=float(moved @ p.classes.migration_yuan[p.pairs.class_index]),
-        other_yuan=float(per_pair @ p.pairs.other_yuan_per_replica_h) * h,
+        migration_yuan=float((moved * p.classes.migration_yuan[p.pairs.class_index]).sum()),
+        other_yuan=float((per_pair * p.pairs.other_yuan_per_replica_h).sum()) * h,
         unserved_yuan=float(unserved @ p.classes.unserved_yuan_per_replica_h) * h,
         cap_excess_yuan=float(excess @ soft_cap) * h,
     )

@@ -23,6 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -129,6 +130,8 @@ def solve_large(
             relaxation = replace(relaxation, site_on=site_on, iterations=iterations)
             filling = joined_filling(relaxation, parts, plans)
             filling.place_few()
+            filling.keep_padding()
+            filling.make_room()
             filling.keep_padding()
             filling.settle()
         with clock.phase("count"):
@@ -372,7 +375,7 @@ class RayRunner:
         self._folder = Path(tempfile.mkdtemp(prefix="sd", dir=root))
         token = self._folder / "token"
         token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(TOKEN_BYTES), encoding="utf-8")
+        token.write_text(_token(), encoding="utf-8")
         wanted = {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -426,6 +429,12 @@ class RayRunner:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@cache
+def _token() -> str:
+    """One secret per process: Ray reads its token once and keeps it, also over a later start."""
+    return secrets.token_hex(TOKEN_BYTES)
 
 
 def _warm() -> None:

@@ -16,7 +16,7 @@ they need not be trusted, only their signs are enforced. Nothing is shared with 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations, pairwise
 
@@ -125,6 +125,8 @@ class DerivedFacts:
     """[S,T] per kWh of facility energy, carbon included."""
     unfinished_yuan: Floats
     """[C] per replica-hour left."""
+    patterns: dict[int, tuple[Ints, ...]] = field(default_factory=dict)
+    """Per graph, once asked for: the options of every valid pattern, which no multiplier changes."""
 
 
 def derived_facts(p: PlacementProblem) -> DerivedFacts:
@@ -551,12 +553,13 @@ def _batch_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) 
 def _graphs_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) -> float:
     """Σ over graphs and eras: the cheapest valid pattern with each stage on its cheapest pair, or nothing."""
     era = eras(p)
-    return sum(_graph_yuan(p, f, m, unit, graph, era) for graph in p.graphs)
+    return sum(_graph_yuan(p, f, m, unit, j, era) for j in range(len(p.graphs)))
 
 
 def _graph_yuan(
-    p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, graph: Graph, era: Ints
+    p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats, index: int, era: Ints
 ) -> float:
+    graph = p.graphs[index]
     count = np.asarray(graph.count, dtype=float)
     count_h = _sum_over(era, count * p.slots.hours)
     nothing = count_h * m.level_yuan[_graph_level(p, graph)] * _graph_penalty(p, graph)
@@ -571,8 +574,9 @@ def _graph_yuan(
     if combinations > MOST_PATTERNS:
         best = np.sum([cost.min(axis=0, initial=np.inf) for cost in costs], axis=0)
     else:
-        option = _valid_options(p, graph, sites, processing)
-        best = _pattern_yuan(p, m, graph, sites, costs, option, era).min(axis=0, initial=np.inf)
+        if index not in f.patterns:
+            f.patterns[index] = _valid_options(p, graph, sites, processing)
+        best = _pattern_yuan(p, m, graph, sites, costs, f.patterns[index], era).min(axis=0, initial=np.inf)
     return float(np.where(count_h > 0, np.minimum(best, nothing), 0.0).sum())
 
 

@@ -127,10 +127,6 @@ class FleetState:
         offset = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         return row, self.first[groups][row] + offset
 
-    def occupied(self) -> BoolArray:
-        """[N] nodes with anything on them."""
-        return np.asarray((self.free != self.capacity[self.group]).any(axis=1))
-
     # -- fit -----------------------------------------------------------------------------------------------------
 
     def fit(self, nodes: IntArray, need: IntArray) -> IntArray:

@@ -284,10 +284,29 @@ def _prices(parts: PlanParts) -> FloatArray:
 
 
 def _energy_prices(parts: PlanParts) -> FloatArray:
-    """[S,T] yuan per kWh of IT energy: dual of the site's power balance, over the hours of the slot."""
+    """[S,T] yuan per kWh of IT energy that work causes: dual of the power balance over hours, less what ledgers credit.
+
+    Below 0 where debt is dearer than the energy that would repay it.
+    """
     model, p = parts.model, parts.model.sets.problem
     duals = parts.result.duals[model.rows_of("it_power")].reshape(p.site_count, p.slot_count)
-    return np.asarray(np.abs(duals) / p.slots.hours)
+    return np.asarray(np.abs(duals) / p.slots.hours) - _credit_yuan_per_kwh(parts)[:, None]
+
+
+def _credit_yuan_per_kwh(parts: PlanParts) -> FloatArray:
+    """[S] what ledgers give back for a kWh of useful load: Π times their dual; the legal form credits P itself."""
+    model, p = parts.model, parts.model.sets.problem
+    credit = np.zeros(p.site_count)
+    if p.terms.ledger_load != "useful":
+        return credit
+    capped = np.flatnonzero(~np.isnan(p.sites.pue_cap_annual))
+    if len(capped):
+        own = np.maximum(-parts.result.duals[model.rows_of("ledger")], 0.0)
+        credit[capped] += p.sites.pue_cap_annual[capped] * own
+    if p.terms.portfolio_pue_cap_annual is not None and p.sites.is_edge.any():
+        shared = max(0.0, -float(parts.result.duals[model.rows_of("portfolio_ledger")][0]))
+        credit[p.sites.is_edge] += p.terms.portfolio_pue_cap_annual * shared
+    return credit
 
 
 def _graph_patterns(model: PlanModel, values: FloatArray) -> tuple[GraphPattern, ...]:

@@ -3,11 +3,12 @@
 `solve_single_source` is the public function. Its steps:
 
 1. `assignment_of`: the problem as arrays, or the reasons why this model does not fit it.
-2. Small problems with fixed costs: the whole integer program, which HiGHS proves optimal.
-3. Larger ones: Lagrangian ascent gives the bound and a promising set of open sites; `search_open_sites` exchanges
-   sites, judging each set by the linear relaxation of the assignment.
-4. Open sites given (or free of charge): linear relaxation, Lagrangian bound, exchange annealing beside HiGHS on the
-   columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
+2. Sites that cost something to open (`assign_and_open`): easy problems go to HiGHS at once. Else a rough Lagrangian
+   bound and a search over sets of open sites give an incumbent; penalties strike out pairs that no better solution
+   uses, and what is left of a small problem is solved whole by HiGHS. Otherwise more search, a sharper bound, and
+   step 3 within the incumbent's sites.
+3. Open sites given, or free of charge (`assign_open`): linear relaxation, Lagrangian bound, exchange annealing beside
+   HiGHS on the columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
 
 With `WorkLimits` equal arguments give equal answers. With a wall limit the same steps share the time.
 """
@@ -21,14 +22,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from solvers.archive import BoolArray, FloatArray, IntArray
+from solvers.archive import BoolArray, IntArray
 from solvers.assignment import AssignmentProblem, assignment_of, placements_of, plan_of
 from solvers.assignment_bounds import (
-    Lagrangian,
     Relaxation,
     ascend,
     fewest_bins,
     linear_relaxation,
+    promising_pairs,
     rounded_up,
 )
 from solvers.assignment_search import Found, anneal
@@ -36,21 +37,21 @@ from solvers.improve import ImproveLimits, improve
 from solvers.integer import IntegerLimits, IntegerResult, solve_integer
 from solvers.linear import LinearModel, LpLimits
 from solvers.problem import PlacementProblem
+from solvers.site_search import SiteSearch
 from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
 
 MODEL = "single source: one site per class, fixed site cost, one capacity"
+EASY_PAIRS, EASY_S = 2_500, 0.7
+"""Problems with fixed costs of at most so many pairs go to HiGHS at once, for so long where the clock limits: files of
+the OR-Library with 50 × 50 pairs take 0.02 to 0.6 s, and what takes longer gains from step 1."""
 SMALL_PAIRS = 6_000
-"""Problems with fixed costs of at most so many pairs go to HiGHS whole: 50 × 50 takes 0.01 to 0.5 s."""
+"""Problems with fixed costs with at most so many promising pairs go to HiGHS: 50 × 50 takes 0.01 to 0.6 s."""
 COLUMNS_PER_JOB = 12
 """Columns that HiGHS is given for each job; more only slow it down where it cannot finish anyway."""
-NEIGHBOUR_SITES = 25
-"""Closed sites that the search over open sites considers, cheapest at the Lagrangian prices first."""
+FIRST_SETS, SETS, SET_EXCHANGES = 3, 20, 3_000
+"""Sets of sites that get a short annealing run at first and later, and its exchanges (0.05 s with a few open sites)."""
 ASCENT_TARGET_FRAC = 0.01
 """Room above the bound that the ascent aims at while no solution is known."""
-KICKED = 2
-"""Sites exchanged at random when the search over open sites is stuck."""
-QUICK_STEPS = 40
-"""Subgradient steps that judge a set of open sites before its linear program is solved."""
 UNLIMITED = 10**9
 """Steps of a search that ends by the clock."""
 SAME = 1e-9
@@ -195,24 +196,7 @@ def solve_assignment(problem: AssignmentProblem, limits: WorkLimits, seed: int, 
         return best.answer(SolveStatus.INFEASIBLE)
     if not (problem.fixed > 0).any():
         return assign_open(best, limits, seed, budget, share=1.0)
-    if problem.allowed.sum() <= SMALL_PAIRS:
-        result, bin_of = _solve_whole(problem, problem.allowed, limits, budget.seconds_to(0.9))
-        if result.status is SolveStatus.INFEASIBLE:
-            return best.answer(SolveStatus.INFEASIBLE)
-        best.offer(bin_of)
-        best.raise_bound(result.bound)
-        if best.is_proven:
-            return best.answer()
-    open_sites = search_open_sites(best, limits, seed, budget, share=0.5)
-    if open_sites is None:
-        return best.answer()
-    within = _Best(problem.within(open_sites))
-    found = assign_open(within, limits, seed, budget, share=1.0)
-    if found.bin_of is not None:
-        best.offer(open_sites[found.bin_of])
-        best.raise_bound(best.bound)
-    best.work.update(within.work)
-    return best.answer()
+    return assign_and_open(best, limits, seed, budget)
 
 
 # -- open sites given --------------------------------------------------------------------------------------------
@@ -232,7 +216,7 @@ def assign_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget, shar
     _anneal_until(best, relaxation, limits, seed, budget, at(0.1))
     _ascend_until(best, relaxation, limits, budget, at(0.2))
     if not best.is_proven:
-        _anneal_beside_program(best, relaxation, limits, seed, budget, at(0.55))
+        _anneal_beside_program(best, relaxation, limits, seed, budget, at(0.4))
     if best.bin_of is not None and not best.is_proven:
         rounds = UNLIMITED if budget.wall_s is not None else limits.improve_rounds
         reduced, go_on = relaxation.reduced_cost(p), budget.until(at(0.96))
@@ -344,167 +328,105 @@ def _solve_whole(
 # -- which sites to open -----------------------------------------------------------------------------------------
 
 
-def search_open_sites(
-    best: _Best, limits: WorkLimits, seed: int, budget: Budget, share: float
-) -> IntArray | None:
-    """Sites to open, sorted; the Lagrangian bound goes to `best`. None: no set of sites was found that holds all jobs.
-
-    A set is judged by fixed costs + linear relaxation of the assignment within it, which is below the true cost by
-    little: at most one job per site is split. Moves: close one, open one, exchange one for another, sites in the order
-    of what opening them costs at the Lagrangian prices; the first better set is taken. From a set that no move makes
-    better the search goes on with KICKED sites exchanged at random.
-    """
+def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) -> Assigned:
+    """Single-source facility location: which sites to open, and who serves whom."""
     p, wall = best.problem, budget.wall_s is not None
-    judge = _Judge(p)
-    steps = 2 * limits.ascent_steps
-    prices = np.where(
-        p.allowed, p.cost + p.fixed[:, None] * p.load / np.maximum(p.capacity, 1)[:, None], np.inf
-    ).min(axis=0)
-    dual, prices = ascend(p, prices, _target(p, prices, judge), steps, budget.until(share * 0.25))
-    sites = _enough(p, dual)
-    value = judge.value(sites)
-    if np.isfinite(value):
-        dual, prices = ascend(p, prices, value, steps, budget.until(share * 0.5))
-        other = _enough(p, dual)
-        if judge.value(other) < value:
-            sites, value = other, judge.value(other)
-    best.raise_bound(dual.bound)
-    generator = np.random.default_rng(seed)
 
-    def go_on() -> bool:
-        return budget.until(share)() if wall else judge.trials < limits.site_trials
+    # 0. easy ones are proven before a search would have begun
+    if p.allowed.sum() <= EASY_PAIRS:
+        seconds = budget.seconds_to(0.65)
+        result, bin_of = _solve_whole(
+            p, p.allowed, limits, seconds if seconds is None else min(seconds, EASY_S)
+        )
+        if result.status is SolveStatus.INFEASIBLE:
+            return best.answer(SolveStatus.INFEASIBLE)
+        best.offer(bin_of)
+        best.raise_bound(result.bound)
+        if best.is_proven:
+            return best.answer()
 
-    start = sites
-    while go_on():
-        descended, found = _descend(start, judge, dual.opening, p, go_on)
-        if found < value - SAME * abs(value):
-            sites, value = descended, found
-        start = _kicked(sites, dual.opening, generator)
-    best.count("site_trials", judge.trials)
-    best.count("site_programs", judge.programs)
-    return sites if np.isfinite(value) else None
+    # 1. a bound, a good set of open sites, and an assignment within it
+    at = budget.parts_until(1.0)
+    search, tried = SiteSearch(p, limits.ascent_steps, seed), set[bytes]()
+    search.begin(budget.until(at(0.3)))
+    best.raise_bound(search.dual.bound)
+    search.exchange(limits.site_trials // 3, budget.until(at(0.35)))
+    _assign_sets(best, search, tried, FIRST_SETS, limits, seed, budget.until(at(0.4)))
+
+    # 2. what is left of a small problem goes to HiGHS, to be proven
+    columns = promising_pairs(p, search.prices, search.dual, best.objective)
+    is_small = bool(columns.sum() <= SMALL_PAIRS)
+    if is_small:
+        limit = best.objective
+        result, bin_of = _solve_whole(p, columns, limits, budget.seconds_to(at(0.85)))
+        best.count("program_pairs", float(columns.sum()))
+        if result.status is SolveStatus.INFEASIBLE and best.bin_of is None:
+            return best.answer(SolveStatus.INFEASIBLE)
+        best.offer(bin_of)
+        best.raise_bound(min(result.bound, limit))
+        if best.is_proven:
+            return best.answer()
+
+    # 3. more sets of sites, then a sharper bound and the best assignment within the best set
+    search.exchange(
+        UNLIMITED if wall else 4 * limits.site_trials, budget.until(at(0.87 if is_small else 0.45))
+    )
+    _assign_sets(best, search, tried, SETS, limits, seed, budget.until(at(0.9 if is_small else 0.5)))
+    best.count("site_trials", search.judge.trials)
+    best.count("site_programs", search.judge.programs)
+    best.raise_bound(search.sharpened(budget.until(at(0.91 if is_small else 0.55))))
+    sites = search.sites if best.bin_of is None else np.unique(best.bin_of)
+    _finish_within(best, sites, limits, seed, budget, at(0.93 if is_small else 0.85))
+    if best.bin_of is None:
+        # the cheapest sets are the fullest ones: any assignment is better than none
+        _finish_within(best, np.arange(p.bin_count), limits, seed, budget, at(0.93))
+    if best.bin_of is not None and not best.is_proven:
+        rounds = UNLIMITED if wall else limits.improve_rounds
+        reduced = np.where(
+            p.allowed, p.cost + p.fixed[:, None] * p.load / np.maximum(p.capacity, 1)[:, None], np.inf
+        )
+        better = improve(p, best.bin_of, reduced, ImproveLimits(rounds), seed, budget.until(at(0.96)))
+        best.count("blocks", better.blocks)
+        best.offer(better.bin_of)
+    best.raise_bound(best.bound)
+    return best.answer()
 
 
-def _descend(
-    sites: IntArray,
-    judge: _Judge,
-    opening: FloatArray,
-    p: AssignmentProblem,
+def _assign_sets(
+    best: _Best,
+    search: SiteSearch,
+    tried: set[bytes],
+    most: int,
+    limits: WorkLimits,
+    seed: int,
     go_on: Callable[[], bool],
-) -> tuple[IntArray, float]:
-    """The set that no single move makes better, and its value."""
-    value = judge.value(sites)
-    moved = True
-    while moved and go_on():
-        moved = False
-        for candidate in _neighbours(sites, opening, p):
-            if not go_on():
-                break
-            now = judge.value(candidate, below=value)
-            if now < value - SAME * abs(value):
-                sites, value, moved = candidate, now, True
-                break
-    return sites, value
+) -> None:
+    """A short annealing run within each of the best sets not tried yet, while their relaxed value is below the
+    incumbent; the first one runs whatever the time."""
+    exchanges = min(limits.exchanges_per_job * best.problem.job_count, SET_EXCHANGES)
+    fresh = [(value, sites) for value, sites in search.judge.best_sets() if sites.tobytes() not in tried]
+    for value, sites in fresh[:most]:
+        if value >= best.objective or (not go_on() and best.bin_of is not None):
+            break
+        tried.add(sites.tobytes())
+        within = best.problem.within(sites)
+        relaxation = linear_relaxation(within, LpLimits())
+        if relaxation is not None:
+            found = anneal(within, relaxation, seed, exchanges)
+            best.count("exchanges", found.exchanges)
+            if found.bin_of is not None:
+                best.offer(sites[found.bin_of])
 
 
-def _kicked(sites: IntArray, opening: FloatArray, generator: np.random.Generator) -> IntArray:
-    """KICKED sites exchanged at random for promising closed ones."""
-    closed = np.setdiff1d(np.argsort(opening, kind="stable")[: len(sites) + NEIGHBOUR_SITES], sites)
-    out = generator.choice(sites, min(KICKED, len(sites)), replace=False)
-    new = generator.choice(closed, min(KICKED, len(closed)), replace=False)
-    return np.union1d(np.setdiff1d(sites, out), new)
-
-
-class _Judge:
-    """Values of sets of open sites. A quick dual bound spares the linear program of most sets that are too dear."""
-
-    def __init__(self, problem: AssignmentProblem) -> None:
-        self._problem, self._known = problem, dict[bytes, float]()
-        self._load = np.where(problem.allowed, problem.load, 0).astype(float)
-        self._cost = np.where(problem.allowed, problem.cost, np.inf)
-        self._bin_price = np.zeros(problem.bin_count)
-        self.trials = self.programs = 0
-
-    def value(self, sites: IntArray, below: float = np.inf) -> float:
-        """Fixed costs and relaxed assignment of these sites; inf: they cannot hold all jobs, or not `below` that."""
-        key = sites.tobytes()
-        self.trials += 1  # known ones too, so that a search among few sets ends
-        if key not in self._known:
-            if not self._holds(sites):
-                self._known[key] = np.inf
-            elif np.isfinite(below) and self._bound(sites, below) >= below:
-                return np.inf
-            else:
-                self._known[key] = self._relaxed(sites)
-        return self._known[key]
-
-    def _holds(self, sites: IntArray) -> bool:
-        """Every job is allowed somewhere, and the least loads fit in all capacities together."""
-        p = self._problem
-        if not p.allowed[sites].any(axis=0).all():
-            return False
-        least = np.where(p.allowed[sites], p.load[sites], np.iinfo(np.int64).max).min(axis=0)
-        return bool(least.sum() <= p.capacity[sites].sum())
-
-    def _relaxed(self, sites: IntArray) -> float:
-        self.programs += 1
-        relaxation = linear_relaxation(self._problem.within(sites), LpLimits())
-        if relaxation is None:
-            return np.inf
-        self._bin_price[sites] = relaxation.bin_price
-        return relaxation.bound
-
-    def _bound(self, sites: IntArray, limit: float) -> float:
-        """Highest of QUICK_STEPS dual bounds on the value, from the last known capacity prices of the sites."""
-        p = self._problem
-        cost, load, capacity = self._cost[sites], self._load[sites], p.capacity[sites]
-        jobs = np.arange(p.job_count)
-        constant = p.offset + float(p.fixed[sites].sum())
-        price, theta, highest = self._bin_price[sites], 1.0, -np.inf
-        for _ in range(QUICK_STEPS):
-            dear = cost + price[:, None] * load
-            to = dear.argmin(axis=0)
-            bound = constant + float(dear[to, jobs].sum()) - float(price @ capacity)
-            if bound > highest:
-                highest = bound
-            else:
-                theta *= 0.7
-            if highest >= limit:
-                break
-            over = np.bincount(to, weights=load[to, jobs], minlength=len(sites)) - capacity
-            over[(price <= 0) & (over < 0)] = 0.0
-            norm = float(over @ over)
-            if norm == 0.0:
-                break
-            price = np.maximum(price + theta * (1.001 * limit - bound) / norm * over, 0.0)
-        return highest
-
-
-def _target(p: AssignmentProblem, prices: FloatArray, judge: _Judge) -> float:
-    """A first objective to aim at: all sites open, without those that the relaxed assignment does not use."""
-    everywhere = np.arange(p.bin_count)
-    relaxation = linear_relaxation(p, LpLimits())
-    if relaxation is None:
-        return float(prices.sum()) * (1 + ASCENT_TARGET_FRAC)
-    used = everywhere[relaxation.fraction.sum(axis=1) > 0]
-    return judge.value(used)
-
-
-def _enough(p: AssignmentProblem, dual: Lagrangian) -> IntArray:
-    """The sites open at the prices, and the next ones until their capacity holds the least load of all jobs."""
-    least = int(np.where(p.allowed, p.load, np.iinfo(np.int64).max).min(axis=0).sum())
-    order = np.argsort(np.where(dual.is_open, -np.inf, 0.0) + dual.opening, kind="stable")
-    order = np.lexsort((dual.opening, ~dual.is_open))
-    enough = int((np.cumsum(p.capacity[order]) < least).sum()) + 1
-    return np.sort(order[: max(enough, int(dual.is_open.sum()))])
-
-
-def _neighbours(sites: IntArray, opening: FloatArray, p: AssignmentProblem) -> list[IntArray]:
-    """Sets one move away: dearest open ones close first, cheapest closed ones open first."""
-    closed = np.setdiff1d(np.arange(p.bin_count), sites)
-    closed = closed[np.argsort(opening[closed], kind="stable")][:NEIGHBOUR_SITES]
-    leaving = sites[np.argsort(-opening[sites], kind="stable")]
-    drops = [np.setdiff1d(sites, [out]) for out in leaving] if len(sites) > 1 else []
-    adds = [np.union1d(sites, [new]) for new in closed]
-    swaps = [np.union1d(np.setdiff1d(sites, [out]), [new]) for new in closed for out in leaving]
-    return [*drops, *adds, *swaps]
+def _finish_within(
+    best: _Best, sites: IntArray, limits: WorkLimits, seed: int, budget: Budget, share: float
+) -> None:
+    """The generalised assignment problem on these sites, which are the incumbent's if there is one."""
+    within = _Best(best.problem.within(sites))
+    if best.bin_of is not None:
+        within.offer(np.searchsorted(sites, best.bin_of))
+    found = assign_open(within, limits, seed, budget, share)
+    if found.bin_of is not None:
+        best.offer(sites[found.bin_of])
+    for name, amount in found.work.items():
+        best.count(name, amount)

@@ -234,7 +234,8 @@ class PlanSolution:
     for one hour.
     """
     energy_yuan_per_kwh_it: Annotated[FloatArray, "S", "T"]
-    """Marginal price of one kWh of IT energy at the site, overhead, debt and power limit included."""
+    """Marginal price of one kWh of IT energy at the site, overhead, power limit and what ledgers charge and credit for
+    it included; below 0 where load repays more debt than it costs."""
     moved_count: Annotated[FloatArray, "K"]
     """Replicas that run on the pair now and leave its group in the first slot."""
     graph_patterns: tuple[GraphPattern, ...] = ()

@@ -76,6 +76,7 @@ def bulk_town(seed: int, *, sites: int = 4, scale: int = 1) -> PlacementProblem:
             spread_sites=int(rng.choice([0, 0, 2])),
             spread_nodes=int(rng.choice([0, 0, 2])) if gang == 1 else 0,
             migration_yuan=float(rng.choice([0.0, 2.0])),
+            running={g["group_id"]: float(rng.integers(0, 4)) for g in town.groups if chance(0.3)},
             other_yuan=float(rng.choice([0.0, 0.1])),
             unserved_yuan=float(rng.choice([10.0, 100.0])),
             flows=[("z/pon", float(rng.choice([5.0, 15.0, 100.0])), 3.0)] if chance(0.4) else (),

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.outlook import LOCAL_OFFSET_HOURS
+from scheduler.domain.outlook import LOCAL_OFFSET_HOURS, local_day
 from solvers.facility import (
     cooling_coefficient,
     facility_coefficients,
@@ -23,7 +23,7 @@ from solvers.facility import (
     year_of_cooling_hours,
 )
 from suanli.model import Site
-from suanli.model.units import HOURS_PER_YEAR, SECONDS_PER_HOUR, epoch_s, utc
+from suanli.model.units import HOURS_PER_DAY, HOURS_PER_YEAR, SECONDS_PER_HOUR, epoch_s, utc
 
 HOURS, MONTHS = 24, 12
 
@@ -74,6 +74,11 @@ def year_start_s(at_s: int) -> int:
     )
 
 
+def day_start_s(at_s: int) -> int:
+    """The last local midnight at or before `at_s`."""
+    return local_day(at_s) * HOURS_PER_DAY * SECONDS_PER_HOUR - LOCAL_OFFSET_HOURS * SECONDS_PER_HOUR
+
+
 def _phi_at(rule: SeasonalRule, starts_s: NDArray[np.int64]) -> NDArray[np.float64]:
     local_s = np.asarray(starts_s, np.int64) + LOCAL_OFFSET_HOURS * SECONDS_PER_HOUR
     month = local_s.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % MONTHS
@@ -112,3 +117,15 @@ def released_kwh(
         horizon_hours=float(hours.sum()),
         hours_left_in_year=max(1.0, HOURS_PER_YEAR - elapsed_hours),
     )
+
+
+def overdrawn_kwh(site: Site, balance_kwh: float, used_kwh: float, since_s: int, now_s: int) -> float:
+    """What the site has used since an instant beyond what the release rule gave it up to now; negative: saved.
+
+    `balance_kwh` is the balance now, `used_kwh` = E_fac − Π·E_IT since then.
+    """
+    starts_s = np.arange(since_s, now_s, SECONDS_PER_HOUR, dtype=np.int64)
+    if not len(starts_s):
+        return 0.0
+    hours = np.minimum(now_s - starts_s, SECONDS_PER_HOUR) / SECONDS_PER_HOUR
+    return used_kwh - released_kwh(site, balance_kwh + used_kwh, since_s, starts_s, hours)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scheduler.domain.topology import Topology
 from solvers.facility import monthly_dew_point_c, monthly_dry_bulb_c, wet_bulb_c
 from suanli.model import Tariff
-from suanli.model.units import SECONDS_PER_HOUR, utc
+from suanli.model.units import HOURS_PER_DAY, SECONDS_PER_HOUR, utc
 
 LOCAL_OFFSET_HOURS = 8
 """Asia/Shanghai has no daylight saving."""
@@ -23,6 +23,11 @@ def local_hour(at_s: int, utc_offset_hours: int = LOCAL_OFFSET_HOURS) -> tuple[i
     """(month, hour of day with fraction) of an instant in local time."""
     local = utc(at_s) + timedelta(hours=utc_offset_hours)
     return local.month, local.hour + local.minute / 60
+
+
+def local_day(at_s: int) -> int:
+    """Local days since the epoch."""
+    return (at_s + LOCAL_OFFSET_HOURS * SECONDS_PER_HOUR) // (HOURS_PER_DAY * SECONDS_PER_HOUR)
 
 
 class CalendarOutlook:

@@ -19,6 +19,7 @@ import orjson
 from numpy.typing import NDArray
 
 from scheduler.domain.columns import Columns
+from scheduler.domain.outlook import local_day
 from scheduler.domain.shapes import ShapeTable, Spec
 from scheduler.domain.topology import Topology, build_topology, under_policy
 from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
@@ -82,6 +83,31 @@ class SiteEnergy:
     useful_it_kwh: float = 0.0
     opening_it_kwh: float = 0.0
     opening_facility_kwh: float = 0.0
+    today_from_s: int = -NEVER_S
+    """Start of the first window of the local day that the last three fields speak of."""
+    day_it_kwh: float = 0.0
+    day_facility_kwh: float = 0.0
+    day_useful_it_kwh: float = 0.0
+
+    def add(self, meter: dict[str, Any]) -> None:
+        """One metered window; windows do not cross midnight."""
+        from_s = int(meter["from_s"])
+        if not self.is_of_day(from_s):
+            self.today_from_s = from_s
+            self.day_it_kwh = self.day_facility_kwh = self.day_useful_it_kwh = 0.0
+        it_kwh, facility_kwh, useful_it_kwh = (
+            meter[k] for k in ("it_energy_kwh", "facility_energy_kwh", "useful_it_energy_kwh")
+        )
+        self.it_kwh += it_kwh
+        self.facility_kwh += facility_kwh
+        self.useful_it_kwh += useful_it_kwh
+        self.day_it_kwh += it_kwh
+        self.day_facility_kwh += facility_kwh
+        self.day_useful_it_kwh += useful_it_kwh
+
+    def is_of_day(self, at_s: int) -> bool:
+        """Whether the energy of the day speaks of the local day of an instant."""
+        return local_day(self.today_from_s) == local_day(at_s)
 
 
 @dataclass
@@ -434,10 +460,7 @@ class ClusterState:
 
     def _metered(self, event: Event) -> None:
         for meter in event.body["meters"]:
-            energy = self.energy[meter["site_id"]]
-            energy.it_kwh += meter["it_energy_kwh"]
-            energy.facility_kwh += meter["facility_energy_kwh"]
-            energy.useful_it_kwh += meter["useful_it_energy_kwh"]
+            self.energy[meter["site_id"]].add(meter)
             self.last_meter[meter["site_id"]] = meter
             self.recent_meters.append(meter)
         del self.recent_meters[:-MAX_RECENT_METERS]

@@ -46,6 +46,9 @@ MAX_RAISED = 64
 """After so many nodes got room back, bounds of groups are taken anew instead of one by one."""
 
 
+_NOWHERE = np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Spread:
     """Spread rule of one choice: domain of every node, domains in use, and how many new ones must be found."""
@@ -94,7 +97,9 @@ class NodeChoice:
         self._tiered = scorer if isinstance(scorer, TieredScorer) else None
         self._usable = snapshot.nodes.up & ~snapshot.nodes.cordoned
         self._bounds = _GroupBounds(snapshot, self._usable)
-        self._site_watts: dict[int, _SiteWatts] = {}
+        self._site_watts: dict[tuple[object, ...], _SiteWatts] = {}
+        self._no_room: set[tuple[object, ...]] = set()
+        """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
         self._group_cost: dict[int, NDArray[np.float64]] = {}
 
@@ -246,6 +251,18 @@ class NodeChoice:
 
         Those asleep in one group are all alike: the first `enough` will do.
         """
+        key = (view.likeness, ranges)
+        if key in self._no_room:
+            return _NOWHERE, _NOWHERE
+        at, fit, is_kept = self._room_among(view, left_s, ranges, enough)
+        if not len(at) and not is_kept:
+            self._no_room.add(key)
+        return at, fit
+
+    def _room_among(
+        self, view: SpecView, left_s: float, ranges: tuple[tuple[int, int, int], ...], enough: int
+    ) -> tuple[IntArray, IntArray, bool]:
+        """As `_room_at_site`, and whether nodes kept for gangs were left out."""
         snapshot, nodes, stage = self.snapshot, self.snapshot.nodes, view.spec.stage
         of_ranges = self._of_ranges.get(ranges)
         if of_ranges is None:
@@ -254,8 +271,11 @@ class NodeChoice:
         ok &= nodes.memory_mib[of_ranges] >= stage.memory_mib
         ok &= self._usable[of_ranges]
         at = of_ranges[ok]
+        is_kept = False
         if self.reservations.groups:
-            at = at[self.reservations.passes(at, left_s)]
+            passes = self.reservations.passes(at, left_s)
+            is_kept = not passes.all()
+            at = at[passes]
         asleep = snapshot.empty_node[at].nonzero()[0]
         if len(asleep) > enough:
             group = snapshot.topology.node_group[at[asleep]]
@@ -263,9 +283,12 @@ class NodeChoice:
             keep = np.ones(len(at), bool)
             keep[asleep[number >= enough]] = False
             at = at[keep]
+        if enough == 1:
+            at = at[snapshot.holds_one(view, at)]
+            return at, np.ones(len(at), np.int64), is_kept
         fit = snapshot.fit_of_nodes(view, at)
         has = fit > 0
-        return (at, fit) if has.all() else (at[has], fit[has])
+        return at[has], fit[has], is_kept
 
     def _by_worth(
         self,
@@ -305,6 +328,8 @@ class NodeChoice:
 
     def _open_groups(self, view: SpecView, shut: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(G,) groups in which one more replica might find room."""
+        if self.snapshot.returned:
+            self._no_room.clear()
         open_group = self._bounds.may_hold(view)
         open_group &= ~shut[self.snapshot.topology.group_site]
         if self.snapshot.low_used is not None:
@@ -402,9 +427,9 @@ class NodeChoice:
         return np.array([] if taken.to_find else taken.nodes, np.int64)
 
     def _watts_of(self, view: SpecView) -> _SiteWatts:
-        known = self._site_watts.get(view.spec.spec)
+        known = self._site_watts.get(view.likeness)
         if known is None:
-            known = self._site_watts[view.spec.spec] = _SiteWatts.of(view, self.snapshot)
+            known = self._site_watts[view.likeness] = _SiteWatts.of(view, self.snapshot)
         return known
 
 

@@ -50,6 +50,11 @@ class SpecView:
         """(hub, Mbps) of one replica's flows to and from zones."""
         return zone_traffic(self.spec, self.topology)
 
+    @cached_property
+    def likeness(self) -> tuple[object, ...]:
+        """Equal for specs that a node, a site and a link cannot tell apart, priority and duration aside."""
+        return self.need.tobytes(), self.group_ok.tobytes(), self.watts.tobytes(), self.traffic
+
     @property
     def has_traffic(self) -> bool:
         """Whether its flows to zones load any link."""

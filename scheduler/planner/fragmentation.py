@@ -115,7 +115,8 @@ class Fragmentation:
     def share_on(self, node: int, free: list[int], need_milli: int) -> int:
         """Bit of the device that loses least cut value by a share, among devices with `free` milli each."""
         cost = self._placer.share_cost(node, need_milli)
-        return 1 << min(range(len(free)), key=lambda g: (cost[free[g]], g))
+        by_device = [cost[milli] for milli in free]
+        return 1 << by_device.index(min(by_device))
 
 
 _MODELS: WeakKeyDictionary[Views, PackingModels] = WeakKeyDictionary()

@@ -9,7 +9,7 @@ import numpy as np
 
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState
-from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, ledger_margin_kwh
+from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, set_aside_kwh
 from scheduler.planner.feasibility import Views
 from scheduler.planner.learn import learn
 from scheduler.planner.marginal import marginal_ipue
@@ -93,7 +93,7 @@ class HorizonStrategy:
         body = {
             "slot_start_s": [int(t) for t in problem.slots.start_s],
             "slot_hours": [float(h) for h in problem.slots.hours],
-            "ledger": [b.model_dump(mode="json") for b in _ledger(state, problem, solution)],
+            "ledger": [b.model_dump(mode="json") for b in _ledger(state, problem, solution, task.at_s)],
             "cost": {k: round(float(v), 4) for k, v in vars(solution.cost).items()},
             "method": solution.method,
         }
@@ -210,7 +210,9 @@ def _significant(value: float) -> float:
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
-def _ledger(state: ClusterState, problem: PlacementProblem, solution: PlanSolution) -> list[LedgerBalance]:
+def _ledger(
+    state: ClusterState, problem: PlacementProblem, solution: PlanSolution, at_s: int
+) -> list[LedgerBalance]:
     assert state.topology is not None
     out = []
     for i, site_id in enumerate(problem.sites.site_id):
@@ -219,14 +221,14 @@ def _ledger(state: ClusterState, problem: PlacementProblem, solution: PlanSoluti
             continue
         before = balance_kwh(state, site_id, cap)
         used = float(solution.ledger_used_kwh[i])
-        margin_kwh = ledger_margin_kwh(state.topology.sites[i], float(problem.slots.hours.sum()))
+        aside_kwh = set_aside_kwh(state, state.topology.sites[i], float(problem.slots.hours.sum()), at_s)
         out.append(
             LedgerBalance(
                 site_id=site_id,
                 pue_cap_annual=cap,
                 balance_before_kwh=round(before, 4),
                 balance_after_kwh=round(before - used, 4),
-                released_kwh=round(float(problem.sites.ledger_beta_kwh[i]) + margin_kwh, 4),
+                released_kwh=round(float(problem.sites.ledger_beta_kwh[i]) + aside_kwh, 4),
                 used_kwh=round(used, 4),
                 debt_kwh=round(max(0.0, float(solution.ledger_debt_kwh[i])), 4),
             )
@@ -266,7 +268,8 @@ def _guide(compiled: Compiled, solution: PlanSolution) -> dict[str, Any]:
     # where nothing runs the dual is degenerate, often 0, although the first kilowatt-hour costs what it costs
     is_empty = solution.it_kw[:, 0] <= EMPTY_SITE_KW
     first_kwh = price * (1.0 + sites.loss_slope[:, 0])
-    marginal = np.where(is_empty, first_kwh, solution.energy_yuan_per_kwh_it[:, 0])
+    # rounds fill a room whose ledger wants load first, but nobody wakes a node in order to burn power
+    marginal = np.where(is_empty, first_kwh, np.maximum(solution.energy_yuan_per_kwh_it[:, 0], 0.0))
     idle_kw = np.bincount(
         problem.groups.site,
         problem.groups.initial_on_count * problem.groups.idle_w / W_PER_KW,

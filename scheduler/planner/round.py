@@ -32,6 +32,7 @@ from scheduler.planner.snapshot import (
     POWER_SLACK_W,
     Snapshot,
     gpus_for,
+    keeps_off_floor,
     pipeline_mbps,
     stage_sites,
     stage_sites_own,
@@ -114,7 +115,7 @@ class Round:
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
     """Workload of several stages placed in this round → stage id → site."""
     _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
-    _shortages: dict[int, ReasonCode] = field(default_factory=dict)
+    _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
     _ends: tuple[tuple[int, int], Ends] | None = None
@@ -755,11 +756,11 @@ class Round:
     # -------------------------------------------------------------- why not
 
     def _shortage(self, view: SpecView) -> ReasonCode:
-        """The resource that rules out the most nodes of the candidate groups; found once for each spec."""
-        spec = view.spec.spec
-        if spec not in self._shortages:
-            self._shortages[spec] = shortage_codes(self.snapshot, view).most_common(1)[0][0]
-        return self._shortages[spec]
+        """The resource that rules out the most nodes of the candidate groups; found once for specs that are alike."""
+        key = (view.likeness, self.snapshot.low_used is not None and keeps_off_floor(view))
+        if key not in self._shortages:
+            self._shortages[key] = shortage_codes(self.snapshot, view).most_common(1)[0][0]
+        return self._shortages[key]
 
     def _view_of(self, row: int) -> SpecView:
         return self.snapshot.views[int(self.state.replicas["spec"][row])]
@@ -794,7 +795,8 @@ def shortage_codes(
     codes[ReasonCode.MEMORY_SHORT] = int(memory_short.sum())
     codes[ReasonCode.STORAGE_SHORT] = int(storage_short.sum())
     fits = snapshot.fit_of_nodes(view, at) > 0
-    codes[ReasonCode.RESERVED_FLOOR] = int((fits & (snapshot.fit(view, at) <= 0)).sum())
+    if snapshot.low_used is not None:
+        codes[ReasonCode.RESERVED_FLOOR] = int((fits & (snapshot.fit(view, at) <= 0)).sum())
     if stage.gpu_milli:
         total = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
         short = usable & (total < view.need[topology.node_group[at], 2])

@@ -5,7 +5,7 @@ replicas are placed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,6 +193,24 @@ class Snapshot:
             )
         return fit
 
+    def holds_one(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(len(at),) whether each of these nodes, usable and with CPU and memory enough, holds one more replica."""
+        nodes, stage = self.nodes, view.spec.stage
+        holds = np.ones(len(at), bool)
+        if stage.storage_gib:
+            holds &= nodes.storage_gib[at] >= stage.storage_gib
+        if stage.gpu_milli:
+            need_milli = view.need[self.topology.node_group[at], 2]
+            free = nodes.gpu_milli[at, : self._gpu_slots]
+            whole = need_milli >= WHOLE_GPU_MILLI
+            if whole.all():
+                holds &= (free == WHOLE_GPU_MILLI).sum(axis=1) * WHOLE_GPU_MILLI >= need_milli
+            elif not whole.any():
+                holds &= (need_milli > 0) & (free.max(axis=1, initial=-1) >= need_milli)
+            else:
+                holds &= gpu_fit(free, need_milli) > 0
+        return holds
+
     def _off_floor(self, view: SpecView, at: NDArray[np.int64], fit: NDArray[np.int64]) -> NDArray[np.int64]:
         """`fit`, cut so that its sum over each group stays within `floor_room`: the fullest nodes keep theirs."""
         if self.low_used is None or not keeps_off_floor(view) or not len(at):
@@ -225,7 +243,7 @@ class Snapshot:
         limited = (floor > 0.0) & view.group_ok
         return np.where(limited, np.minimum(room, MANY), MANY).astype(np.int64)
 
-    @property
+    @cached_property
     def _gpu_slots(self) -> int:
         return int(self.topology.group_gpu_count.max(initial=1))
 
@@ -369,7 +387,7 @@ def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) ->
     whole: NDArray[np.int64] = (gpu_free_milli == WHOLE_GPU_MILLI).sum(axis=1) // np.maximum(
         need_milli // WHOLE_GPU_MILLI, 1
     )
-    if (need_milli >= WHOLE_GPU_MILLI).all():
+    if not len(need_milli) or need_milli.min() >= WHOLE_GPU_MILLI:
         return whole
     share = (np.maximum(gpu_free_milli, 0) // np.maximum(need_milli, 1)[:, None]).sum(axis=1)
     return np.where(need_milli <= 0, 0, np.where(need_milli >= WHOLE_GPU_MILLI, whole, share))

@@ -88,7 +88,10 @@ class LedgerBalance(Value):
     pue_cap_annual: float | None = None
     balance_before_kwh: float = 0.0
     balance_after_kwh: float = 0.0
-    released_kwh: float = Field(0.0, description="β_H: what the seasonal rule lets this horizon use")
+    released_kwh: float = Field(
+        0.0,
+        description="β_H: what the seasonal rule lets this horizon use, and what the day has saved of it so far",
+    )
     used_kwh: float = Field(0.0, description="Σ (P_fac − Π·P_useful)·Δt of the horizon")
     debt_kwh: NonNegative = 0.0
 

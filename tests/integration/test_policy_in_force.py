@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scheduler.cycle import Cycle
+from scheduler.domain.ledger import overdrawn_kwh, year_start_s
 from scheduler.domain.limits import caps_in_force, limits_in_force
 from scheduler.planner.compile import compile_problem
 from scheduler.planner.feasibility import Views
@@ -16,6 +17,7 @@ from scheduler.workers.pools import InlineSolverPool
 from solvers.problem import PlacementProblem
 from suanli.model import EventKind, InvalidRequest, NotFound, Policy, PueCap, SiteKind, SitePolicy
 from suanli.model.errors import Conflict
+from suanli.model.units import HOURS_PER_YEAR
 from tests.builders import START_S, City, PlainScorer, a_fleet, a_site, a_workload, given
 from tests.service_worlds import a_fleet as a_served_fleet
 from tests.service_worlds import a_service, running, wait_until
@@ -197,6 +199,27 @@ def test_the_next_plan_counts_an_annual_cap_of_the_policy():
     assert list(sites.debt_yuan_per_kwh) == [9, 9] and (sites.ledger_beta_kwh != 0).all()
     ledger = city.events(EventKind.PLAN_COMMITTED)[-1].body["ledger"]
     assert {b["site_id"]: b["pue_cap_annual"] for b in ledger} == {"e01": 1.45, "e02": 1.45}
+
+
+@pytest.mark.parametrize(("too_much_kwh", "pace"), [(500.0, 24 / 20), (-500.0, 1.0)])
+def test_a_plan_repays_by_midnight_what_was_overdrawn_and_spends_what_was_saved(
+    too_much_kwh: float, pace: float
+):
+    """At 04:00 twenty hours are left: 24 hours of plan repay 24/20 of it; the rule takes its yearly share too."""
+    city = revise(planned_city(two_rooms()), SitePolicy(target="sites/e01", caps=PueCap(pue_cap_annual=1.45)))
+    city.now_s += 4 * HOUR_S
+    city.when_planned()
+    assert city.state.topology is not None
+    room = city.state.topology.sites[0]
+    before_kwh = problem_of(city).sites.ledger_beta_kwh[0]
+    since_s = city.now_s - HOUR_S
+    given_kwh = -overdrawn_kwh(room, 0.0, 0.0, since_s, city.now_s)
+    used_kwh = given_kwh + too_much_kwh
+    meter = {"from_s": since_s, "it_energy_kwh": 0.0, "useful_it_energy_kwh": 0.0}
+    city.state.energy["e01"].add(meter | {"facility_energy_kwh": used_kwh})
+    after_kwh = problem_of(city).sites.ledger_beta_kwh[0]
+    hours_left = HOURS_PER_YEAR - (city.now_s - year_start_s(city.now_s)) / HOUR_S
+    assert before_kwh - after_kwh == pytest.approx(too_much_kwh * pace + used_kwh * 24 / hours_left)
 
 
 def test_the_next_plan_keeps_the_floor_of_the_policy():

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from scheduler.planner.choice import PACKING_YUAN_PER_GPU_H
 from scheduler.planner.feasibility import Views
 from scheduler.planner.fragmentation import fragmentation_of
 from scheduler.planner.round import PatternCache, Placed, Round, place_all
 from scheduler.planner.snapshot import Snapshot
-from tests.builders import City, PlainScorer
+from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload
 from tests.property.test_planner_safety import play, some_fleet, some_workload
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -65,21 +67,43 @@ def test_tiers_choose_what_sorting_every_node_chooses(seed):
 
 
 @for_all(SEEDS)
-@settings(max_examples=25, deadline=None)
-def test_the_packing_measure_changes_where_work_lies_but_not_what_it_costs_at_the_first_choice(seed):
-    """It only breaks ties: the first replica of a round goes to a node as cheap as without it."""
-    city = crowded(seed)
-    plain = city.strategy.plain
-    with_it, without = placed_by(city, plain, True), placed_by(city, plain, False)
-    if not with_it or not without:
-        assert with_it == without
-        return
+@settings(max_examples=40, deadline=None)
+def test_gpu_work_takes_the_node_of_the_cheapest_site_that_is_best_by_cost_and_packing_value_together(seed):
+    """One more replica among others that run, against every node with room."""
+    rng = random.Random(seed)
+    fleet = a_fleet()
+    for i in range(2):
+        room = a_site(f"s{i}").gpus("l20", nodes=rng.randint(1, 3), per_node=2, cores=8)
+        fleet.site(room.gpus("t4", nodes=rng.randint(1, 3), per_node=4, cores=rng.choice((4, 16))))
+    city = City(fleet.build())
+    city.strategy.plain = PlainScorer({f"s{i}": rng.choice((1.0, 1.2)) for i in range(2)})
+    for i in range(rng.randint(1, 12)):
+        city.submits(a_workload(f"w{i}").cpu(rng.choice((1, 3))).gpus(**some_gpus(rng)))
+    city.when_planned().all_run()
+    work = a_workload("last").cpu(rng.choice((1, 2))).gpus(**some_gpus(rng))
+    placed = placed_by(city.submits(work), city.strategy.plain, True)
+    last = [p for p in placed if p.row == len(city.state.replicas["spec"]) - 1]
     assert city.state.topology is not None
     snapshot = Snapshot.take(city.state, Views(city.state.topology, city.state.shapes))
-    view = snapshot.views[int(city.state.replicas["spec"][with_it[0].row])]
-    cost = plain.group_cost(view, snapshot)[snapshot.topology.node_group] + plain.node_cost(view, snapshot)
-    assert with_it[0].row == without[0].row
-    assert cost[with_it[0].node] == pytest.approx(cost[without[0].node])
+    view = snapshot.views[int(city.state.replicas["spec"][-1])]
+    packing = fragmentation_of(city.state, snapshot)
+    assert packing is not None
+    at = np.flatnonzero(snapshot.fit(view, np.arange(snapshot.topology.node_count)) > 0)
+    assert bool(last) == bool(len(at))
+    if not last:
+        return
+    cost = city.strategy.plain.group_cost(view, snapshot)[snapshot.topology.node_group[at]]
+    cost = cost + city.strategy.plain.node_cost(view, snapshot)[at]
+    worth = cost + PACKING_YUAN_PER_GPU_H * packing.loss_milli(view, at) / 1000
+    site = snapshot.topology.node_site[at]
+    mine = int(np.flatnonzero(at == last[0].node)[0])
+    assert cost[site == site[mine]].min() == pytest.approx(cost.min())
+    assert worth[mine] == pytest.approx(worth[site == site[mine]].min())
+
+
+def some_gpus(rng: random.Random) -> dict[str, int]:
+    """Milli-GPUs on one or both of two models."""
+    return {m: rng.choice((300, 500, 1000, 2000)) for m in rng.sample(("l20", "t4"), rng.randint(1, 2))}
 
 
 @for_all(SEEDS)

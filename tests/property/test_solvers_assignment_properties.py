@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from benchmarks.assignment import Instance, check, placement_problem
 from solvers.assignment import AssignmentProblem
-from solvers.assignment_bounds import ascend, lagrangian, linear_relaxation
+from solvers.assignment_bounds import ascend, fewest_bins, lagrangian, linear_relaxation, promising_pairs
 from solvers.linear import LpLimits
 from solvers.single_source import Budget, WorkLimits, solve_assignment, solve_single_source
 from solvers.solution import SolveStatus
-from tests.assignment_problems import arrays_of, cheapest, random_instance
+from tests.assignment_problems import arrays_of, cheapest, every_assignment, random_instance
 
 some = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
@@ -48,10 +48,11 @@ def test_the_search_over_open_sites_is_sound_where_the_whole_program_is_not_trie
     p = arrays_of(random_instance(seed, fixed_costs=True))
     optimum = cheapest(p)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.single_source.EASY_PAIRS", 0)
         patch.setattr("solvers.single_source.SMALL_PAIRS", 0)
         answer = solve_assignment(p, FEW, seed, Budget(None, lambda: 0.0))
     if answer.bin_of is None:
-        assert answer.status is SolveStatus.UNKNOWN or np.isinf(optimum)
+        assert np.isinf(optimum), "an assignment exists, and the last resort tries all sites"
         return
     assert p.is_feasible(answer.bin_of)
     assert answer.bound is not None
@@ -76,6 +77,41 @@ def test_every_price_of_jobs_proves_a_bound(seed):
 
 def _least_opening(p: AssignmentProblem) -> float:
     return float(p.fixed.min()) if p.job_count else 0.0
+
+
+@some
+@given(seeds)
+def test_the_program_without_struck_out_pairs_proves_the_optimum(seed):
+    p = arrays_of(random_instance(seed, fixed_costs=True))
+    optimum = cheapest(p)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.single_source.EASY_PAIRS", 0)
+        answer = solve_assignment(p, FEW, seed, Budget(None, lambda: 0.0))
+    if np.isinf(optimum):
+        assert answer.status is SolveStatus.INFEASIBLE
+        return
+    assert answer.status is SolveStatus.OPTIMAL
+    assert answer.bin_of is not None and p.objective(answer.bin_of) == pytest.approx(optimum)
+
+
+@settings(some, max_examples=15)
+@given(seeds)
+def test_penalties_keep_every_pair_of_every_cheaper_assignment(seed):
+    p = arrays_of(random_instance(seed))
+    rng = np.random.default_rng(seed)
+    price, jobs = rng.uniform(0, 40, p.job_count), np.arange(p.job_count)
+    everything = [b for b in every_assignment(p.bin_count, p.job_count) if p.is_feasible(b)]
+    if not everything:
+        return
+    costs = np.array([p.objective(b) for b in everything])
+    limit = float(rng.choice(costs))
+    fewest = fewest_bins(p)
+    for cells in (0, 10**6):
+        best, at = ascend(p, price, target=limit, steps=30, cells=cells)
+        for dual, prices in ((best, at), (lagrangian(p, price, fewest, cells), price)):
+            kept = promising_pairs(p, prices, dual, limit)
+            for cost, bin_of in zip(costs, everything, strict=True):
+                assert cost > limit - 1e-6 or kept[bin_of, jobs].all()
 
 
 @some

@@ -1,4 +1,4 @@
-"""Choice of nodes: least packing value lost among equally dear nodes, and never a node woken in vain."""
+"""Choice of nodes: what a share of a GPU destroys, the mix that says so, and no node woken in vain."""
 
 from __future__ import annotations
 

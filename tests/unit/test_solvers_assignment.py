@@ -221,11 +221,11 @@ def test_no_room_is_infeasible_and_no_jobs_cost_nothing():
 def test_a_larger_problem_is_sound_and_repeats_itself(fixed):
     rng = np.random.default_rng(2)
     if fixed:
-        cost, opening, demand, capacity = facility_location(40, 160, 4.0, rng)
-        instance = Instance("sscflp", cost, np.tile(demand, (40, 1)), capacity, opening)
+        cost, opening, demand, capacity = facility_location(12, 40, 4.0, rng)
+        instance = Instance("sscflp", cost, np.tile(demand, (12, 1)), capacity, opening)
     else:
-        costs, load, capacity = generalised_assignment("D", 10, 60, rng)
-        instance = Instance("gap", costs.astype(float), load, capacity, np.zeros(10))
+        costs, load, capacity = generalised_assignment("D", 6, 36, rng)
+        instance = Instance("gap", costs.astype(float), load, capacity, np.zeros(6))
     problem = placement_problem(instance)
     limits = WorkLimits(
         ascent_steps=60,

@@ -48,6 +48,8 @@ def random_town(seed: int) -> PlacementProblem:
             gpu={"l20": float(rng.choice([1.0, 2.0]))} if rng.random() < 0.5 else {},
             dynamic_w=float(rng.uniform(20, 300)),
             unserved_yuan=1e3,
+            running={g["group_id"]: float(rng.integers(0, 4)) for g in town.groups if rng.random() < 0.4},
+            migration_yuan=float(rng.uniform(0.0, 0.5)),
         )
     return town.problem()
 
@@ -56,17 +58,21 @@ def cheapest_on_nodes(p: PlacementProblem) -> float:
     """Least cost over every choice of sites, nodes and replicas per node; inf where not everything can be served."""
     s, nodes = p.sites, np.repeat(np.arange(p.group_count), p.groups.node_count[:, 0])
     at = [(k, n) for k in range(p.pair_count) for n in np.flatnonzero(nodes == p.pairs.group_index[k])]
-    X, N, S = len(at), len(nodes), p.site_count
-    node_at, on_at, debt_at, size = X, X + N, X + N + S, X + N + 2 * S
+    X, N, S, K = len(at), len(nodes), p.site_count, p.pair_count
+    node_at, on_at, debt_at, leave_at = X, X + N, X + N + S, X + N + 2 * S
+    size = leave_at + K
     site_of_node = p.groups.site[nodes]
     it_kw, useful_kw = np.zeros((S, size)), np.zeros((S, size))
     capacity, served = np.zeros((N * 4, size)), np.zeros((p.class_count, size))
+    staying = np.zeros((K, size))
+    staying[np.arange(K), leave_at + np.arange(K)] = 1
     for i, (k, n) in enumerate(at):
         share = (p.pairs.need[k] / np.maximum(p.groups.capacity[nodes[n]], 1)).max()
         it_kw[site_of_node[n], i] = p.pairs.dynamic_w[k] / 1000
         useful_kw[site_of_node[n], i] = (p.pairs.dynamic_w[k] + share * p.groups.idle_w[nodes[n]]) / 1000
         capacity[4 * n : 4 * n + 4, i] = p.pairs.need[k]
         served[p.pairs.class_index[k], i] = 1
+        staying[k, i] = 1
     for j in range(N):
         it_kw[site_of_node[j], node_at + j] = p.groups.idle_w[nodes[j]] / 1000
         capacity[4 * j : 4 * j + 4, node_at + j] = -p.groups.capacity[nodes[j]]
@@ -82,7 +88,8 @@ def cheapest_on_nodes(p: PlacementProblem) -> float:
     price = s.price_yuan_per_kwh[:, 0]
     cost = (price * slope) @ it_kw
     cost[on_at:debt_at] = price * swing
-    cost[debt_at:] = np.where(capped, s.debt_yuan_per_kwh, 0.0)
+    cost[debt_at:leave_at] = np.where(capped, s.debt_yuan_per_kwh, 0.0)
+    cost[leave_at:] = p.classes.migration_yuan[p.pairs.class_index]
     lower, upper = np.zeros(size), np.full(size, np.inf)
     upper[node_at:debt_at] = 1
     lower[on_at:debt_at] = np.where(s.may_close, 0, 1)
@@ -96,9 +103,12 @@ def cheapest_on_nodes(p: PlacementProblem) -> float:
             LinearConstraint(served, demand, demand),
             LinearConstraint(power, -np.inf, 0),
             LinearConstraint(ledger, -np.inf, release),
+            LinearConstraint(staying, p.pairs.running_count, np.inf),
         ],
     )
-    return float(answer.fun + price @ s.off_kw[:, 0]) if answer.success else float("inf")
+    ran = np.bincount(p.pairs.class_index, weights=p.pairs.running_count, minlength=p.class_count)
+    unwanted = p.classes.migration_yuan @ np.maximum(ran - demand, 0.0)  # they leave and do not move
+    return float(answer.fun + price @ s.off_kw[:, 0] - unwanted) if answer.success else float("inf")
 
 
 @pytest.mark.parametrize("seed", range(40))

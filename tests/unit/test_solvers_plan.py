@@ -210,7 +210,8 @@ def test_work_comes_to_a_room_whose_ledger_is_short_even_when_its_nodes_are_shar
     """Each kWh of load costs 1.1 and earns 1.5: the room of 0.5 kW overhead holds its cap from 1.25 kW on."""
 
     def plan_of(scarce: str | None) -> PlanSolution:
-        town = cameras_and_caches(scarce).site("dc", loss_slope=0.05).group("dc/g", "dc", scarce=scarce)
+        town = cameras_and_caches(scarce).site("dc", loss_slope=0.05, loss_square=0.0)
+        town.group("dc/g", "dc", scarce=scarce)
         for work in town.classes:
             work["allowed"] = ("e04",)
         return planned(town.work("web", demand=16, cpu=1))
@@ -218,6 +219,8 @@ def test_work_comes_to_a_room_whose_ledger_is_short_even_when_its_nodes_are_shar
     assert plan_of(None).it_kw[0, 0] < 0.5 / 0.4, "the largest shares hide that the room is short"
     plan = plan_of("cpu_milli")
     assert plan.it_kw[0, 0] == pytest.approx(0.5 / 0.4)
+    # the ledger charges 1.1 and credits 1.5 of its price, so that the next kWh costs as little as at the other site
+    assert plan.energy_yuan_per_kwh_it[:, 0] == pytest.approx([1.05, 1.05])
     assert plan.ledger_debt_kwh[0] == pytest.approx(0.0, abs=1e-6)
 
 
