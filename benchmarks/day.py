@@ -2,7 +2,7 @@
 
     python -m benchmarks.day [--scenario songjiang-m] [--quick] [--seed 42] [--folder DIR] [--json]
 
-1. play     the day and its drain in process, sites on the local engine, two policies at a time in processes of their own
+1. play     the day and its drain in process, sites on the local engine; two policies at a time, each in its own process
 2. check    our day by the independent checker: no violation, accounts close, hard classes inside their latency
 3. bound    a plan that knew the day (`cluster_sim.clairvoyant` says what its bound speaks of and leaves out)
 4. tell     yuan per delivered GPU-hour after draining; the share used of the room between least-loaded and bound,

@@ -11,15 +11,16 @@
 
 What the bound speaks of. Every plan of this model costs at least `bound_yuan` for the energy of day and drain, if it
 leaves no more work unserved (by rank) than the plan found and pays no more for lateness, unfinished work and debt of
-the ledger. In the model services and work that does not defer run when they come or not at all; deferrable work runs between its
-arrival and its deadline, both rounded outwards (to slots, the deadline by up to six hours), may be split and may pause;
-nodes are continuous and can be packed full; moves, starts and transfers are free; demand, weather and plants are
-constant within a slot.
+the ledger. In the model services and work that does not defer run when they come or not at all; deferrable work runs
+between its arrival and its deadline, both rounded outwards (to slots, the deadline by up to six hours), may be split
+and may pause; nodes are continuous and can be packed full; moves, starts and transfers are free; demand, weather and
+plants are constant within a slot.
 
 What it leaves out, so that it is no bound on the real day: outages and degraded cooling; start-up, restarted work,
-whole nodes and gangs, which only make a day dearer; the errors of the learned plants and of one weather for all sites, which
-err either way. Per delivered GPU-hour it is a yardstick and no theorem: a policy that leaves costly work undone can lie
-below it, and work that does not fit when it comes is delivered late by a real day and never by the plan.
+whole nodes and gangs, which only make a day dearer; the errors of the learned plants and of one weather for all
+sites, which err either way. Per delivered GPU-hour it is a yardstick and no theorem: a policy that leaves costly work
+undone can lie below it, and work that does not fit when it comes is delivered late by a real day and never by the
+plan.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.world.arrivals import Arrivals, arrivals
 from cluster_sim.world.build import weather_of
 from scheduler.domain.outlook import CalendarOutlook
+from scheduler.domain.state import ClusterState
 from scheduler.domain.topology import Topology
-from scheduler.planner.compile import compile_problem, ledger_margin_kwh, slots_from
+from scheduler.planner.compile import compile_problem, set_aside_kwh, slots_from
 from scheduler.planner.feasibility import Views
 from scheduler.planner.folds import folds_of
 from scheduler.workers import InlineSolverPool
@@ -48,7 +50,7 @@ from solvers.plan_rules import PlanOptions
 from solvers.problem import PlacementProblem, Slots
 from solvers.proof import verify_proof
 from solvers.solution import PlanSolution
-from suanli.model import Event, EventKind, Fleet, TelemetryReport, WeatherForecast, Workload
+from suanli.model import Event, EventKind, TelemetryReport, WeatherForecast, Workload
 from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, epoch_s, utc
 
 MODEL = (
@@ -129,7 +131,7 @@ def clairvoyant(
     views = Views(state.topology, state.shapes)
     slots = slots_until(state.topology, scenario.start_s, until_s)
     compiled = compile_problem(state, views, scenario.start_s, slots=slots)
-    problem = relaxed(compiled.problem, scenario.fleet())
+    problem = relaxed(compiled.problem, state, scenario.start_s)
     plan = solve_plan(problem, limits=limits, options=options)
     fold = folds_of(views).all(len(state.shapes.specs)).tolist()
     reference_gpus = np.array(
@@ -204,15 +206,19 @@ def slots_until(topology: Topology, start_s: int, until_s: int) -> Slots:
     return Slots(start_s=np.array([*slots.start_s, end_s]), hours=np.array([*slots.hours, CLOSING_HOURS]))
 
 
-def relaxed(problem: PlacementProblem, fleet: Fleet) -> PlacementProblem:
+def relaxed(problem: PlacementProblem, state: ClusterState, at_s: int) -> PlacementProblem:
     """The same problem without what costs a plan money that no meter shows, or keeps energy back.
 
     Free: moves, starts of sites, transfers, carbon. Full: the ledger's release without the planner's margin, nodes
     packed without loss. Deferrable work is due by the end of the drain at the latest.
     """
     hours = float(problem.slots.hours.sum())
-    margin_kwh = np.array([ledger_margin_kwh(fleet.site(s), hours) for s in problem.sites.site_id])
+    assert state.topology is not None
     capped = ~np.isnan(problem.sites.pue_cap_annual)
+    margin_kwh = [
+        set_aside_kwh(state, site, hours, at_s) if is_capped else 0.0
+        for site, is_capped in zip(state.topology.sites, capped, strict=True)
+    ]
     last = problem.slot_count - 1
     return replace(
         problem,
@@ -220,7 +226,7 @@ def relaxed(problem: PlacementProblem, fleet: Fleet) -> PlacementProblem:
         sites=replace(
             problem.sites,
             start_yuan=np.zeros(problem.site_count),
-            ledger_beta_kwh=problem.sites.ledger_beta_kwh + np.where(capped, margin_kwh, 0.0),
+            ledger_beta_kwh=problem.sites.ledger_beta_kwh + np.array(margin_kwh),
         ),
         groups=replace(problem.groups, packing_yield=np.ones_like(problem.groups.packing_yield)),
         classes=replace(

@@ -70,6 +70,7 @@ def test_deferrable_work_is_released_in_the_slot_in_which_it_may_begin():
         a_workload("later").deferrable(START_S + 20 * HOUR_S).lasts(HOUR_S).not_before(later_s),
     )
     hourly = Slots(start_s=START_S + HOUR_S * np.arange(24), hours=np.ones(24))
+    assert city.state.topology is not None
     views = Views(city.state.topology, city.state.shapes)
     classes = compile_problem(city.state, views, city.now_s, slots=hourly).problem.classes
     assert sorted(classes.release_slot.tolist()) == [0, 5]
