@@ -65,11 +65,11 @@ CUT_TOLERANCE = 1e-3
 CALM = 0.6
 """Weight of the best duals so far when they are mixed with those of a round."""
 REDUCED_COST_NOISE = 1e-9
-CALM_GAIN_FRAC = 2e-4
+CALM_GAIN_FRAC = 1e-3
 """Before cuts, pricing stops when a round gains less than this share of the cost."""
 LOOSE = 1e-3
 """A bound looser than this is worth pricing at the held levels."""
-TIGHT = 2e-4
+TIGHT = 5e-4
 """There, a bound this close to the relaxation is not improved further."""
 LEAST_GAIN_FRAC = 1e-6
 """There, a plan is replaced when another costs this much less."""
