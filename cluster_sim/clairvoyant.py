@@ -123,9 +123,9 @@ def clairvoyant(
     policy = scenario.policy().model_copy(update={"carbon_price_yuan_per_kg": 0.0})
     gateway.open_run("clairvoyant", seed, scenario.start_s, scenario.fleet(), policy)
     gateway.report(TelemetryReport(at_s=scenario.start_s, forecast=true_weather(scenario, seed)), "weather")
-    known = known_ahead(arrivals(scenario, seed), scenario.start_s, until_s)
-    for i in range(0, len(known), SUBMIT_BATCH):
-        gateway.submit(known[i : i + SUBMIT_BATCH], f"submit/{i}")
+    work = known_ahead(arrivals(scenario, seed), scenario.start_s, until_s)
+    for i in range(0, len(work), SUBMIT_BATCH):
+        gateway.submit(work[i : i + SUBMIT_BATCH], f"submit/{i}")
     state = gateway.state
     if learner:
         state.apply([_learned(state.revision + 1, scenario.start_s, learner)])
@@ -274,9 +274,9 @@ def figures_of(
 ) -> Clairvoyant:
     """Energy, bounds and GPU-hours of a proven plan; `reference_gpus`: (C,) reference GPUs of a replica.
 
-    bound_yuan = L − (cost(plan) − energy(plan)): the certificate's L bounds the cost of every plan whose levels are no worse, and one
-    whose other costs are no higher either has at least that energy cost. Edge: energy at the edges − (energy −
-    bound), for plans that spend no less outside them.
+    bound_yuan = L − (cost(plan) − energy(plan)): the certificate's L bounds the cost of every plan whose levels are no
+    worse, and one whose other costs are no higher either has at least that energy cost. Edge: energy at the edges −
+    (energy − bound), for plans that spend no less outside them.
     """
     if not plan.has_plan or plan.certificate is None:
         raise NoBoundError(plan.message or "the plan carries no certificate")
