@@ -228,7 +228,6 @@ def clairvoyant_figures(known: Clairvoyant) -> dict[str, object]:
     return {
         "yuan": known.fleet.energy_yuan,
         "bound_yuan": known.fleet.bound_yuan,
-        "block_bound_yuan": known.block_bound_yuan,
         "gpu_h": known.fleet.gpu_h,
         "demanded_gpu_h": known.demanded_gpu_h,
         "unserved_replica_h": known.unserved_replica_h,
