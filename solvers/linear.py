@@ -8,9 +8,10 @@ Solves are deterministic: one thread, a limit on simplex iterations; the wall cl
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from enum import Enum
 from typing import ClassVar
@@ -70,6 +71,10 @@ class LinearModel:
     _row_lower: list[FloatArray] = field(default_factory=list)
     _row_upper: list[FloatArray] = field(default_factory=list)
     _entries: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
+
+    def fork(self) -> LinearModel:
+        """One that grows from here on its own."""
+        return LinearModel(**{f.name: copy.copy(getattr(self, f.name)) for f in fields(self)})
 
     @property
     def column_count(self) -> int:

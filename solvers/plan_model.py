@@ -50,6 +50,7 @@ from solvers.plan_rules import (
     PlanSets,
     build,
     make_sets,
+    with_cuts,
 )
 from solvers.problem import W_PER_KW, Graph, PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
@@ -88,7 +89,7 @@ class PlanLimits:
     pricing_rounds: int = 8
     pricing_gap_frac: float = 5e-5
     """Stop pricing when missing routes and patterns can gain less than this share of the objective."""
-    bound_rounds: int = 16
+    bound_rounds: int = 12
     """Rounds of pricing for the bound where work stays unserved."""
     cut_rounds: int = 2
     site_trials: int = 6
@@ -632,13 +633,6 @@ def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | Non
     )
 
 
-def _rebuilt(sets: PlanSets, master: Master) -> tuple[PlanModel, Master]:
-    model = build(sets)
-    fresh = Master(model, model.lp.program())
-    fresh.take_columns(master)
-    return model, fresh
-
-
 def broken_open_cuts(solved: Solved, model: PlanModel, master: Master) -> tuple[IntArray, IntArray]:
     """(pair, block) where more of a class lies on a site than the site is open."""
     if "place" not in model.keys or not len(model.columns_of("on")):
@@ -659,8 +653,10 @@ def with_open_cuts(
     work.counts["open_cuts"] = work.counts.get("open_cuts", 0) + len(cuts[0])
     old = model.sets.open_cuts
     joined = (np.concatenate([old[0], cuts[0]]), np.concatenate([old[1], cuts[1]]))
-    rebuilt, fresh = _rebuilt(replace(model.sets, open_cuts=joined), master)
-    return solve_weighted(fresh, work, None), rebuilt, fresh
+    tighter = with_cuts(model, joined)
+    fresh = Master(tighter, tighter.lp.program())
+    fresh.take_columns(master)
+    return solve_weighted(fresh, work, None), tighter, fresh
 
 
 # -- 4. open sites -----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ units only: `plan_master` replaces them by routes over blocks, which also carry 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -128,6 +128,8 @@ class PlanModel:
 
     sets: PlanSets
     lp: LinearModel = field(default_factory=LinearModel)
+    without_cuts: LinearModel = field(default_factory=LinearModel)
+    """The program before its last rule, the cuts: other cuts go on from there."""
     columns: dict[str, Block] = field(default_factory=dict)
     rows: dict[str, Block] = field(default_factory=dict)
     keys: dict[str, tuple[IntArray, ...]] = field(default_factory=dict)
@@ -175,8 +177,22 @@ def build(sets: PlanSets) -> PlanModel:
     define_spread(model)
     define_links(model)
     define_moves(model)
+    model.without_cuts = model.lp.fork()
     define_open_cuts(model)
     return model
+
+
+def with_cuts(model: PlanModel, open_cuts: tuple[IntArray, IntArray]) -> PlanModel:
+    """The same model with other cuts: as if built anew, for a tenth of the time."""
+    other = replace(
+        model,
+        sets=replace(model.sets, open_cuts=open_cuts),
+        lp=model.without_cuts.fork(),
+        rows={name: block for name, block in model.rows.items() if name != "open_place"},
+        keys=dict(model.keys),
+    )
+    define_open_cuts(other)
+    return other
 
 
 # -- work --------------------------------------------------------------------------------------------------------
