@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from solvers.linear import Program
-from solvers.plan_model import PlanLimits, PlanOptions, plan_sets
-from solvers.plan_rules import build, with_cuts
+from solvers.plan_model import PlanLimits, plan_sets
+from solvers.plan_rules import PlanOptions, build, with_cuts
 from tests.plan_problems import Town
 
 
