@@ -96,6 +96,8 @@ class PlanLimits:
     warm_site_trials: int = 2
     """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
     pattern_columns: int = 80
+    with_certificate: bool = True
+    """Whether the plan carries its proof for `suanli verify`; its bounds are stated either way."""
     wall_s: float = 600.0
 
 
@@ -157,8 +159,9 @@ def solve_plan(
         with work.phase("total"):
             parts = _plan(problem, options, work, warm_start)
             solution = make_solution(parts)
-            with work.phase("certificate"):
-                solution = with_certificate(parts.model, parts.evidence, solution)
+            if limits.with_certificate:
+                with work.phase("certificate"):
+                    solution = with_certificate(parts.model, parts.evidence, solution)
     except PlanAborted as aborted:
         return no_plan(problem, SolveStatus.UNKNOWN, str(aborted))
     return replace(solution, work=dict(work.counts), seconds=dict(work.seconds))

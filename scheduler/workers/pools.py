@@ -186,7 +186,8 @@ class LadderPool:
 class InlineSolverPool:
     """Solves in the calling process; work limits end a solve, the wall limit does not. Answers are judged all the same.
 
-    With a solver of its own it has no other rung; without, it walks the same ladder as the service.
+    With a solver of its own it has no other rung; without, it walks the same ladder as the service. Plans whose proof
+    nobody will ask for may do without certificates.
     """
 
     def __init__(
@@ -194,13 +195,15 @@ class InlineSolverPool:
         solve: Callable[[PlacementProblem], PlanSolution] | None = None,
         verify: Verify = verify_plan,
         observe: Observe = ignore,
+        *,
+        with_certificate: bool = True,
     ) -> None:
         self._observe = observe
         if solve is not None:
             self._rungs: tuple[Rung, ...] = (in_process("full", solve, verify),)
         else:
             self._rungs = (
-                in_process("full", _full_plan, verify),
+                in_process("full", partial(_full_plan, with_certificate=with_certificate), verify),
                 in_process("coarse", coarse_plan, verify),
                 in_process("greedy", greedy_plan, verify),
             )
@@ -218,11 +221,11 @@ class InlineSolverPool:
         """Nothing to end."""
 
 
-def _full_plan(problem: PlacementProblem) -> PlanSolution:
+def _full_plan(problem: PlacementProblem, *, with_certificate: bool) -> PlanSolution:
     # the solver engine loads only where a plan is made
-    from solvers.plan_model import solve_plan
+    from solvers.plan_model import PlanLimits, solve_plan
 
-    return solve_plan(problem)
+    return solve_plan(problem, limits=PlanLimits(with_certificate=with_certificate))
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

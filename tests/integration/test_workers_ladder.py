@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scheduler.service.metrics import Metrics
@@ -147,7 +148,7 @@ def test_a_cancelled_solve_answers_at_once_and_tries_nothing_else(ladder, proble
 def test_the_pool_of_the_simulator_walks_the_same_ladder(problem, monkeypatch):
     from scheduler.workers import pools
 
-    def raises(problem: PlacementProblem) -> PlanSolution:
+    def raises(problem: PlacementProblem, **limits: object) -> PlanSolution:
         raise RuntimeError("matrix is singular")
 
     monkeypatch.setattr(pools, "_full_plan", raises)
@@ -156,6 +157,13 @@ def test_the_pool_of_the_simulator_walks_the_same_ladder(problem, monkeypatch):
     pool = InlineSolverPool(observe=lambda rung, cause: seen.append((rung, cause)))
     assert pool.solve_plan(problem, 1.0).method == "greedy"
     assert seen == [("full", "error"), ("coarse", "error"), ("greedy", "answered")]
+
+
+def test_plans_of_the_simulator_may_do_without_their_proof(problem):
+    proven, plain = (InlineSolverPool(with_certificate=w).solve_plan(problem, 1.0) for w in (True, False))
+    assert proven.certificate is not None and plain.certificate is None
+    assert plain.bounds == proven.bounds
+    assert np.array_equal(plain.running_count, proven.running_count)
 
 
 def test_a_certificate_that_claims_too_much_costs_the_certificate_and_not_the_plan(problem):
