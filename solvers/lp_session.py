@@ -108,7 +108,7 @@ class Session:
             result = replace(result, iterations=spent)
             if result.status is LpStatus.OPTIMAL:
                 joining = _broken(program, result.x) & ~told
-            elif result.status is LpStatus.FAILED:
+            elif result.status is LpStatus.FAILED and not told.all():
                 joining = ~told  # perhaps without bound only as long as rows are missing
             else:
                 return result

@@ -98,6 +98,22 @@ def test_a_program_bounded_only_by_watched_rows_is_solved() -> None:
     assert Session().solve(program, np.arange(1), LIMITS).objective == pytest.approx(-3.0)
 
 
+def test_a_program_without_bound_is_told_as_such() -> None:
+    program = Program(
+        matrix=sp.csr_array(np.array([[-1.0]])),
+        lower=np.zeros(1),
+        upper=np.full(1, np.inf),
+        cost=np.array([-1.0]),
+        row_lower=np.full(1, -np.inf),
+        row_upper=np.array([3.0]),
+        watched=np.array([True]),
+    )
+    assert Session().solve(program, np.arange(1), LIMITS).status not in (
+        LpStatus.OPTIMAL,
+        LpStatus.INFEASIBLE,
+    )
+
+
 def test_temporary_rows_are_told_apart_by_name_and_forgotten_when_they_leave() -> None:
     program = _covering(np.random.default_rng(3), 12, 15)
     keys, session = np.arange(15), Session()
