@@ -224,7 +224,6 @@ class Basis:
     """Simplex statuses (codes of `solution_pb2.BasisStatusProto`) of columns and rows: where a next solve may begin."""
 
     AT_LOWER: ClassVar[int] = solution_pb2.BASIS_STATUS_AT_LOWER_BOUND
-    BASIC: ClassVar[int] = solution_pb2.BASIS_STATUS_BASIC
 
     columns: IntArray
     rows: IntArray
@@ -233,23 +232,18 @@ class Basis:
         """For a program with columns added, and rows dropped and added, as many basic as rows.
 
         `kept_rows`: positions of the rows that stay. New columns start at their lower bound, slacks of new rows are
-        basic. A row that leaves may leave one basic status too many or too few; the simplex repairs the guess.
+        basic. A row that leaves may leave one basic status too many or too few: slacks are then made non-basic or basic
+        from the end on, and the simplex repairs the rest.
         """
-        of_rows = np.append(self.rows[kept_rows], np.full(new_row_count, self.BASIC))
+        basic = solution_pb2.BASIS_STATUS_BASIC
+        of_rows = np.append(self.rows[kept_rows], np.full(new_row_count, basic))
         of_columns = np.append(self.columns, np.full(column_count - len(self.columns), self.AT_LOWER))
-        return Basis(of_columns, of_rows).balanced()
-
-    def balanced(self) -> Basis:
-        """As many basic as rows: slacks are made non-basic or basic from the end on."""
-        of_rows = self.rows.copy()
-        excess = int((of_rows == self.BASIC).sum() + (self.columns == self.BASIC).sum()) - len(of_rows)
+        excess = int((of_rows == basic).sum() + (of_columns == basic).sum()) - len(of_rows)
         if excess > 0:
-            of_rows[np.flatnonzero(of_rows == self.BASIC)[-excess:]] = (
-                solution_pb2.BASIS_STATUS_AT_UPPER_BOUND
-            )
+            of_rows[np.flatnonzero(of_rows == basic)[-excess:]] = solution_pb2.BASIS_STATUS_AT_UPPER_BOUND
         elif excess < 0:
-            of_rows[np.flatnonzero(of_rows != self.BASIC)[excess:]] = self.BASIC
-        return Basis(self.columns, of_rows)
+            of_rows[np.flatnonzero(of_rows != basic)[excess:]] = basic
+        return Basis(of_columns, of_rows)
 
 
 @dataclass(frozen=True)

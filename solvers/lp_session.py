@@ -43,7 +43,7 @@ class _Change(Enum):
     COLUMNS = "columns"
     """Primal feasible: primal simplex."""
     ROWS = "rows"
-    """Rows that the last optimum breaks, which is dual feasible: dual simplex."""
+    """Dual feasible: dual simplex."""
     BOUNDS = "bounds"
     """Dual feasible as well."""
     OTHER = "other"
@@ -55,15 +55,6 @@ DEVEX_ITERATIONS_PER_STEEPEST = 3
 """Devex takes about so many iterations for one by steepest edge; measured on hourly plans of the reference city."""
 BROKEN = 1e-7
 """A row left out joins when an optimum breaks it by more than this, relative to its size."""
-
-
-@dataclass(frozen=True, eq=False)
-class Standing:
-    """A basis with the keys of its columns and rows."""
-
-    column_keys: IntArray
-    row_keys: IntArray
-    basis: Basis
 
 
 @dataclass
@@ -112,7 +103,7 @@ class Session:
         while True:
             rows = np.flatnonzero(told)
             left = replace(limits, iterations=max(1, limits.iterations - spent))
-            result = self._solve_told(program.only_rows(rows), column_key, row_key[rows], left, spent > 0)
+            result = self._solve_told(program.only_rows(rows), column_key, row_key[rows], left)
             spent += result.iterations
             result = replace(result, iterations=spent)
             if result.status is LpStatus.OPTIMAL:
@@ -128,21 +119,9 @@ class Session:
                 return replace(result, duals=duals)
             told |= joining
 
-    def standing(self) -> Standing | None:
-        """Where the simplex stands, to come back to after a detour; None before the first optimum."""
-        return Standing(self._keys, self._row_keys, self._basis) if self._basis is not None else None
-
-    def return_to(self, standing: Standing) -> None:
-        """Go on from there: columns that joined since are at their lower bound, slacks of rows since are basic."""
-        columns = np.full(len(self._keys), Basis.AT_LOWER)
-        rows = np.full(len(self._row_keys), Basis.BASIC)
-        for statuses, known, keys, held in (
-            (columns, standing.column_keys, self._keys, standing.basis.columns),
-            (rows, standing.row_keys, self._row_keys, standing.basis.rows),
-        ):
-            place = _places(known, keys)
-            statuses[place >= 0] = held[place[place >= 0]]
-        self._basis, self._must_hint = Basis(columns, rows).balanced(), True
+    def forget_temporary_rows(self) -> None:
+        """Take no temporary row of the next program for one of the last: their entries differ."""
+        self._temporary_keys = {}
 
     def _keys_of_rows(self, program: Program) -> IntArray:
         """A number per row that stays with it: its position, and below zero for a temporary row's name."""
@@ -156,12 +135,7 @@ class Session:
         )
 
     def _solve_told(
-        self,
-        program: Program,
-        column_key: IntArray,
-        row_key: IntArray,
-        limits: LpLimits,
-        is_dual_feasible: bool,
+        self, program: Program, column_key: IntArray, row_key: IntArray, limits: LpLimits
     ) -> LpResult:
         """When GLOP cycles, ends imprecisely or finds no answer, `solve_patiently` tries other ways, from nothing."""
         place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key)
@@ -170,8 +144,7 @@ class Session:
         # entries of a joining row in columns that are away now could not be told
         columns_away = len(self._keys) > int((place >= 0).sum())
         columns_join = bool(np.any(place < 0))
-        rows_differ = rows_join or rows_leave
-        self._change = _change(rows_differ, columns_join, is_dual_feasible) if self._solver else _Change.OTHER
+        self._change = _change(rows_join or rows_leave, columns_join) if self._solver else _Change.OTHER
         if self._solver is None or (rows_join and columns_away):
             self._restart(program, column_key, row_key)
         elif rows_join or rows_leave or columns_join:
@@ -330,9 +303,9 @@ class Session:
         return result
 
 
-def _change(rows_differ: bool, columns_join: bool, is_dual_feasible: bool) -> _Change:
+def _change(rows_differ: bool, columns_join: bool) -> _Change:
     if rows_differ:
-        return _Change.ROWS if is_dual_feasible and not columns_join else _Change.OTHER
+        return _Change.OTHER if columns_join else _Change.ROWS
     return _Change.COLUMNS if columns_join else _Change.BOUNDS
 
 

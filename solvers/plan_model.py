@@ -393,7 +393,7 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
         else:
             scale = amount[used].max()
             program = program.with_row(
-                f"held {level}", used, amount[used] / scale, values[level] * (1 + 1e-7) / scale
+                f"reached {level}", used, amount[used] / scale, values[level] * (1 + 1e-7) / scale
             )
     last = work.solve(program, key)
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
@@ -420,7 +420,7 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> tuple[Solved,
     Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little; the
     plan, its sites fixed, is solved again with them.
     """
-    standing = work.session.standing()
+    work.session.forget_temporary_rows()
     master = given.with_own_columns()
     scales = [float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT)]
     bound, best = -math.inf, None
@@ -442,8 +442,6 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> tuple[Solved,
             break
     assert best is not None
     proof = best.proof(len(master.model.columns_of("on")))
-    if standing is not None:
-        work.session.return_to(standing)
     better = _solve_held(final, scales, master, work, final.fixed_on)
     gain_yuan = final.objective_yuan - better.objective_yuan
     # without columns that gain anything, the plan that was settled level by level is the more exact one

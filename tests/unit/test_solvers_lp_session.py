@@ -98,30 +98,6 @@ def test_a_program_bounded_only_by_watched_rows_is_solved() -> None:
     assert Session().solve(program, np.arange(1), LIMITS).objective == pytest.approx(-3.0)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_session_returns_to_where_it_stood_after_a_detour(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    whole = _covering(rng, 30, 40)
-    few = np.arange(25)
-    program = _part(whole, 30, few).with_row("budget", few, np.ones(25), 60.0)
-    session = Session()
-    first = session.solve(program, few, LIMITS)
-    standing = session.standing()
-    assert standing is not None
-    for _ in range(3):
-        detour = replace(_part(whole, 22, few), cost=rng.random(25) + 0.1)
-        session.solve(detour, few, LIMITS)
-    session.return_to(standing)
-    again = session.solve(program, few, LIMITS)
-    assert again.objective == pytest.approx(first.objective)
-    assert again.iterations == 0
-    session.return_to(standing)
-    more = whole.with_row("budget", np.arange(40), np.ones(40), 60.0)
-    assert session.solve(more, np.arange(40), LIMITS).objective == pytest.approx(
-        solve(more, LIMITS).objective
-    )
-
-
 def test_a_program_without_bound_is_told_as_such() -> None:
     program = Program(
         matrix=sp.csr_array(np.array([[-1.0]])),
