@@ -29,7 +29,8 @@ from benchmarks.common import machine_line, positive_int, print_table
 from benchmarks.plan import city
 from benchmarks.svg import bars, scatter
 from solvers.dual_bound import free_slots_bound_yuan
-from solvers.fallback import coarse_plan, greedy_plan
+from solvers.fallback import coarse_plan
+from solvers.greedy import greedy_plan
 from solvers.nodes import Need, NodeState, Shape, split_gpu_milli
 from solvers.packing import MixEntry, PackingModel
 from solvers.placer import Placer

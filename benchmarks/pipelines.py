@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.common import EXIT_FAILED, machine_line, positive_int, print_json, print_table
 from solvers.candidates import candidates
-from solvers.fallback import Room, count_plan, greedy_plan
+from solvers.greedy import Room, count_plan, greedy_plan
 from solvers.pipelines import stage_options, valid_patterns
 from solvers.plan_model import solve_plan
 from solvers.problem import (

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
-from ortools.math_opt import callback_pb2, model_parameters_pb2, parameters_pb2, result_pb2
-from ortools.math_opt.core.python import solver as mathopt
+from ortools.math_opt import parameters_pb2, result_pb2
 from pybind11_abseil.status import StatusNotOk
 
 from solvers.archive import BoolArray, FloatArray
-from solvers.linear import Program, model_proto
+from solvers.linear import Program, model_proto, solve_once
 from solvers.solution import SolveStatus
 
 RELATIVE_GAP = 1e-7
@@ -50,17 +49,7 @@ def solve_integer(program: Program, integers: BoolArray, limits: IntegerLimits) 
     if limits.wall_s is not None:
         parameters.time_limit.FromTimedelta(timedelta(seconds=max(limits.wall_s, 0.01)))
     try:
-        answer = mathopt.solve(
-            model_proto(program, integers),
-            parameters_pb2.SOLVER_TYPE_HIGHS,
-            parameters_pb2.SolverInitializerProto(),
-            parameters,
-            model_parameters_pb2.ModelSolveParametersProto(),
-            None,
-            callback_pb2.CallbackRegistrationProto(),
-            None,
-            None,
-        )
+        answer = solve_once(model_proto(program, integers), parameters_pb2.SOLVER_TYPE_HIGHS, parameters)
     except StatusNotOk as error:
         # the engine refuses the model or gives up inside: an outcome, told by its status
         return IntegerResult(SolveStatus.UNKNOWN, None, math.nan, -math.inf, str(error))

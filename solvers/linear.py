@@ -312,23 +312,32 @@ def solve(program: Program, limits: LpLimits, *, way: str = "primal") -> LpResul
         parameters.glop.use_preprocessing = False
     parameters.glop.num_omp_threads = 1
     try:
-        result = mathopt.solve(
-            model_proto(program),
-            parameters_pb2.SOLVER_TYPE_GLOP,
-            parameters_pb2.SolverInitializerProto(),
-            parameters,
-            model_parameters_pb2.ModelSolveParametersProto(),
-            None,
-            callback_pb2.CallbackRegistrationProto(),
-            None,
-            None,
-        )
+        result = solve_once(model_proto(program), parameters_pb2.SOLVER_TYPE_GLOP, parameters)
     except StatusNotOk as error:
         # the engine refuses the model or gives up inside: an outcome, told by its status
         nothing = np.zeros(0)
         return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, None, 0, str(error))
     rows, columns = program.matrix.shape
     return read_result(result, program, np.arange(columns), np.arange(rows), columns, rows)
+
+
+def solve_once(
+    model: model_pb2.ModelProto,
+    solver: parameters_pb2.SolverTypeProto.ValueType,
+    parameters: parameters_pb2.SolveParametersProto,
+) -> result_pb2.SolveResultProto:
+    """One solve from nothing by an engine of MathOpt; StatusNotOk when it refuses the model or gives up inside."""
+    return mathopt.solve(
+        model,
+        solver,
+        parameters_pb2.SolverInitializerProto(),
+        parameters,
+        model_parameters_pb2.ModelSolveParametersProto(),
+        None,
+        callback_pb2.CallbackRegistrationProto(),
+        None,
+        None,
+    )
 
 
 def model_proto(program: Program, integers: BoolArray | None = None) -> model_pb2.ModelProto:

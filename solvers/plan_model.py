@@ -26,7 +26,7 @@ import numpy as np
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
 from solvers.certify import Duals, Evidence, with_certificate
-from solvers.fallback import greedy_plan
+from solvers.greedy import greedy_plan
 from solvers.linear import LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
 from solvers.pipelines import (

@@ -16,7 +16,7 @@ import numpy as np
 
 from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates
-from solvers.fallback import Room, count_plan
+from solvers.greedy import Room, count_plan
 from solvers.pipelines import StageOptions, best_patterns, stage_options, valid_patterns
 from solvers.problem import Graph, PlacementProblem
 from solvers.solution import GraphPattern, PlanSolution

@@ -14,7 +14,8 @@ from typing import BinaryIO, cast
 from scheduler.workers.check import Verify, judged, verify_plan
 from scheduler.workers.frames import PROBLEM, SOLUTION, FrameError, read_frame, write_frame
 from scheduler.workers.ladder import Observe, Rung, descend, ignore, in_process
-from solvers.fallback import coarse_plan, greedy_plan
+from solvers.fallback import coarse_plan
+from solvers.greedy import greedy_plan
 from solvers.problem import PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
 

@@ -22,7 +22,7 @@ SOLVERS = """
 import os, time
 from dataclasses import replace
 import numpy as np
-from solvers.fallback import greedy_plan
+from solvers.greedy import greedy_plan
 
 def hangs(problem):
     time.sleep(600)

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler.workers import InlineSolverPool, LadderPool
-from solvers.fallback import coarse_plan, greedy_plan
+from solvers.fallback import coarse_plan
+from solvers.greedy import greedy_plan
 from solvers.packing import MixEntry, PackingModel
 from solvers.placer import Need, NodeState, Placer, Shape
 from solvers.plan_model import PlanLimits, solve_plan

@@ -243,7 +243,8 @@ def test_deferrable_gangs_that_wait_for_their_hour_are_left_alone():
     assert waiting_gangs(city.state, city.now_s) == []
 
 
-def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
+def moved_for_a_gang_that_is_gone() -> tuple[City, int, Snapshot]:
+    """(the city after the gang was cancelled, the node that made room for it, what is free)."""
     city = fragmented("chat")
     city.strategy.guide = {}
     old_node = int(city.state.replicas["node"][0])
@@ -251,6 +252,11 @@ def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
     old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
     city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
     snapshot = Snapshot.take(city.state, views_of(city))
+    return city, old_node, snapshot
+
+
+def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
+    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
     (back,) = undo_moves(
         city.state, snapshot, PlainScorer({"spare": 9.0}), [(0, old_node)], city.now_s, budget=9
     )
@@ -260,11 +266,5 @@ def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
 
 
 def test_undo_leaves_alone_what_is_no_dearer_where_it_is():
-    city = fragmented("chat")
-    city.strategy.guide = {}
-    old_node = int(city.state.replicas["node"][0])
-    city.when_planned(after_s=60).all_run()
-    old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
-    city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
-    snapshot = Snapshot.take(city.state, views_of(city))
+    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
     assert undo_moves(city.state, snapshot, PlainScorer(), [(0, old_node)], city.now_s, budget=9) == []
