@@ -253,6 +253,9 @@ def run(
     files = [args.file] if args.family is None else _instances_in(args.family)
     if not files:
         return refuse(f"{args.family}: no instances (*.txt, *.txt.gz)")
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        return refuse(f"{', '.join(missing)}: no such file")
     print(machine_line())
     try:
         results = [_measure(path, read, args.seconds, args.seed, args.out) for path in files]

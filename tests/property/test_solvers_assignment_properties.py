@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.assignment import Instance, check, placement_problem
+from solvers.archive import IntArray
 from solvers.assignment import AssignmentProblem
 from solvers.assignment_bounds import ascend, fewest_bins, lagrangian, linear_relaxation, promising_pairs
+from solvers.assignment_tree import assignment_program, branch
 from solvers.linear import LpLimits
 from solvers.single_source import Budget, WorkLimits, solve_assignment, solve_single_source
 from solvers.solution import SolveStatus
@@ -92,6 +94,44 @@ def test_the_program_without_struck_out_pairs_proves_the_optimum(seed):
         return
     assert answer.status is SolveStatus.OPTIMAL
     assert answer.bin_of is not None and p.objective(answer.bin_of) == pytest.approx(optimum)
+
+
+@some
+@given(seeds, st.integers(1, 4))
+def test_branching_proves_the_optimum_and_its_bound_holds_wherever_it_stops(seed, nodes):
+    p = arrays_of(random_instance(seed, fixed_costs=True))
+    optimum = cheapest(p)
+    whole, cut_short = (branch(p, p.allowed, None, n) for n in (10**6, nodes))
+    assert cut_short.bound <= optimum + 1e-6
+    if np.isinf(optimum):
+        assert whole.bin_of is None and whole.bound == np.inf
+        return
+    assert whole.bin_of is not None and p.objective(whole.bin_of) == pytest.approx(optimum)
+    assert whole.bound == pytest.approx(optimum)
+    from_a_bad_start = branch(p, p.allowed, _dearest(p), 10**6)
+    assert from_a_bad_start.bin_of is not None and p.objective(from_a_bad_start.bin_of) == pytest.approx(
+        optimum
+    )
+
+
+def _dearest(p: AssignmentProblem) -> IntArray:
+    everything = [b for b in every_assignment(p.bin_count, p.job_count) if p.is_feasible(b)]
+    return max(everything, key=p.objective)
+
+
+@settings(some, max_examples=15)
+@given(seeds)
+def test_no_assignment_breaks_a_row_of_the_program(seed):
+    p = arrays_of(random_instance(seed))
+    model = assignment_program(p, p.allowed)
+    for bin_of in every_assignment(p.bin_count, p.job_count):
+        if p.is_feasible(bin_of):
+            opened = np.isin(np.arange(p.bin_count), bin_of) | (p.fixed == 0)
+            point = np.append(bin_of[model.jobs] == model.bins, opened).astype(float)
+            sides = model.program.matrix @ point
+            assert (sides >= model.program.row_lower - 1e-9).all()
+            assert (sides <= model.program.row_upper + 1e-9).all()
+            assert model.program.cost @ point + model.program.offset == pytest.approx(p.objective(bin_of))
 
 
 @settings(some, max_examples=15)

@@ -12,7 +12,9 @@ from benchmarks.instances import facility_location, generalised_assignment
 from solvers.assignment import AssignmentProblem, NotSingleSource, assignment_of, refusals
 from solvers.assignment_bounds import ascend, fewest_bins, knapsacks, linear_relaxation, priced, rounded_up
 from solvers.assignment_search import anneal
+from solvers.assignment_tree import assignment_program, branch
 from solvers.improve import ImproveLimits, improve
+from solvers.integer import IntegerLimits, solve_integer
 from solvers.linear import LpLimits
 from solvers.problem import PlacementProblem
 from solvers.single_source import WorkLimits, solve_single_source
@@ -206,6 +208,31 @@ def test_improvement_starts_from_a_feasible_assignment_and_never_loses():
 
 
 # -- whole -------------------------------------------------------------------------------------------------------
+
+
+def test_large_jobs_that_exclude_each_other_are_said_to():
+    load = np.array([[7, 6, 4, 2]])
+    p = AssignmentProblem(np.ones((1, 4)), load, np.array([10]), np.array([5.0]), np.ones((1, 4), dtype=bool))
+    program = assignment_program(p, p.allowed).program
+    rows = {
+        tuple(np.flatnonzero(row)) for row in program.matrix.toarray() if row[4] == -1 and row.min() == -1
+    }
+    # 7 with 6 and 7 with 4 do not fit in 10; 6 with 4 and anything with 2 does
+    assert {(0, 1, 4), (0, 2, 4)} <= rows
+    assert not {(1, 2, 4), (0, 3, 4), (0, 1, 2, 4)} & rows
+
+
+def test_a_medium_problem_is_proven_by_few_nodes():
+    cost, fixed, demand, capacity = facility_location(15, 40, 5.0, np.random.default_rng(2))
+    p = AssignmentProblem(cost, np.tile(demand, (15, 1)), capacity, fixed, np.ones(cost.shape, dtype=bool))
+    found = branch(p, p.allowed, None, nodes=500)
+    assert found.bin_of is not None and p.is_feasible(found.bin_of)
+    assert found.bound == pytest.approx(p.objective(found.bin_of))
+    assert found.nodes < 500
+    # HiGHS on the same program agrees
+    program = assignment_program(p, p.allowed).program
+    exact = solve_integer(program, np.ones(len(program.cost), dtype=bool), IntegerLimits(nodes=10**5))
+    assert exact.objective == pytest.approx(p.objective(found.bin_of))
 
 
 def test_no_room_is_infeasible_and_no_jobs_cost_nothing():
