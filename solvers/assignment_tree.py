@@ -116,6 +116,8 @@ class Branched:
     bin_of: IntArray | None
     bound: float
     nodes: int
+    job_price: FloatArray | None = None
+    """[n] duals of "every job once" at the root; None: it has no solution, or was not solved."""
 
 
 def branch(
@@ -142,7 +144,7 @@ def branch(
     tree.search(min(nodes, FEW_NODES))
     tree.assign = assign
     tree.search(nodes - tree.nodes)
-    return tree.answer()
+    return replace(tree.answer(), job_price=root.job_price)
 
 
 def _within_sites(
@@ -187,6 +189,7 @@ class _Tree:
         self.objective, self.nodes = math.inf, 0
         self.assign: Callable[[IntArray], IntArray | None] | None = None
         self._asked = set[bytes]()
+        self.job_price: FloatArray | None = None
         self.offer(incumbent)
 
     @property
@@ -201,7 +204,7 @@ class _Tree:
 
     def answer(self) -> Branched:
         """What is known now."""
-        return Branched(self.best, self.bound, self.nodes)
+        return Branched(self.best, self.bound, self.nodes, self.job_price)
 
     def offer(self, bin_of: IntArray | None) -> None:
         """Take the assignment if it is feasible and better."""
@@ -254,6 +257,8 @@ class _Tree:
             self._unresolved = min(self._unresolved, node.bound)
             return False
         self._x = result.x
+        if self.job_price is None:
+            self.job_price = result.duals[: self._problem.job_count]
         proven, reduced = _dual_bound(program, result.duals)
         bound = max(node.bound, proven)
         self.offer(self._model.bin_of(result.x, self._problem.job_count))

@@ -22,15 +22,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from solvers.archive import BoolArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.assignment import AssignmentProblem, assignment_of, placements_of, plan_of
 from solvers.assignment_bounds import (
     Relaxation,
     ascend,
+    fewest_bins,
+    lagrangian,
     linear_relaxation,
     promising_pairs,
     rounded_up,
 )
+from solvers.assignment_certificate import with_certificate
 from solvers.assignment_search import Found, anneal
 from solvers.assignment_tree import assignment_program, branch
 from solvers.improve import ImproveLimits, improve
@@ -54,6 +57,8 @@ ASCENT_TARGET_FRAC = 0.01
 """Room above the bound that the ascent aims at while no solution is known."""
 UNLIMITED = 10**9
 """Steps of a search that ends by the clock."""
+PRICE_CELLS = 20_000_000
+"""Table of the exact knapsacks by which prices of jobs are compared for the certificate: 0.2 s."""
 SAME = 1e-9
 """Relative difference of two objectives that counts as none."""
 
@@ -101,6 +106,8 @@ def solve_single_source(
         }[answer.status]
         return SingleSourcePlan(no_plan(problem, answer.status, message), None)
     plan = plan_of(problem, answer.bin_of, answer.bound, answer.status, MODEL)
+    if answer.job_price is not None:
+        plan = with_certificate(problem, core, answer.job_price, plan)
     return SingleSourcePlan(replace(plan, work=answer.work, seconds={"solve": budget.spent_s}), answer.bin_of)
 
 
@@ -144,6 +151,8 @@ class Assigned:
     bin_of: IntArray | None
     bound: float | None
     work: dict[str, float]
+    job_price: FloatArray | None = None
+    """[n] prices of the jobs whose relaxed bound is the highest known; None: none were found."""
 
 
 class _Best:
@@ -154,6 +163,14 @@ class _Best:
         self.bin_of: IntArray | None = None
         self.objective, self.bound = np.inf, -np.inf
         self.work: dict[str, float] = {}
+        self._job_price: FloatArray | None = None
+        self._proven_by_price = -np.inf
+
+    def note_prices(self, job_price: FloatArray) -> None:
+        """Keep these prices if they prove more than those before."""
+        proven = lagrangian(self.problem, job_price, fewest_bins(self.problem), PRICE_CELLS).bound
+        if proven > self._proven_by_price:
+            self._job_price, self._proven_by_price = job_price, proven
 
     def offer(self, bin_of: IntArray | None) -> None:
         """Take the assignment if it is feasible and better."""
@@ -182,7 +199,8 @@ class _Best:
         if self.bin_of is None:
             return Assigned(status_without, None, None, self.work)
         status = SolveStatus.OPTIMAL if self.is_proven else SolveStatus.FEASIBLE
-        return Assigned(status, self.bin_of, self.bound if np.isfinite(self.bound) else None, self.work)
+        bound = self.bound if np.isfinite(self.bound) else None
+        return Assigned(status, self.bin_of, bound, self.work, self._job_price)
 
 
 def solve_assignment(problem: AssignmentProblem, limits: WorkLimits, seed: int, budget: Budget) -> Assigned:
@@ -235,8 +253,9 @@ def _ascend_until(
     if best.bin_of is None:
         target = relaxation.bound + ASCENT_TARGET_FRAC * abs(relaxation.bound)
     steps = UNLIMITED if budget.wall_s is not None else limits.ascent_steps
-    dual, _ = ascend(best.problem, relaxation.job_price, target, steps, budget.until(share))
+    dual, prices = ascend(best.problem, relaxation.job_price, target, steps, budget.until(share))
     best.raise_bound(dual.bound)
+    best.note_prices(prices)
 
 
 def _anneal_beside_program(
@@ -342,7 +361,9 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     _assign_sets(best, search, tried, SETS, limits, seed, budget.until(at(0.66 if is_small else 0.5)))
     best.count("site_trials", search.judge.trials)
     best.count("site_programs", search.judge.programs)
-    best.raise_bound(search.sharpened(budget.until(at(0.68 if is_small else 0.55))))
+    sharp, prices = search.sharpened(budget.until(at(0.68 if is_small else 0.55)))
+    best.raise_bound(sharp)
+    best.note_prices(prices)
     sites = search.sites if best.bin_of is None else np.unique(best.bin_of)
     _finish_within(best, sites, limits, seed, budget, at(0.78 if is_small else 0.85))
     if best.bin_of is None:
@@ -374,6 +395,8 @@ def _branch_on(
     best.count("nodes", found.nodes)
     best.offer(found.bin_of)
     best.raise_bound(min(found.bound, before))
+    if found.job_price is not None:
+        best.note_prices(found.job_price)
     return best.is_proven or (found.bin_of is None and found.bound == np.inf)
 
 

@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,24 @@ def test_a_command_solves_checks_and_writes(command, text, objective, bins, tmp_
     assert (last["bins"], last["jobs"], last["status"]) == (2, 3, "optimal")
     assert last["gap_to_best_known"] == 0.0
     assert 0 < last["seconds"] < 5
+
+
+def test_the_saved_problem_and_plan_are_verified_without_a_solver(tmp_path, capsys):
+    saved = tmp_path / "tiny.problem"
+    file = written(tmp_path / "tiny.txt", SSCFLP)
+    assert sscflp.main([file, "--seconds", "5", "--save", str(saved), "--json"]) == 0
+    stated = json.loads(capsys.readouterr().out.splitlines()[-1])
+    program = (
+        "import sys; sys.modules['ortools'] = None\n"
+        "import typer; from solvers.commands import verify; typer.run(verify)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(saved), "--json"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(told.stdout)
+    assert found["violations"] == []
+    assert found["certificate"]["bound_yuan"] == stated["certified_bound"]
+    assert found["bounds"][0]["bound_yuan"] == stated["bound"] >= stated["certified_bound"] - 1e-6
 
 
 def test_a_family_is_measured_file_by_file(tmp_path, capsys):

@@ -13,13 +13,16 @@ from solvers.assignment import AssignmentProblem, NotSingleSource, assignment_of
 from solvers.assignment_bounds import ascend, fewest_bins, knapsacks, linear_relaxation, priced, rounded_up
 from solvers.assignment_search import anneal
 from solvers.assignment_tree import assignment_program, branch
+from solvers.dual_bound import certified_bound_yuan
 from solvers.improve import ImproveLimits, improve
 from solvers.integer import IntegerLimits, solve_integer
 from solvers.linear import LpLimits
 from solvers.problem import PlacementProblem
+from solvers.proof import verify_proof
 from solvers.single_source import WorkLimits, solve_single_source
-from solvers.solution import SolveStatus
+from solvers.solution import PlanSolution, SolveStatus
 from solvers.verify import verify_placements, verify_plan
+from solvers.whole_bound import misfits
 from tests.assignment_problems import arrays_of, cheapest, random_instance
 from tests.plan_problems import Town
 
@@ -271,3 +274,50 @@ def test_a_larger_problem_is_sound_and_repeats_itself(fixed):
     bound = first.plan.bound("fleet")
     assert bound is not None and bound.bound_yuan is not None
     assert bound.bound_yuan <= first.plan.objective_yuan <= 1.03 * bound.bound_yuan
+
+
+# -- the certificate ---------------------------------------------------------------------------------------------
+
+
+def a_facility(bins: int = 12, jobs: int = 40, seed: int = 3) -> PlacementProblem:
+    cost, fixed, demand, capacity = facility_location(bins, jobs, 3.0, np.random.default_rng(seed))
+    return placement_problem(Instance("facility", cost, np.tile(demand, (bins, 1)), capacity, fixed))
+
+
+def test_the_certified_bound_comes_close_to_the_search_s_own():
+    problem = a_facility()
+    plan = solve_single_source(problem, WorkLimits()).plan
+    own = plan.bound("fleet")
+    assert own is not None and own.bound_yuan is not None and plan.certificate is not None
+    # branching proves the optimum; the prices at its root stay 4 % below
+    assert 0.95 * own.bound_yuan < plan.certificate.bound_yuan <= own.bound_yuan + 1e-6
+    # the knapsacks prove more than the multipliers alone, which may split a class
+    assert plan.certificate.bound_yuan > certified_bound_yuan(problem, plan, plan.certificate.leaves)
+
+
+def test_a_certificate_survives_its_file_and_is_checked_there(tmp_path):
+    problem = a_facility()
+    plan = solve_single_source(problem, WorkLimits(ascent_steps=20, integer_nodes=20, improve_rounds=1)).plan
+    problem.save(tmp_path / "a.problem")
+    plan.save(tmp_path / "a.problem.plan")
+    loaded = PlanSolution.load(tmp_path / "a.problem.plan")
+    assert loaded.to_bytes() == plan.to_bytes()
+    assert verify_proof(PlacementProblem.load(tmp_path / "a.problem"), loaded) == []
+
+
+def test_a_proof_for_whole_classes_is_refused_where_it_does_not_apply():
+    problem = a_facility()
+    plan = solve_single_source(problem, WorkLimits(ascent_steps=20, integer_nodes=20, improve_rounds=1)).plan
+    assert misfits(problem, plan) == []
+    free = dataclasses.replace(
+        problem,
+        classes=dataclasses.replace(
+            problem.classes, unserved_yuan_per_replica_h=np.zeros(problem.class_count)
+        ),
+    )
+    elsewhere = dataclasses.replace(plan, problem_sha256=free.content_hash())
+    assert [v.subject for v in verify_proof(free, elsewhere) if v.rule == "whole_classes"] == [
+        "classes that may be left out for free"
+    ]
+    uncertified = solve_single_source(free, WorkLimits(ascent_steps=20, integer_nodes=20, improve_rounds=1))
+    assert uncertified.plan.certificate is None
