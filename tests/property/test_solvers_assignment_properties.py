@@ -191,7 +191,8 @@ def test_any_prices_of_classes_prove_a_bound_for_whole_classes(seed):
     problem, optimum = placement_problem(instance), cheapest(arrays_of(instance))
     if np.isinf(optimum):
         return
-    prices = (45 * np.random.default_rng(seed).random(instance.cost.shape[1]) - 5).tolist()
+    rng = np.random.default_rng(seed)
+    prices = [float(rng.uniform(-5, 40)) for _ in range(instance.cost.shape[1])]
     assert whole_bound_yuan(problem, usable_pairs(problem), prices) <= optimum + 1e-6
 
 
