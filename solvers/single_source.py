@@ -343,6 +343,7 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     search, tried = SiteSearch(p, limits.ascent_steps, seed), set[bytes]()
     search.begin(budget.until(at(0.3)))
     best.raise_bound(search.dual.bound)
+    best.note_prices(search.prices)
     search.exchange(limits.site_trials // 3, budget.until(at(0.35)))
     _assign_sets(best, search, tried, FIRST_SETS, limits, seed, budget.until(at(0.4)))
 

@@ -279,8 +279,8 @@ def test_a_larger_problem_is_sound_and_repeats_itself(fixed):
 # -- the certificate ---------------------------------------------------------------------------------------------
 
 
-def a_facility(bins: int = 12, jobs: int = 40, seed: int = 3) -> PlacementProblem:
-    cost, fixed, demand, capacity = facility_location(bins, jobs, 3.0, np.random.default_rng(seed))
+def a_facility(bins: int = 12, jobs: int = 40, ratio: float = 3.0, seed: int = 3) -> PlacementProblem:
+    cost, fixed, demand, capacity = facility_location(bins, jobs, ratio, np.random.default_rng(seed))
     return placement_problem(Instance("facility", cost, np.tile(demand, (bins, 1)), capacity, fixed))
 
 
@@ -293,6 +293,15 @@ def test_the_certified_bound_comes_close_to_the_search_s_own():
     assert 0.95 * own.bound_yuan < plan.certificate.bound_yuan <= own.bound_yuan + 1e-6
     # the knapsacks prove more than the multipliers alone, which may split a class
     assert plan.certificate.bound_yuan > certified_bound_yuan(problem, plan, plan.certificate.leaves)
+
+
+def test_prices_of_some_columns_alone_are_not_what_certifies(monkeypatch):
+    monkeypatch.setattr("solvers.single_source.EASY_PAIRS", 0)
+    # the root of a tree on struck-out columns has prices at which the others would be taken: they prove next to nothing
+    plan = solve_single_source(a_facility(20, 60, ratio=8.0, seed=1), WorkLimits()).plan
+    own = plan.bound("fleet")
+    assert own is not None and own.bound_yuan is not None and plan.certificate is not None
+    assert 0.9 * own.bound_yuan < plan.certificate.bound_yuan <= own.bound_yuan + 1e-6
 
 
 def test_a_certificate_survives_its_file_and_is_checked_there(tmp_path):
