@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="data file to write")
     parser.add_argument("--svg", type=Path, help="folder with data files that gets their figures")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # options may stand between kind and files
     if (args.kind is None or not args.files or args.out is None) and args.svg is None:
         parser.error("needs a kind, FILEs and --out, or --svg")
     if args.kind is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import assignment, gap, instances, sscflp
+from benchmarks import assignment, assignment_curve, gap, instances, sscflp
 from benchmarks.assignment import placement_problem
 from solvers.single_source import WorkLimits, solve_single_source
 
@@ -164,3 +164,30 @@ def test_the_table_beside_the_file_gives_the_best_known_value(tmp_path):
         csv.writer(file).writerows([["instance", "best_known"], ["a", "12.5"]])
     assert assignment.best_known(tmp_path / "a.txt.gz") == 12.5
     assert assignment.best_known(tmp_path / "b.txt") is None
+
+
+def test_quality_against_time_is_measured_and_drawn_from_its_data(tmp_path, capsys):
+    file = written(tmp_path / "tiny.txt", GAP)
+    (tmp_path / "best_known.csv").write_text("instance,best_known\ntiny,4\n")
+    out = tmp_path / "gap-quality.json"
+    command = ["gap", "--seconds", "0.1,0.2", "--out", str(out), file, "--svg", str(tmp_path)]
+    assert assignment_curve.main(command) == 0
+    (row,) = json.loads(out.read_text())["files"]
+    assert row["name"] == "tiny" and row["best_known"] == 4
+    assert [p["limit_s"] for p in row["points"]] == [0.1, 0.2]
+    objective = json.loads(out.read_text())["files"][0]["points"][-1]["above_percent"] / 100 * 4 + 4
+    assert gap.main([file, "--seconds", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["objective"] == pytest.approx(objective)
+    drawn = (tmp_path / "gap-quality.svg").read_text()
+    assert drawn == assignment_curve.draw(tmp_path)["gap-quality.svg"]
+    assert drawn.count("<polyline") == 1 and ">tiny<" in drawn
+
+
+def test_quality_against_time_needs_values_to_compare_with(tmp_path, capsys):
+    file = written(tmp_path / "tiny.txt", GAP)
+    assert assignment_curve.main(["gap", "--seconds", "0.1", "--out", str(tmp_path / "o"), file]) == 1
+    assert "no best known value" in capsys.readouterr().err
+    assert assignment_curve.main(["gap", "--out", "o", str(tmp_path / "none.txt")]) == 2
+    for wrong in (["gap"], ["--seconds", "2,1", "--svg", "x"], ["--seconds", "x", "--svg", "x"]):
+        with pytest.raises(SystemExit):
+            assignment_curve.main(wrong)
