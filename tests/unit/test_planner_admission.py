@@ -53,6 +53,15 @@ def test_before_a_fleet_is_registered_nothing_is_possible():
     assert found.code == "no_fleet"
 
 
+def test_a_stage_that_wants_to_grow(city):
+    for elastic in (
+        a_workload("w").replicas(2)._last(replicas_max=3),
+        a_workload("w").gang(2)._last(replicas_max=3),
+    ):
+        assert the_problem(city, elastic) == ("stages[0].replicas_max", "2", "not_elastic")
+    assert problems(city, a_workload("w").replicas(2)._last(replicas_max=2)) == []
+
+
 def test_a_replica_larger_than_any_node(city):
     assert the_problem(city, a_workload("w").cpu(65)) == ("stages[0].cpu_milli", "64000", "replica_too_large")
     assert the_problem(city, a_workload("w").cpu(1, memory_gib=300)) == (
