@@ -199,7 +199,7 @@ def test_a_stage_that_wants_to_grow_is_refused_in_every_way_of_asking():
             with pytest.raises(InvalidRequest, match="stages do not grow yet") as refused:
                 ask().result(10)
             (problem,) = refused.value.problems
-            assert (problem.field, problem.nearest) == ("stages[0].replicas_max", "2")
+            assert problem.field.endswith("stages[0].replicas_max") and problem.nearest == "2"
 
 
 def test_more_domains_than_replicas_are_refused_however_many_there_could_be():
