@@ -428,7 +428,7 @@ class Explainer:
             self._state,
             self._round,
             self._now_s,
-            lambda snapshot: trials.attempt(snapshot, template, trials.costs),
+            lambda snapshot, at_s, ends: trials.attempt(snapshot, template, trials.costs, at_s, ends),
         )
         return forecast.expected_start(index, waiting, template, self._queue_with(index, waiting))
 

@@ -108,7 +108,9 @@ class Round:
     packing: Fragmentation | None = None
     """What breaks ties between equally dear GPU nodes; None: the fullest comes first."""
     is_trial: bool = False
-    """Over another moment's snapshot: nobody is displaced and no nodes are kept, for the state says nothing of it."""
+    """Over another moment's snapshot: nobody is displaced, for the state says nothing of it."""
+    declared: Ends | None = None
+    """Of a trial: what its snapshot holds and when that ends. Without it no nodes are kept for gangs."""
     choice: NodeChoice = field(init=False)
     _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
@@ -731,7 +733,8 @@ class Round:
 
     def _reserve(self, rows: NDArray[np.int64]) -> None:
         """Keep the nodes of one pool that come free first for this gang."""
-        if self.is_trial or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
+        is_blind = self.is_trial and self.declared is None
+        if is_blind or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
         slot = earliest_slot(
             self.snapshot,
@@ -750,7 +753,12 @@ class Round:
             gone = {p.row for p in self.result.preempted}
             new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
             self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
-            self._ends = (decided, ends_of(self.state, self._placed_known, self.now_s, gone))
+            self._ends = (
+                decided,
+                ends_of(self.state, self._placed_known, self.now_s, gone)
+                if self.declared is None
+                else self.declared.with_started(self.state, self._placed_known, self.now_s),
+            )
         return self._ends[1]
 
     # -------------------------------------------------------------- why not

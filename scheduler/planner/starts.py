@@ -5,7 +5,7 @@
     latest     the last declared end known, or the instant at which deferrable work has to start
 
 Every instant is verified by placing on the fleet as it then is. What no declared end makes room for has no estimate.
-Gangs have their nodes kept by rounds but not here, so those in a long queue start rather sooner than said.
+Gangs in the queue keep the nodes that come free first, as they do in rounds.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MAX_INSTANTS = 64
 MAX_QUEUED = 2_000
 """Replicas that are placed in turn to see what they leave; with more, the likely start is the latest."""
 
-Attempt = Callable[[Snapshot], Round]
-"""A trial round over a snapshot, which it changes."""
+Attempt = Callable[[Snapshot, int, Ends | None], Round]
+"""A trial round over a snapshot, which it changes, at an instant; gangs keep nodes in it where the ends are known."""
 
 
 @dataclass(frozen=True)
@@ -109,37 +109,29 @@ class StartForecast:
         gone = ends.at_s <= instant_s
         snapshot.give_back(ends.spec[gone], ends.node[gone], ends.gpu_mask[gone])
         is_whole = template.stages[0].gang or len(template.stages) > 1
-        return self.attempt(snapshot).fits_together(waiting if is_whole else waiting[:1], template)
+        return self.attempt(snapshot, self.now_s, None).fits_together(
+            waiting if is_whole else waiting[:1], template
+        )
 
-    def _first_in_turn(
-        self, ends: Ends, waiting: NDArray[np.int64], queue: NDArray[np.int64]
-    ) -> float | None:
+    def _first_in_turn(self, ends: Ends, waiting: NDArray[np.int64], queue: NDArray[np.int64]) -> int | None:
         """The queue worked off as rounds would, from one declared end to the next; what it starts ends again too."""
-        replicas, snapshot = self.state.replicas, self.done.snapshot.copy()
-        running, at_s, left = ends, float(self.now_s), queue
+        snapshot = self.done.snapshot.copy()
+        running, at_s, left = ends, self.now_s, queue
         for _ in range(MAX_INSTANTS):
-            attempt = self.attempt(snapshot)
-            attempt.place_rows(in_order(self.state, left, self.now_s))
-            placed = np.array([(p.row, p.node, p.gpu_mask) for p in attempt.result.placed], np.int64)
-            placed = placed.reshape(len(placed), 3)
-            if np.isin(waiting, placed[:, 0]).any():
+            attempt = self.attempt(snapshot, at_s, running)
+            attempt.place_rows(in_order(self.state, left, at_s))
+            placed = [(p.row, p.node, p.gpu_mask) for p in attempt.result.placed]
+            started = np.array([row for row, _, _ in placed], np.int64)
+            if np.isin(waiting, started).any():
                 return at_s
-            left = left[~np.isin(left, placed[:, 0])]
-            left_s = (replicas["work_s"] - replicas["done_work_s"])[placed[:, 0]]
-            running = Ends(
-                node=np.concatenate([running.node, placed[:, 1]]),
-                spec=np.concatenate([running.spec, replicas["spec"][placed[:, 0]].astype(np.int64)]),
-                gpu_mask=np.concatenate([running.gpu_mask, placed[:, 2]]),
-                at_s=np.concatenate([running.at_s, at_s + left_s]),
-            )
+            left = left[~np.isin(left, started)]
+            running = running.with_started(self.state, placed, at_s)
             if not (running.at_s < NEVER_S).any():
                 return None
-            at_s = float(running.at_s.min())
+            at_s = int(np.ceil(running.at_s.min()))
             gone = running.at_s <= at_s
             snapshot.give_back(running.spec[gone], running.node[gone], running.gpu_mask[gone])
-            running = Ends(
-                running.node[~gone], running.spec[~gone], running.gpu_mask[~gone], running.at_s[~gone]
-            )
+            running = running.of(~gone)
         return None
 
     # ---------------------------------------------------------------- deferrals

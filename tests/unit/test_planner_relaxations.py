@@ -208,17 +208,31 @@ def test_behind_services_that_never_end_nothing_is_promised():
     assert city.submits(a_workload("w")).when_planned().explain("w").expected_start is None
 
 
+def test_work_behind_a_gang_is_not_promised_the_nodes_kept_for_it():
+    """The gang keeps the node that comes free at 1 h until the second one does at 2 h; then it runs for 3 h."""
+    city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=2, cores=4)))
+    for i, hours in enumerate((1, 2)):
+        city.submits(a_workload(f"j{i}").cpu(4).lasts(hours * HOUR_S)).when_planned()
+    city.all_run(0).submits(a_workload("gang").cpu(4).gang(2).lasts(3 * HOUR_S)).when_planned()
+    city.submits(a_workload("long").cpu(4).lasts(9 * HOUR_S), a_workload("short").cpu(4).lasts(600))
+    found = {n: city.when_planned().explain(n).expected_start for n in ("gang", "long", "short")}
+    likely_h = {n: (f.likely_at_s - START_S) / HOUR_S for n, f in found.items() if f is not None}
+    assert likely_h == pytest.approx({"gang": 2, "long": 2 + 3, "short": 1}, abs=0.01)
+
+
+@pytest.mark.parametrize("gang_frac", [0.0, 0.4], ids=["single work", "gangs too"])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_forecast_comes_true_when_everything_ends_as_declared(seed: int):
+def test_the_forecast_comes_true_when_everything_ends_as_declared(seed: int, gang_frac: float):
     """A crowded room of random work: each waiting workload starts at the likely instant, its interval holds it."""
     rng = np.random.default_rng(seed)
-    city = given(a_fleet(a_site("e01").cpus(nodes=2, cores=8)))
+    city = given(a_fleet(a_site("e01").cpus(nodes=4 if gang_frac else 2, cores=8)))
     lasts = {f"w{i}": int(rng.integers(10, 200)) * 60 for i in range(12)}
     for name, lasts_s in lasts.items():
-        city.submits(a_workload(name).cpu(int(rng.integers(2, 7))).lasts(lasts_s))
+        work = a_workload(name).cpu(int(rng.integers(2, 7))).lasts(lasts_s)
+        city.submits(work.gang(int(rng.integers(2, 5))) if rng.random() < gang_frac else work)
     city.when_planned().all_run(0)
     waiting = [n for n in lasts if not city.placements(n)]
-    assert len(waiting) >= 4
+    assert len(waiting) >= 3
     forecasts = {n: city.explain(n).expected_start for n in waiting}
     ends = {n: START_S + s for n, s in lasts.items() if n not in waiting}
     started: dict[str, int] = {}
