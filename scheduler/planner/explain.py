@@ -19,7 +19,7 @@ from scheduler.domain.state import ClusterState, Phase
 from scheduler.domain.topology import RESOURCES
 from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
-from scheduler.planner.queue import heads, in_order, released, whole_is_released
+from scheduler.planner.queue import heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.relax import OCCUPIED
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
@@ -433,7 +433,7 @@ class Explainer:
         return forecast.expected_start(index, waiting, template, self._queue_with(index, waiting))
 
     def _queue_with(self, index: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows left waiting that compete for the same groups, and the waiting ones; deferrable rivals wait anyway."""
+        """Rows left waiting that compete for the same groups, and the waiting ones; what may still be put off gives way."""
         columns, replicas = self._state.shapes.columns, self._state.replicas
         placed = np.array([p.row for p in self._round.result.placed], np.int64)
         rows = np.union1d(self._turns, waiting)
@@ -444,8 +444,8 @@ class Explainer:
         )
         rivals = {s: bool((self._views[s].group_ok & wanted).any()) for s in np.unique(spec).tolist()}
         keep = np.array([rivals[s] for s in spec.tolist()], bool)
-        if not self._template(index).deferrable:
-            keep &= ~columns["deferrable"][spec]
+        if not self._template(index).deferrable or urgent(self._state, waiting, self._now_s).any():
+            keep &= ~columns["deferrable"][spec] | urgent(self._state, rows, self._now_s)
         queue: NDArray[np.int64] = rows[keep | np.isin(rows, waiting)]
         return queue
 
