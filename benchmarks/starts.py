@@ -6,7 +6,8 @@
 2. ask      whatever is left waiting by the round it arrived in, and so many of the queue every hour
 3. compare  each forecast with the first start order that followed; what never started counts as a miss
 
-The nominal share is that of `StartEstimate`: earliest and latest are its 10 % and 90 % quantiles. A forecast made on
+Only forecasts whose latest start lies within the time played are judged: chosen by what was said, not by what came of
+it. The others are counted, with the share of them that started too early. The nominal share is that of `StartEstimate`: earliest and latest are its 10 % and 90 % quantiles. A forecast made on
 arrival and those made later of the same workload are told apart, for they are not independent of each other.
 Exit codes: 0 the observed share reaches the nominal one, 1 it does not, 2 bad input.
 """
@@ -110,10 +111,19 @@ class AskingGateway(InProcessGateway):
                 self.estimates.append((w, now_s, on_arrival, start))
 
 
-def play(scenario: Scenario, seed: int, each_hour: int) -> tuple[list[Told], int]:
-    """The forecasts of a day with their outcomes, and how many questions had no estimate for an answer."""
+@dataclass(frozen=True)
+class Asked:
+    """A played day: its forecasts, how many questions had no estimate for an answer, and when it ended."""
+
+    told: list[Told]
+    unanswered: int
+    end_s: int
+
+
+def play(scenario: Scenario, seed: int, each_hour: int) -> Asked:
+    """The forecasts of a day with their outcomes."""
     gateway = AskingGateway(HorizonStrategy(), InlineSolverPool(), seed, each_hour)
-    play_day(scenario, seed, "suanli", gateway, "local")
+    day = play_day(scenario, seed, "suanli", gateway, "local")
     starts: dict[str, list[int]] = {}
     for event in gateway.log:
         if event.kind is EventKind.REPLICA_START_ORDERED:
@@ -136,7 +146,7 @@ def play(scenario: Scenario, seed: int, each_hour: int) -> tuple[list[Told], int
                 started_s=min(after, default=None),
             )
         )
-    return told, gateway.unanswered
+    return Asked(told, gateway.unanswered, day.window.drained_until_s)
 
 
 # ------------------------------------------------------------------------------------------- arithmetic
@@ -154,6 +164,11 @@ class Calibration:
     """Of the intervals: a wide one is easy to keep."""
     median_error_h: float
     """Of |start − likely|, of what started."""
+
+
+def judged(told: Sequence[Told], end_s: int) -> list[Told]:
+    """Those whose latest start was still played."""
+    return [t for t in told if t.latest_s <= end_s]
 
 
 def calibration(told: Sequence[Told]) -> Calibration:
@@ -200,12 +215,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvalidRequest as error:
         return refuse(str(error))
     begun_s = time.process_time()
-    told, unanswered = play(scenario, options.seed, options.each_hour)
+    asked = play(scenario, options.seed, options.each_hour)
     cpu_s = time.process_time() - begun_s
     if options.out is not None:
-        options.out.write_bytes(b"".join(orjson.dumps(asdict(t)) + b"\n" for t in told))
+        options.out.write_bytes(b"".join(orjson.dumps(asdict(t)) + b"\n" for t in asked.told))
+    told = judged(asked.told, asked.end_s)
     if not told:
-        return refuse(f"{options.scenario}: nothing waited that could be told a start")
+        return refuse(f"{options.scenario}: nothing waited that could be told a start within the time played")
+    open_ = [t for t in asked.told if t.latest_s > asked.end_s]
+    open_early = sum(t.started_s is not None and t.started_s < t.earliest_s for t in open_)
     found = by_kind(told)
     print(
         f"expected starts of {options.scenario}, seed {options.seed}; {cpu_s:.0f} s CPU on {machine_line()}"
@@ -225,14 +243,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, c in found.items()
         ],
     )
-    print(f"nominal {NOMINAL_FRAC:.0%} within; {unanswered} questions had no estimate for an answer")
+    print(
+        f"nominal {NOMINAL_FRAC:.0%} within; not judged: {len(open_)} whose interval reaches beyond the time played "
+        f"({open_early} of them started before it), {asked.unanswered} questions that had no estimate for an answer"
+    )
     if options.json:
         print_json(
             {
                 "scenario": options.scenario,
                 "seed": options.seed,
                 "nominal": NOMINAL_FRAC,
-                "unanswered": unanswered,
+                "not_judged": len(open_),
+                "unanswered": asked.unanswered,
                 "seconds": round(cpu_s, 1),
                 **{name.replace(" ", "_"): asdict(c) for name, c in found.items()},
             }

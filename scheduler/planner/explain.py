@@ -433,7 +433,7 @@ class Explainer:
         return forecast.expected_start(index, waiting, template, self._queue_with(index, waiting))
 
     def _queue_with(self, index: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows left waiting that compete for the same groups, and the waiting ones; what may still be put off gives way."""
+        """Rows left waiting that compete for the same groups, and the waiting ones; what may be put off gives way."""
         columns, replicas = self._state.shapes.columns, self._state.replicas
         placed = np.array([p.row for p in self._round.result.placed], np.int64)
         rows = np.union1d(self._turns, waiting)

@@ -3,13 +3,14 @@
     likely     the declared end at which its turn comes in a queue that is worked off as rounds do; deferrable work that
                may still be put off waits for the plan's slot
     earliest   as much sooner as others have been seen to give way or plans to bring it forward, but not before it could
-               be placed if nobody else took the room; a gang also at the next plan, when that would move others for it
+               be placed if nobody else took the room
     latest     as much later as work that comes meanwhile has been seen to push it back, or the instant at which
                deferrable work has to start
 
-Every instant is verified by placing on the fleet as it then is. What no declared end makes room for has no estimate.
-Gangs in the queue keep the nodes that come free first, as they do in rounds. Earliest and latest are the 10 % and 90 %
-quantiles of `StartEstimate` as measured: `docs/model-limits.md` has the shares, `benchmarks.starts` measures them.
+A gang for which the next plan would move others starts after that. Every other instant is verified by placing on the
+fleet as it then is. What no declared end makes room for has no estimate. Gangs in the queue keep the nodes that come
+free first, as they do in rounds. Earliest and latest are the 10 % and 90 % quantiles of `StartEstimate` as measured:
+`docs/model-limits.md` has the shares, `benchmarks.starts` measures them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
+from scheduler.planner.defragment import defragment
 from scheduler.planner.folds import folds_of
 from scheduler.planner.queue import START_MARGIN_S, in_order, urgent
 from scheduler.planner.reserve import Ends, ends_of
@@ -59,6 +61,9 @@ class StartForecast:
         ends = self._ends()
         instants = self._instants(ends)
         alone = self._first_alone(instants, ends, waiting, template)
+        moved_s = self._moved_for(index) if alone is None or alone > self._next_plan_s() else None
+        if moved_s is not None:
+            return self._after_moves(moved_s)
         if alone is None:
             return None
         in_turn: float | None = alone
@@ -143,6 +148,38 @@ class StartForecast:
             snapshot.give_back(running.spec[gone], running.node[gone], running.gpu_mask[gone])
             running = running.of(~gone)
         return None
+
+    # ---------------------------------------------------------------- moves
+
+    def _next_plan_s(self) -> int:
+        every_s = self.state.policy.plan_every_s
+        return (self.now_s // every_s + 1) * every_s
+
+    def _moved_for(self, index: int) -> int | None:
+        """The instant of the next plan, if that would move others to make room for this gang; None without plans."""
+        if not self.state.guide.plan_id:
+            return None
+        result, snapshot = self.done.result, self.done.snapshot.copy()
+        helped = defragment(
+            self.state,
+            snapshot,
+            self.done.scorer,
+            self.now_s,
+            self.state.policy.move_budget_per_hour,
+            placed={p.row for p in result.placed},
+            leaving={d.row for d in result.displaced} | {p.row for p in result.preempted},
+            kept=self.done.reservations.over(snapshot),
+        )
+        return self._next_plan_s() if self.state.names[index] in {h.gang for h in helped} else None
+
+    def _after_moves(self, plan_s: int) -> StartEstimate:
+        """New placements run before old ones stop; a plan that spends its moves elsewhere leaves this to the next."""
+        return StartEstimate(
+            earliest_at_s=plan_s,
+            likely_at_s=plan_s + START_MARGIN_S,
+            latest_at_s=plan_s + self.state.policy.plan_every_s + START_MARGIN_S,
+            assumption=f"the plan of {utc(plan_s):%Y-%m-%d %H:%M} UTC moves others to make room for it",
+        )
 
     # ---------------------------------------------------------------- deferrals
 

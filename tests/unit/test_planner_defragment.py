@@ -69,6 +69,24 @@ def test_a_service_leaves_the_nearly_empty_node_and_the_gang_then_fits():
     assert audit_placements(city.state, [move.placed]) == []
 
 
+def test_the_expected_start_counts_the_moves_of_the_next_plan():
+    """Services never end, so without moves nothing could be promised; the plan on the hour clears the node."""
+    city = fragmented("chat")
+    assert city.explain("gang").expected_start is None, "no plan has been made yet: nobody moves"
+    city.strategy.guide = {}
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, Policy(move_budget_per_hour=0)))
+    city.when_planned(after_s=60)
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, Policy(move_budget_per_hour=10)))
+    found = city.explain("gang").expected_start
+    assert found is not None and "moves others to make room" in found.assumption
+    plan_s = (city.now_s // HOUR_S + 1) * HOUR_S
+    assert found.earliest_at_s == plan_s
+    city.strategy.guide = {}
+    city.when_planned(after_s=plan_s - city.now_s).all_run(30)
+    city.when_planned(after_s=60).expect("gang", replicas=2)
+    assert found.earliest_at_s <= city.now_s <= found.latest_at_s
+
+
 def test_cost_is_the_price_of_moving_and_gain_the_hours_of_waiting_saved():
     """Services never end, so the gang would wait the full day that is counted at most."""
     (helped,) = proposed(fragmented("chat"))
