@@ -7,7 +7,7 @@
 3. compare  each forecast with the first start order that followed; what never started counts as a miss
 
 Only forecasts whose latest start lies within the time played are judged: chosen by what was said, not by what came of
-it. The others are counted, with the share of them that started too early. The nominal share is that of `StartEstimate`: earliest and latest are its 10 % and 90 % quantiles. A forecast made on
+it. The nominal share is that of `StartEstimate`: earliest and latest are its 10 % and 90 % quantiles. Forecasts made on
 arrival and those made later of the same workload are told apart, for they are not independent of each other.
 Exit codes: 0 the observed share reaches the nominal one, 1 it does not, 2 bad input.
 """
