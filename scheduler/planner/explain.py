@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.state import ClusterState, Phase, Stopped
 from scheduler.domain.topology import RESOURCES
 from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
@@ -146,7 +146,8 @@ class Explainer:
             at_s=self._now_s,
             summary=self._why_not(rows, site_id, node, candidates)
             or _pending_summary(len(waiting), reasons, conflict, position)
-            + (NO_END if conflict and OCCUPIED in conflict and start is None else ""),
+            + (NO_END if conflict and OCCUPIED in conflict and start is None else "")
+            + _stopped_text([state.stopped[r] for r in waiting.tolist() if r in state.stopped]),
             reasons=reasons,
             conflict=conflict,
             candidates=candidates,
@@ -640,6 +641,14 @@ def _pending_summary(
     ahead = f", {_count(position - 1, 'workload')} ahead" if position > 1 else ""
     where = f" at {_count(sites, 'site')}" if sites else ""
     return f"{waits}{ahead}; {_count(len(reasons), 'reason')}{where}; these rules conflict: {' · '.join(conflict)}"
+
+
+def _stopped_text(stopped: Sequence[Stopped]) -> str:
+    """Why what waits no longer runs, the last stop first of all; "" for what was not told to stop."""
+    if not stopped:
+        return ""
+    last = max(stopped, key=lambda s: s.at_s)
+    return f"; stopped at {utc(last.at_s):%Y-%m-%d %H:%M} UTC: {last.cause}"
 
 
 def _count(n: int, what: str) -> str:
