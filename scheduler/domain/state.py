@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -662,10 +661,6 @@ class ClusterState:
 
     def _advanced(self, event: Event) -> None:
         self.advanced_s = event.body["until_s"]
-
-    def phase_counts(self) -> Counter[Phase]:
-        """Replicas of workloads that are not final, by phase."""
-        return Counter({p: int(((self.replicas["phase"] == p) & self.active_mask()).sum()) for p in Phase})
 
 
 def _same_node_type(before: Topology, old_group: int, topology: Topology, group: int) -> bool:
