@@ -196,8 +196,7 @@ def _stage_problems(
             + (_count_problems(path, stage, view, topology) or _power_problems(path, stage, view, topology))
             + _spread_problems(path, stage, view, topology)
         )
-    if not problems:
-        problems += _path_below_physics(stage, view, topology)
+    problems += _path_below_physics(stage, view, topology)
     if not problems and knows_all:
         problems.append(_no_site_meets_all(path, view, topology))
     return problems
@@ -211,7 +210,7 @@ def _elastic(path: str, stage: Stage) -> list[FieldProblem]:
         _problem(
             f"{path}.replicas_max",
             f"stages do not grow yet: {stage.replicas_max} would never run, only {stage.replicas}",
-            "as many as `replicas`, or nothing; ask for what is wanted in `replicas`",
+            "no more than `replicas`, which says how many run",
             str(stage.replicas),
             "not_elastic",
         )

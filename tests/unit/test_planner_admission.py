@@ -119,6 +119,11 @@ def test_a_path_budget_below_the_physics_of_one_stage(city):
     assert the_problem(city, work) == ("paths[0].budget_ms", "4.5 ms", "path_below_physics")
 
 
+def test_a_flow_and_a_path_below_the_physics_come_in_one_answer(city):
+    found = problems(city, a_workload("w").within(0.5).path(0.5, "zones/z1", "stages/main"))
+    assert [p.field for p in found] == ["flows[0].rtt_p99_max_ms", "paths[0].budget_ms"]
+
+
 def test_a_path_budget_below_the_physics_of_a_pipeline(city):
     assert the_problem(city, a_twin("t", budget_ms=31)) == (
         "paths[0].budget_ms",
