@@ -1,6 +1,6 @@
 """A day of twins whose shared state store loses its site: stages are placed anew, and the others do not notice.
 
-`tiny-twin` played in process under the product's strategy; the room that holds the city's store is without power for an hour.
+`tiny-twin` in process under the product's strategy; the room that holds the city's store has no power for an hour.
 """
 
 from __future__ import annotations
