@@ -97,6 +97,14 @@ def test_cost_is_the_price_of_moving_and_gain_the_hours_of_waiting_saved():
     )  # and the idle power of the node it wakes
 
 
+def test_a_service_that_has_run_for_days_costs_no_more_to_move():
+    city = fragmented("chat")
+    (soon,) = proposed(city)
+    city.now_s += 9 * 24 * HOUR_S
+    (late,) = proposed(city)
+    assert late.cost_yuan == soon.cost_yuan
+
+
 def test_every_replica_that_is_in_the_way_moves_or_none():
     city = fragmented("a", "b", "c")
     (helped,) = proposed(city)
