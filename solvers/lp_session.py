@@ -116,10 +116,6 @@ class Session:
                 return replace(result, duals=duals)
             told |= joining
 
-    def forget_temporary_rows(self) -> None:
-        """Take no temporary row of the next program for one of the last: their entries differ."""
-        self._temporary_keys = {}
-
     def _keys_of_rows(self, program: Program) -> IntArray:
         """A number per row that stays with it: its position, and below zero for a temporary row's name."""
         for name in program.temporary:
