@@ -380,7 +380,7 @@ def test_cancelling_the_owner_sends_its_sharers_back_to_wait():
 
 def test_deferrable_work_waits_for_the_plan_and_says_so_once():
     scorer = PlainScorer(wanted_deferred=1)
-    city = given(two_edges(), scorer).submits(
+    city = given(two_edges().cheaper_from(6), scorer).submits(
         *(a_workload(f"d{i}").lasts(600).deferrable(START_S + 10 * HOUR_S) for i in range(3))
     )
     city.when_planned()
@@ -393,7 +393,7 @@ def test_deferrable_work_waits_for_the_plan_and_says_so_once():
 
 
 def test_deferrable_work_starts_in_time_for_its_deadline():
-    city = given(two_edges(), PlainScorer(wanted_deferred=0))
+    city = given(two_edges().cheaper_from(2), PlainScorer(wanted_deferred=0))
     city.submits(
         a_workload("d").lasts(HOUR_S).deferrable(START_S + 3 * HOUR_S)
     ).when_planned().expect_waiting("d")
@@ -403,7 +403,7 @@ def test_deferrable_work_starts_in_time_for_its_deadline():
 
 def test_a_deferrable_gang_starts_when_the_plan_wants_half_of_it():
     scorer = PlainScorer(wanted_deferred=1)
-    city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=4, cores=1)), scorer)
+    city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=4, cores=1)).cheaper_from(6), scorer)
     city.submits(a_workload("g").gang(4).lasts(600).deferrable(START_S + 24 * HOUR_S)).when_planned()
     city.expect_waiting("g")
     scorer.wanted_deferred = 2

@@ -24,10 +24,10 @@ LATENESS_YUAN = 5.0
 MIGRATION_YUAN = 2.0
 
 
-def two_rooms() -> City:
+def two_rooms(cheaper_from: int = 24) -> City:
     """Room `full` with two 8-GPU nodes for the gang, room `spare` of the same model with two more."""
     sites = [a_site(s, "cloud").gpus("h20", nodes=2, per_node=8, cores=64) for s in ("full", "spare")]
-    return given(a_fleet(*sites))
+    return given(a_fleet(*sites).cheaper_from(cheaper_from))
 
 
 def fragmented(*names: str, gpu_milli: int = 1000) -> City:
@@ -263,7 +263,7 @@ def stop_of_old(city: City, *names: str) -> None:
 
 
 def test_deferrable_gangs_that_wait_for_their_hour_are_left_alone():
-    city = two_rooms()
+    city = two_rooms(cheaper_from=6)
     gang = a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).deferrable(city.now_s + 99 * HOUR_S)
     city.submits(gang)
     assert waiting_gangs(city.state, city.now_s) == []
