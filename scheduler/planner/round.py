@@ -825,6 +825,8 @@ def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer:
     packing = fragmentation_of(state, snapshot) if isinstance(scorer, TieredScorer) else None
     done = Round(state, snapshot, patterns, scorer, now_s, packing=packing)
     done.run()
+    if packing is not None:
+        packing.release()
     return done
 
 

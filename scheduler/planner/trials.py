@@ -10,7 +10,7 @@ would leave it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scheduler.domain.shapes import Spec
 from scheduler.domain.state import ClusterState
 from scheduler.domain.topology import Topology, under_policy
-from scheduler.planner.feasibility import SpecView, Views, view_spec
+from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor, view_spec
 from scheduler.planner.patterns import Patterns, enumerate_patterns
 from scheduler.planner.relax import (
     LIMITS,
@@ -581,8 +581,14 @@ class _TrialViews(Views):
     def needs(self) -> NDArray[np.int64]:
         return self._with_own(self._known.needs(), {s: v.need for s, v in self._own.items()})
 
+    def hub_mbps(self) -> NDArray[np.float64]:
+        return self._known.hub_mbps()
+
+    def off_floor(self) -> NDArray[np.bool_]:
+        return self._with_own(self._known.off_floor(), {s: keeps_off_floor(v) for s, v in self._own.items()})
+
     @staticmethod
-    def _with_own(known: NDArray[Amount], own: dict[int, NDArray[Amount]]) -> NDArray[Amount]:
+    def _with_own(known: NDArray[Amount], own: Mapping[int, NDArray[Amount] | bool]) -> NDArray[Amount]:
         out = known.copy()
         for spec, row in own.items():
             out[spec] = row
