@@ -55,6 +55,10 @@ BLOCK_NODES = 128
 """Nodes whose further replicas are computed together in bulk placement."""
 BLOCK_STEPS = 16
 """Replicas of one node looked ahead at a time."""
+FEW_NODES = 8
+"""So few nodes are looked at one by one, through worths that are kept: cheaper than arrays of a handful."""
+MAX_WORTHS = 50_000
+"""Worths kept (some 300 bytes each); a fleet of some hundred shapes has a few thousand different nodes at a time."""
 BULK_FROM = 4
 """Fewer identical replicas than this are placed one by one."""
 FULLEST_MILLI = 100.0
@@ -143,6 +147,8 @@ class Placer:
         self._tables: OrderedDict[object, _Table] = OrderedDict()
         self._preferences: dict[int, FloatArray] = {}
         self._share_costs: dict[tuple[int, int], list[float]] = {}
+        self._worths: dict[tuple[int, int, int, tuple[int, ...]], float] = {}
+        """(group, free CPU, free memory, free GPUs ascending) of nodes with GPUs → value in units of 1/SCALE."""
         self._gpu_bits = 1 << np.arange(state.gpu_milli.shape[1], dtype=np.int64)
         self._features = np.zeros((state.node_count, model.gpu_features.shape[2]))
         self._value = np.zeros(state.node_count)
@@ -191,7 +197,7 @@ class Placer:
 
         price_milli: [N] as in `place`.
         """
-        cost = self.costs_at(shape, nodes)
+        cost = self._kept_costs_at(shape, nodes)
         if price_milli is not None:
             cost = cost + price_milli[nodes]
         order = _cheapest_first(cost, count)
@@ -204,6 +210,12 @@ class Placer:
 
         Only these nodes are looked at: cheaper than `costs` where few nodes come into question.
         """
+        if len(nodes) <= FEW_NODES and not (self._any_without_gpu and self._without_gpu[nodes].any()):
+            return self._costs_of_few(shape, nodes)
+        return self._kept_costs_at(shape, nodes)
+
+    def _kept_costs_at(self, shape: Shape, nodes: IntArray) -> FloatArray:
+        """`costs_at` through the shape's table."""
         view = self._known_view(shape)
         self._recount(nodes[self._synced[nodes] != self.state.stamp[nodes]])
         table = view.table
@@ -216,12 +228,75 @@ class Placer:
         cost: FloatArray = (self._value[nodes] - table.value_after[nodes]) / SCALE
         return cost if view.blocked is None else cost + view.blocked[nodes]
 
+    def _costs_of_few(self, shape: Shape, nodes: IntArray) -> FloatArray:
+        """`costs_at` for a handful of nodes with GPUs, node by node: value before less value after."""
+        state = self.state
+        asked: list[
+            tuple[int, tuple[int, int, int, tuple[int, ...]], tuple[int, int, int, tuple[int, ...]]]
+        ] = []
+        for i, node in enumerate(nodes.tolist()):
+            group = int(state.node_group[node])
+            need = shape.need_on(group)
+            cpu_milli, memory_mib = int(state.cpu_milli[node]), int(state.memory_mib[node])
+            if (
+                need is None
+                or not state.up[node]
+                or cpu_milli < need.cpu_milli
+                or memory_mib < need.memory_mib
+                or state.storage_gib[node] < need.storage_gib
+            ):
+                continue
+            free = state.gpu_milli[node].tolist()
+            left = self._left_on(int(self._cut[node]), free, need)
+            if left is not None:
+                before = (group, cpu_milli, memory_mib, tuple(sorted(free)))
+                after = (group, cpu_milli - need.cpu_milli, memory_mib - need.memory_mib, tuple(sorted(left)))
+                asked.append((i, before, after))
+        self._know_worths([k for _, before, after in asked for k in (before, after)])
+        out = np.full(len(nodes), np.inf)
+        for i, before, after in asked:
+            out[i] = (self._worths[before] - self._worths[after]) / SCALE
+        return out
+
+    def _left_on(self, cut: int, free: list[int], need: Need) -> list[int] | None:
+        """Free milli of each GPU once one replica has taken its own (see `_pick_gpus`); None without room."""
+        if not need.gpu_count:
+            return free
+        if need.gpu_milli == MILLI_PER_GPU:
+            picked = [g for g, milli in enumerate(free) if milli == MILLI_PER_GPU][: need.gpu_count]
+        else:
+            cost = self._share_cost(cut, need.gpu_milli)
+            by_cost = sorted((cost[milli], g) for g, milli in enumerate(free) if milli >= need.gpu_milli)
+            picked = [g for _, g in by_cost[: need.gpu_count]]
+        if len(picked) < need.gpu_count:
+            return None
+        left = list(free)
+        for g in picked:
+            left[g] -= need.gpu_milli
+        return left
+
+    def _know_worths(self, keys: list[tuple[int, int, int, tuple[int, ...]]]) -> None:
+        """Work out the values that are not known yet."""
+        new = [k for k in dict.fromkeys(keys) if k not in self._worths]
+        if not new:
+            return
+        if len(self._worths) + len(new) > MAX_WORTHS:
+            self._worths.clear()
+            new = list(dict.fromkeys(keys))
+        group, cpu_milli, memory_mib = (np.array([k[i] for k in new], np.int64) for i in range(3))
+        features = self.model.features(group, np.array([k[3] for k in new], np.int64))
+        self._worths.update(
+            zip(new, self.model.value(features, group, cpu_milli, memory_mib).tolist(), strict=True)
+        )
+
     def share_cost(self, node: int, gpu_milli: int) -> list[float]:
         """[1002] by r: cost of taking a share from a GPU of the node with r milli free; the least is taken.
 
         Only for comparison; inf where it does not fit. The last entry, reached by −1, is for slots without GPU.
         """
-        cut = int(self._cut[node])
+        return self._share_cost(int(self._cut[node]), gpu_milli)
+
+    def _share_cost(self, cut: int, gpu_milli: int) -> list[float]:
         known = self._share_costs.get((cut, gpu_milli))
         if known is None:
             known = self._share_costs[cut, gpu_milli] = self._preference(gpu_milli)[cut].tolist()

@@ -31,17 +31,10 @@ from scheduler.planner.snapshot import (
     devices_among,
     devices_of,
 )
+from scheduler.planner.worth import COST_DIGITS, SiteWorth, free_of, price_milli
 
 IntArray = NDArray[np.int64]
 NODE_BITS = 20
-PACKING_YUAN_PER_GPU_H = 0.5
-"""π: what a GPU-hour is worth that work to come could use and cannot, the free pieces being the wrong ones. ASSUMED: a
-tenth of what an hour of waiting costs a GPU, since not every piece is missed. On the openb trace without departures
-(1 213 nodes, all GPUs asked for) 0 gives 89.7 % of the GPUs allocated, 0.05 91.8 %, 0.5 95.3 % and 5 95.4 %."""
-COST_DIGITS = 9
-"""Costs that differ by less than a billionth of a yuan per hour are equal."""
-CPU_MILLI_OF_GPU_MILLI = 16
-"""Weight of a GPU against cores when asking which node is fuller; it only breaks ties."""
 MAX_RAISED = 64
 """After so many nodes got room back, bounds of groups are taken anew instead of one by one."""
 
@@ -100,6 +93,12 @@ class NodeChoice:
         self._site_watts: dict[tuple[object, ...], _SiteWatts] = {}
         self._no_room: set[tuple[object, ...]] = set()
         """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
+        self._worth_at: dict[tuple[object, ...], SiteWorth] = {}
+        """By likeness and ranges of one site."""
+        self._by_site: dict[
+            tuple[object, ...], list[tuple[float, int, tuple[tuple[int, int, int], ...]]]
+        ] = {}
+        """Likeness and ranges → (bound of the cost, site, ranges there), cheapest first."""
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
         self._group_cost: dict[int, NDArray[np.float64]] = {}
 
@@ -128,6 +127,13 @@ class NodeChoice:
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count
         if self._tiered is not None and self.node_penalty is None:
+            if (
+                enough == 1
+                and view.spec.stage.gpu_milli
+                and self.packing is not None
+                and not self._near_floor(view)
+            ):
+                return self._one_by_worth(self.packing, self._tiered, view, left_s, among, shut)
             may_alternate = spread is None and room.is_plenty
             if view.spec.stage.gpu_milli and self.packing is not None:
                 tiers = self._sites_by_worth(
@@ -198,7 +204,7 @@ class NodeChoice:
             tier_goes_on = place + 1 < len(order) and costs[order[place + 1]] == costs[i]
             if parts and not tier_goes_on:
                 at, fit = _joined(parts)
-                fullest = _smallest(self._free(at), at, enough)
+                fullest = _smallest(free_of(self.snapshot, at), at, enough)
                 yield at[fullest], fit[fullest]
                 parts = []
         self._bounds.lower(groups[~np.array(found)])
@@ -243,6 +249,55 @@ class NodeChoice:
                 _, _, at, fit = heapq.heappop(found)
                 yield self._by_worth(packing, view, enough, may_alternate, on, wake, at, fit)
         self._bounds.lower(np.flatnonzero(is_empty))
+
+    def _near_floor(self, view: SpecView) -> bool:
+        """Whether some group is down to a floor that this work keeps off."""
+        return self.snapshot.low_used is not None and bool((self.snapshot.floor_room(view) <= 0).any())
+
+    def _one_by_worth(
+        self,
+        packing: Fragmentation,
+        scorer: TieredScorer,
+        view: SpecView,
+        left_s: float,
+        among: Ranges,
+        shut: NDArray[np.bool_],
+    ) -> IntArray:
+        """(≤ 1,) what `_sites_by_worth` comes to for one replica where power and links are plenty: the best node of the
+        site whose cheapest node with room is cheapest."""
+        key = (view.likeness, among.ranges)
+        known = self._by_site.get(key)
+        if known is None:
+            known = self._by_site[key] = self._sites_of(view, among)
+        least: tuple[float, SiteWorth] | None = None
+        at_least, site = np.inf, -1
+        for bound, s, ranges in known:
+            if bound > at_least:
+                break
+            if shut[s]:
+                continue
+            table = self._worth_at.get((view.likeness, ranges))
+            if table is None:
+                on = self.group_cost(view)
+                nodes, wake = Ranges(ranges).nodes(), on + scorer.wake_cost(view, self.snapshot)
+                table = SiteWorth(self.snapshot, packing, view, nodes, self._usable, on, wake)
+                self._worth_at[view.likeness, ranges] = table
+            cost = table.least_cost(self.reservations, left_s)
+            if (cost, s) < (at_least, site) and cost < np.inf:
+                at_least, site, least = cost, s, (cost, table)
+        if least is None:
+            return _NOWHERE
+        return np.array([least[1].best_node(self.reservations, left_s)])
+
+    def _sites_of(
+        self, view: SpecView, among: Ranges
+    ) -> list[tuple[float, int, tuple[tuple[int, int, int], ...]]]:
+        """(least cost on a node that is on, site, ranges there), cheapest first."""
+        on, site_of = self.group_cost(view), self.snapshot.topology.group_site
+        ranges: dict[int, list[tuple[int, int, int]]] = {}
+        for r in among.ranges:
+            ranges.setdefault(int(site_of[r[0]]), []).append(r)
+        return sorted((min(float(on[g]) for g, _, _ in mine), s, tuple(mine)) for s, mine in ranges.items())
 
     def _room_at_site(
         self, view: SpecView, left_s: float, ranges: tuple[tuple[int, int, int], ...], enough: int
@@ -301,7 +356,7 @@ class NodeChoice:
         at: IntArray,
         fit: IntArray,
     ) -> tuple[IntArray, IntArray]:
-        """(nodes, room) of one site, least c(n) + π · loss(n) first, then fullest, then by number.
+        """(nodes, room) of one site, least c(n) / π + loss(n) first, then fullest, then by number.
 
         c(n): `on` or `wake`, what one replica costs on the node as it is (yuan/h); loss(n): GPUs of packing value that
         it destroys; π: PACKING_YUAN_PER_GPU_H. `may_alternate`: a node may come several times, with others between.
@@ -310,20 +365,19 @@ class NodeChoice:
             return at, fit
         snapshot = self.snapshot
         group_of = snapshot.topology.node_group[at]
-        cost = np.where(snapshot.empty_node[at], wake[group_of], on[group_of])
-        price_milli = np.round(cost, COST_DIGITS) * (WHOLE_GPU_MILLI / PACKING_YUAN_PER_GPU_H)
+        price = price_milli(np.where(snapshot.empty_node[at], wake[group_of], on[group_of]))
         if may_alternate and enough > 1:
             price_of_node = np.zeros(snapshot.topology.node_count)
-            price_of_node[at] = price_milli
+            price_of_node[at] = price
             chosen = packing.order(view, enough, np.sort(at), price_of_node)
             return chosen, np.ones(len(chosen), np.int64)
-        worth = packing.loss_milli(view, at) + price_milli
+        worth = packing.loss_milli(view, at) + price
         if enough == 1:
             least = np.flatnonzero(worth == worth.min())
             if len(least) > 1:
-                least = least[_smallest(self._free(at[least]), at[least], 1)]
+                least = least[_smallest(free_of(self.snapshot, at[least]), at[least], 1)]
             return at[least], fit[least]
-        order = np.lexsort((at, self._free(at), worth))
+        order = np.lexsort((at, free_of(self.snapshot, at), worth))
         return at[order], fit[order]
 
     def _open_groups(self, view: SpecView, shut: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -368,13 +422,6 @@ class NodeChoice:
         has = fit > 0
         return (at, fit) if has.all() else (at[has], fit[has])
 
-    def _free(self, at: IntArray) -> IntArray:
-        nodes = self.snapshot.nodes
-        free: IntArray = nodes.cpu_milli[at] + CPU_MILLI_OF_GPU_MILLI * np.maximum(
-            nodes.gpu_milli[at], 0
-        ).sum(axis=1)
-        return free
-
     # ------------------------------------------------------------------ costs node by node
 
     def _all_sorted(
@@ -397,7 +444,7 @@ class NodeChoice:
         cost = np.round(cost + self.scorer.node_cost(view, snapshot)[at], COST_DIGITS)
         if self.node_penalty is not None:
             cost = cost + self.node_penalty[at]
-        order = _cheapest(cost, self._free(at), at, enough)
+        order = _cheapest(cost, free_of(self.snapshot, at), at, enough)
         return at[order], fit[order]
 
     # ------------------------------------------------------------------ fill

@@ -52,12 +52,15 @@ class Snapshot:
     """(N,) grows with every change of a node, so that what is computed of a node can be kept until then."""
     returned: list[int] = field(default_factory=list)
     """Nodes to which room was given back since somebody last emptied this list."""
+    changed: list[list[int]] = field(init=False)
+    """(S,) nodes of each site that changed, in order of the changes."""
     low_used: NDArray[np.int64] | None = None
     """(G, R) taken by work ranked below public service; None when the policy reserves no floor."""
     _nodes_of: dict[bytes, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.stamp = np.ones(self.topology.node_count, np.int64)
+        self.changed = [[] for _ in range(self.topology.site_count)]
 
     @classmethod
     def take(cls, state: ClusterState, views: Views) -> Snapshot:
@@ -149,7 +152,9 @@ class Snapshot:
             changed |= (now != then).any(axis=1) if now.ndim == 2 else now != then
             now[...] = then
         self.stamp += changed
-        self.returned += np.flatnonzero(changed).tolist()
+        nodes_back = np.flatnonzero(changed).tolist()
+        self.returned += nodes_back
+        self._note_changed(nodes_back)
 
     def running_of_fold(self, spec: int) -> NDArray[np.int64]:
         """(G,) replicas ordered or running of every spec that plans count together with this one."""
@@ -295,6 +300,7 @@ class Snapshot:
         self.running[view.spec.spec, group] += count_sign
         self.fold_running[self.fold[view.spec.spec], group] += count_sign
         self.stamp[node] += 1
+        self.changed[site].append(node)
         if count_sign < 0:
             self.returned.append(node)
         was_empty = self.replica_count[node] == 0
@@ -308,6 +314,10 @@ class Snapshot:
             self.low_used[group] += count_sign * view.need[group]
         if view.has_traffic:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
+
+    def _note_changed(self, nodes: list[int]) -> None:
+        for node, site in zip(nodes, self.topology.node_site[nodes].tolist(), strict=True):
+            self.changed[site].append(node)
 
     def give_back(
         self, spec: NDArray[np.int64], node: NDArray[np.int64], gpu_mask: NDArray[np.int64]
@@ -333,7 +343,9 @@ class Snapshot:
         self.idle_w -= np.bincount(topology.node_site, idle_w, topology.site_count)
         self._add_loads(-leaving)
         np.add.at(self.stamp, node, 1)
-        self.returned += np.unique(node).tolist()
+        nodes_back = np.unique(node).tolist()
+        self.returned += nodes_back
+        self._note_changed(nodes_back)
 
     def take_many(self, view: SpecView, at: NDArray[np.int64], gpu_mask: NDArray[np.int64]) -> None:
         """Put one replica of the spec on each of these nodes, on these devices; a node may come several times."""
@@ -350,6 +362,7 @@ class Snapshot:
         self.running[view.spec.spec] += by_group
         self.fold_running[self.fold[view.spec.spec]] += by_group
         self.stamp[node] += 1
+        self._note_changed(node.tolist())
         woken = node[self.replica_count[node] == 0]
         self.replica_count[node] += count
         self.empty_node[woken] = False

@@ -10,11 +10,11 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from scheduler.planner.choice import PACKING_YUAN_PER_GPU_H
 from scheduler.planner.feasibility import Views
 from scheduler.planner.fragmentation import fragmentation_of
 from scheduler.planner.round import PatternCache, Placed, Round, place_all
 from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.worth import PACKING_YUAN_PER_GPU_H
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload
 from tests.property.test_planner_safety import play, some_fleet, some_workload
 
