@@ -2,7 +2,8 @@
 
 - `Placer.place_one`: one replica on the cheapest node
 - `Placer.place`: up to `count` identical replicas, the same answer as `count` single placements, in bulk
-- `Placer.costs`: cost of one more replica on every node, to explain a choice; `costs_at`: on some nodes only
+- `Placer.costs`: cost of one more replica on every node, to explain a choice; `costs_at`: on some nodes only;
+  `costs_on`: of several replicas on one node
 - `Placer.propose`: what `place` would do, without doing it
 - `Placer.share_cost`: which GPU of a node a share is taken from
 - `Placer.release`: give a replica's resources back
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,9 @@ __all__ = [
 
 Candidates = npt.NDArray[np.bool_] | npt.NDArray[np.int64]
 """Nodes to choose from: a mask [N] or node indices."""
+
+_NodeKey = tuple[int, int, int, int, tuple[int, ...]]
+"""Group of a node, what it has free of CPU, memory, storage, and of each GPU, ascending: all that its worth needs."""
 
 MAX_TABLES = 1024
 """Shapes whose costs are kept; the least recently used goes first (16 bytes a node each)."""
@@ -147,8 +151,8 @@ class Placer:
         self._tables: OrderedDict[object, _Table] = OrderedDict()
         self._preferences: dict[int, FloatArray] = {}
         self._share_costs: dict[tuple[int, int], list[float]] = {}
-        self._worths: dict[tuple[int, int, int, tuple[int, ...]], float] = {}
-        """(group, free CPU, free memory, free GPUs ascending) of nodes with GPUs → value in units of 1/SCALE."""
+        self._worths: dict[_NodeKey, float] = {}
+        """What is free on a node with GPUs → its value in units of 1/SCALE."""
         self._gpu_bits = 1 << np.arange(state.gpu_milli.shape[1], dtype=np.int64)
         self._features = np.zeros((state.node_count, model.gpu_features.shape[2]))
         self._value = np.zeros(state.node_count)
@@ -228,29 +232,26 @@ class Placer:
         cost: FloatArray = (self._value[nodes] - table.value_after[nodes]) / SCALE
         return cost if view.blocked is None else cost + view.blocked[nodes]
 
+    def costs_on(self, shape: Shape, node: int) -> Iterator[float]:
+        """Cost in milli-GPU of each of several replicas, one after the other on a node with GPUs, while it has room."""
+        need = shape.need_on(int(self.state.node_group[node]))
+        before = self._node_key(node)
+        while need is not None and self.state.up[node]:
+            after = self._after(node, before, need)
+            if after is None:
+                return
+            self._know_worths([before, after])
+            yield (self._worths[before] - self._worths[after]) / SCALE
+            before = after
+
     def _costs_of_few(self, shape: Shape, nodes: IntArray) -> FloatArray:
         """`costs_at` for a handful of nodes with GPUs, node by node: value before less value after."""
-        state = self.state
-        asked: list[
-            tuple[int, tuple[int, int, int, tuple[int, ...]], tuple[int, int, int, tuple[int, ...]]]
-        ] = []
+        asked: list[tuple[int, _NodeKey, _NodeKey]] = []
         for i, node in enumerate(nodes.tolist()):
-            group = int(state.node_group[node])
-            need = shape.need_on(group)
-            cpu_milli, memory_mib = int(state.cpu_milli[node]), int(state.memory_mib[node])
-            if (
-                need is None
-                or not state.up[node]
-                or cpu_milli < need.cpu_milli
-                or memory_mib < need.memory_mib
-                or state.storage_gib[node] < need.storage_gib
-            ):
-                continue
-            free = state.gpu_milli[node].tolist()
-            left = self._left_on(int(self._cut[node]), free, need)
-            if left is not None:
-                before = (group, cpu_milli, memory_mib, tuple(sorted(free)))
-                after = (group, cpu_milli - need.cpu_milli, memory_mib - need.memory_mib, tuple(sorted(left)))
+            before = self._node_key(node)
+            need = shape.need_on(before[0]) if self.state.up[node] else None
+            after = self._after(node, before, need) if need is not None else None
+            if after is not None:
                 asked.append((i, before, after))
         self._know_worths([k for _, before, after in asked for k in (before, after)])
         out = np.full(len(nodes), np.inf)
@@ -258,10 +259,36 @@ class Placer:
             out[i] = (self._worths[before] - self._worths[after]) / SCALE
         return out
 
-    def _left_on(self, cut: int, free: list[int], need: Need) -> list[int] | None:
+    def _node_key(self, node: int) -> _NodeKey:
+        state = self.state
+        return (
+            int(state.node_group[node]),
+            int(state.cpu_milli[node]),
+            int(state.memory_mib[node]),
+            int(state.storage_gib[node]),
+            tuple(sorted(state.gpu_milli[node].tolist())),
+        )
+
+    def _after(self, node: int, key: _NodeKey, need: Need) -> _NodeKey | None:
+        """What is free once one more replica lies on the node; None without room."""
+        group, cpu_milli, memory_mib, storage_gib, free = key
+        if cpu_milli < need.cpu_milli or memory_mib < need.memory_mib or storage_gib < need.storage_gib:
+            return None
+        left = self._left_on(int(self._cut[node]), free, need)
+        if left is None:
+            return None
+        return (
+            group,
+            cpu_milli - need.cpu_milli,
+            memory_mib - need.memory_mib,
+            storage_gib - need.storage_gib,
+            tuple(sorted(left)),
+        )
+
+    def _left_on(self, cut: int, free: tuple[int, ...], need: Need) -> list[int] | None:
         """Free milli of each GPU once one replica has taken its own (see `_pick_gpus`); None without room."""
         if not need.gpu_count:
-            return free
+            return list(free)
         if need.gpu_milli == MILLI_PER_GPU:
             picked = [g for g, milli in enumerate(free) if milli == MILLI_PER_GPU][: need.gpu_count]
         else:
@@ -275,7 +302,7 @@ class Placer:
             left[g] -= need.gpu_milli
         return left
 
-    def _know_worths(self, keys: list[tuple[int, int, int, tuple[int, ...]]]) -> None:
+    def _know_worths(self, keys: list[_NodeKey]) -> None:
         """Work out the values that are not known yet."""
         new = [k for k in dict.fromkeys(keys) if k not in self._worths]
         if not new:
@@ -284,7 +311,7 @@ class Placer:
             self._worths.clear()
             new = list(dict.fromkeys(keys))
         group, cpu_milli, memory_mib = (np.array([k[i] for k in new], np.int64) for i in range(3))
-        features = self.model.features(group, np.array([k[3] for k in new], np.int64))
+        features = self.model.features(group, np.array([k[4] for k in new], np.int64))
         self._worths.update(
             zip(new, self.model.value(features, group, cpu_milli, memory_mib).tolist(), strict=True)
         )

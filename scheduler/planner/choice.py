@@ -35,8 +35,8 @@ from scheduler.planner.worth import COST_DIGITS, SiteWorth, free_of, price_milli
 
 IntArray = NDArray[np.int64]
 NODE_BITS = 20
-MAX_RAISED = 64
-"""After so many nodes got room back, bounds of groups are taken anew instead of one by one."""
+MAX_IN_TURN = 16
+"""So many replicas are placed one after the other from what is kept of each node; more are worked out together."""
 
 
 _NOWHERE = np.zeros(0, np.int64)
@@ -76,6 +76,16 @@ class Ranges:
         """All of them, in order."""
         parts = [np.arange(first, last) for _, first, last in self.ranges]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+@dataclass
+class _SiteRanges:
+    """The ranges of one choice at one site: no replica costs less than `bound` there (yuan per hour)."""
+
+    bound: float
+    site: int
+    ranges: tuple[tuple[int, int, int], ...]
+    table: SiteWorth | None = None
 
 
 class NodeChoice:
@@ -127,14 +137,10 @@ class NodeChoice:
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count
         if self._tiered is not None and self.node_penalty is None:
-            if (
-                enough == 1
-                and view.spec.stage.gpu_milli
-                and self.packing is not None
-                and not self._near_floor(view)
-            ):
-                return self._one_by_worth(self.packing, self._tiered, view, left_s, among, shut)
             may_alternate = spread is None and room.is_plenty
+            by_worth = self.packing is not None and bool(view.spec.stage.gpu_milli)
+            if by_worth and may_alternate and count <= MAX_IN_TURN and not self._near_floor(view):
+                return self._in_turn_by_worth(view, count, left_s, among, shut)
             if view.spec.stage.gpu_milli and self.packing is not None:
                 tiers = self._sites_by_worth(
                     self.packing, self._tiered, view, left_s, among, shut, enough, may_alternate
@@ -254,50 +260,55 @@ class NodeChoice:
         """Whether some group is down to a floor that this work keeps off."""
         return self.snapshot.low_used is not None and bool((self.snapshot.floor_room(view) <= 0).any())
 
-    def _one_by_worth(
-        self,
-        packing: Fragmentation,
-        scorer: TieredScorer,
-        view: SpecView,
-        left_s: float,
-        among: Ranges,
-        shut: NDArray[np.bool_],
+    def _in_turn_by_worth(
+        self, view: SpecView, count: int, left_s: float, among: Ranges, shut: NDArray[np.bool_]
     ) -> IntArray:
-        """(≤ 1,) what `_sites_by_worth` comes to for one replica where power and links are plenty: the best node of the
-        site whose cheapest node with room is cheapest."""
+        """(≤ count,) what `_sites_by_worth` comes to where power and links are plenty and replicas few: site after site
+        from the one whose cheapest node with room is cheapest."""
         key = (view.likeness, among.ranges)
-        known = self._by_site.get(key)
-        if known is None:
-            known = self._by_site[key] = self._sites_of(view, among)
-        least: tuple[float, SiteWorth] | None = None
-        at_least, site = np.inf, -1
-        for bound, s, ranges in known:
-            if bound > at_least:
-                break
-            if shut[s]:
-                continue
-            table = self._worth_at.get((view.likeness, ranges))
-            if table is None:
-                on = self.group_cost(view)
-                nodes, wake = Ranges(ranges).nodes(), on + scorer.wake_cost(view, self.snapshot)
-                table = SiteWorth(self.snapshot, packing, view, nodes, self._usable, on, wake)
-                self._worth_at[view.likeness, ranges] = table
-            cost = table.least_cost(self.reservations, left_s)
-            if (cost, s) < (at_least, site) and cost < np.inf:
-                at_least, site, least = cost, s, (cost, table)
-        if least is None:
-            return _NOWHERE
-        return np.array([least[1].best_node(self.reservations, left_s)])
+        sites = self._by_site.get(key)
+        if sites is None:
+            sites = self._by_site[key] = self._sites_of(view, among)
+        found: list[tuple[float, int, SiteWorth]] = []
+        nodes: list[int] = []
+        at = 0
+        while len(nodes) < count and (at < len(sites) or found):
+            while at < len(sites) and (not found or sites[at].bound <= found[0][0]):
+                site = sites[at]
+                at += 1
+                if shut[site.site]:
+                    continue
+                if site.table is None:
+                    site.table = self._table_of(view, site.ranges)
+                cost = site.table.least_cost(self.reservations, left_s)
+                if cost < np.inf:
+                    heapq.heappush(found, (cost, site.site, site.table))
+            if found:
+                nodes += heapq.heappop(found)[2].order(count - len(nodes), self.reservations, left_s)
+        return np.array(nodes, np.int64)
 
-    def _sites_of(
-        self, view: SpecView, among: Ranges
-    ) -> list[tuple[float, int, tuple[tuple[int, int, int], ...]]]:
-        """(least cost on a node that is on, site, ranges there), cheapest first."""
+    def _sites_of(self, view: SpecView, among: Ranges) -> list[_SiteRanges]:
+        """The sites of the ranges, cheapest first by what a replica costs on a node that is on."""
         on, site_of = self.group_cost(view), self.snapshot.topology.group_site
         ranges: dict[int, list[tuple[int, int, int]]] = {}
         for r in among.ranges:
             ranges.setdefault(int(site_of[r[0]]), []).append(r)
-        return sorted((min(float(on[g]) for g, _, _ in mine), s, tuple(mine)) for s, mine in ranges.items())
+        sites = [
+            _SiteRanges(min(float(on[r[0]]) for r in mine), s, tuple(mine)) for s, mine in ranges.items()
+        ]
+        return sorted(sites, key=lambda s: (s.bound, s.site))
+
+    def _table_of(self, view: SpecView, ranges: tuple[tuple[int, int, int], ...]) -> SiteWorth:
+        assert self._tiered is not None and self.packing is not None
+        key = (view.likeness, ranges)
+        table = self._worth_at.get(key)
+        if table is None:
+            on = self.group_cost(view)
+            wake = on + self._tiered.wake_cost(view, self.snapshot)
+            nodes = Ranges(ranges).nodes()
+            table = SiteWorth(self.snapshot, self.packing, view, nodes, self._usable, on, wake)
+            self._worth_at[key] = table
+        return table
 
     def _room_at_site(
         self, view: SpecView, left_s: float, ranges: tuple[tuple[int, int, int], ...], enough: int

@@ -8,6 +8,7 @@ day and not with every submission.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -125,6 +126,10 @@ class Fragmentation:
     def loss_milli(self, view: SpecView, nodes: NDArray[np.int64]) -> NDArray[np.float64]:
         """(len(nodes),) milli-GPUs of packing value that one replica of a GPU spec destroys; inf without room."""
         return self._placer.costs_at(self._models.shape(view), nodes)
+
+    def losses_milli(self, view: SpecView, node: int) -> Iterator[float]:
+        """Loss by each of several replicas, one after the other on the same node, until it has no room."""
+        return self._placer.costs_on(self._models.shape(view), node)
 
     def order(
         self,

@@ -9,6 +9,9 @@ last looked at are worked out again, so that a head costs about as much as there
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,74 +59,118 @@ class SiteWorth:
         wake: FloatArray,
     ) -> None:
         """usable: (N,) up and not cordoned; on, wake: (G,) cost of one replica on a node that is on, or asleep."""
+        self.site = int(snapshot.topology.node_site[nodes[0]])
         self._snapshot, self._packing, self._view, self._nodes = snapshot, packing, view, nodes
         self._usable, self._on, self._wake = usable, on, wake
         self._cost = np.full(len(nodes), np.inf)
         self._worth = np.full(len(nodes), np.inf)
-        self._least: float | None = None
-        self._changed = snapshot.changed[int(snapshot.topology.node_site[nodes[0]])]
+        self._unvalued = np.zeros(len(nodes), bool)
+        """Nodes with room whose worth has not been asked for since they changed."""
+        self._least = np.inf
+        self._changed = snapshot.changed[self.site]
         self._seen = len(self._changed)
         self._look_at(np.arange(len(nodes)))
 
     def least_cost(self, kept: Reservations, left_s: float) -> float:
         """Yuan per hour on the cheapest node with room for work that runs for `left_s`; inf: no room."""
-        self._refresh()
-        if kept.groups:
+        if self._seen != len(self._changed):
+            self._refresh()
+        if self._least < np.inf and self.site in kept.sites:
             return float(self._cost[kept.passes(self._nodes, left_s)].min(initial=np.inf))
-        if self._least is None:
-            self._least = float(self._cost.min(initial=np.inf))
         return self._least
 
-    def best_node(self, kept: Reservations, left_s: float) -> int:
-        """The node of least worth that work of `left_s` may use, then the fullest, then the first."""
-        worth = self._worth
-        if kept.groups:
+    def order(self, count: int, kept: Reservations, left_s: float) -> list[int]:
+        """(≤ count,) node of each replica that runs for `left_s`, each where worth is least by then.
+
+        One replica goes to the fullest of equally good nodes, several to the first.
+        """
+        worth = self._worth_now()
+        if self.site in kept.sites:
             worth = np.where(kept.passes(self._nodes, left_s), worth, np.inf)
+        if count == 1:
+            return self._best(worth)
+        least = np.flatnonzero(worth < np.inf)
+        if count < len(least):
+            limit = np.partition(worth[least], count - 1)[count - 1]
+            least = least[worth[least] <= limit]
+        least = least[np.argsort(worth[least], kind="stable")][:count]
+        unopened = list(zip(worth[least].tolist(), self._nodes[least].tolist(), strict=True))[::-1]
+        price = dict(zip(self._nodes[least].tolist(), price_milli(self._cost[least]).tolist(), strict=True))
+        return self._take_in_turn(count, unopened, price)
+
+    def _best(self, worth: FloatArray) -> list[int]:
         at = int(worth.argmin())
         ties = (worth == worth[at]).nonzero()[0]
         if len(ties) > 1:
-            ties = self._nodes[ties]
-            return int(ties[free_of(self._snapshot, ties).argmin()])
-        return int(self._nodes[at])
+            at = int(ties[free_of(self._snapshot, self._nodes[ties]).argmin()])
+        return [int(self._nodes[at])] if worth[at] < np.inf else []
+
+    def _take_in_turn(
+        self, count: int, unopened: list[tuple[float, int]], price: dict[int, float]
+    ) -> list[int]:
+        """Greedy: the least of the next replicas of nodes that have taken some, and of the nodes not opened yet."""
+        out: list[int] = []
+        next_of: list[tuple[float, int, Iterator[float]]] = []
+        while len(out) < count:
+            if unopened and (not next_of or unopened[-1] < next_of[0][:2]):
+                _, node = unopened.pop()
+                losses = self._packing.losses_milli(self._view, node)
+                next(losses)
+            elif next_of:
+                _, node, losses = heapq.heappop(next_of)
+            else:
+                break
+            out.append(node)
+            loss = next(losses, None) if len(out) < count else None
+            if loss is not None:
+                heapq.heappush(next_of, (loss + price[node], node, losses))
+        return out
+
+    # ------------------------------------------------------------------ kept up to date
 
     def _refresh(self) -> None:
-        if self._seen == len(self._changed):
-            return
         nodes = np.array(sorted(set(self._changed[self._seen :])))
         self._seen = len(self._changed)
         index = np.minimum(np.searchsorted(self._nodes, nodes), len(self._nodes) - 1)
-        self._look_at(index[self._nodes[index] == nodes])
+        index = index[self._nodes[index] == nodes]
+        if len(index):
+            self._look_at(index)
 
     def _look_at(self, index: IntArray) -> None:
-        """Work out these nodes anew."""
-        if not len(index):
-            return
+        """Work out anew whether these nodes have room, and the cost there."""
         snapshot, stage = self._snapshot, self._view.spec.stage
         nodes, at = snapshot.nodes, self._nodes[index]
-        self._cost[index] = self._worth[index] = np.inf
-        self._least = None
         holds = nodes.cpu_milli[at] >= stage.cpu_milli
         holds &= nodes.memory_mib[at] >= stage.memory_mib
         holds &= self._usable[at]
+        self._cost[index] = self._worth[index] = np.inf
+        self._unvalued[index] = False
         at, index = at[holds], index[holds]
-        holds = snapshot.holds_one(self._view, at)
-        at, index = at[holds], index[holds]
-        if not len(at):
-            return
-        group, asleep = snapshot.topology.node_group[at], snapshot.empty_node[at]
-        cost = np.where(asleep, self._wake[group], self._on[group])
-        self._cost[index] = cost
-        self._worth[index] = self._loss_milli(at, group, asleep) + price_milli(cost)
+        if len(at):
+            holds = snapshot.holds_one(self._view, at)
+            at, index = at[holds], index[holds]
+            group = snapshot.topology.node_group[at]
+            self._cost[index] = np.where(snapshot.empty_node[at], self._wake[group], self._on[group])
+            self._unvalued[index] = True
+        self._least = float(self._cost.min(initial=np.inf))
 
-    def _loss_milli(self, at: IntArray, group: IntArray, asleep: NDArray[np.bool_]) -> FloatArray:
+    def _worth_now(self) -> FloatArray:
+        index = self._unvalued.nonzero()[0]
+        if len(index):
+            self._worth[index] = self._loss_milli(self._nodes[index]) + price_milli(self._cost[index])
+            self._unvalued[index] = False
+        return self._worth
+
+    def _loss_milli(self, at: IntArray) -> FloatArray:
         """Packing value that a replica destroys; nodes of one group that are asleep are all alike."""
-        alike = asleep.nonzero()[0]
+        alike = self._snapshot.empty_node[at].nonzero()[0]
         if len(alike) < 2:
             return self._packing.loss_milli(self._view, at)
-        _, first, of = np.unique(group[alike], return_index=True, return_inverse=True)
-        on = (~asleep).nonzero()[0]
-        asked = np.concatenate([on, alike[first]])
-        loss = self._packing.loss_milli(self._view, at[asked])
+        group = self._snapshot.topology.node_group[at[alike]]
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
+        on = (~self._snapshot.empty_node[at]).nonzero()[0]
+        loss = self._packing.loss_milli(self._view, at[np.concatenate([on, alike[starts]])])
         out = np.empty(len(at))
-        out[on], out[alike] = loss[: len(on)], loss[len(on) :][of]
+        out[on] = loss[: len(on)]
+        out[alike] = np.repeat(loss[len(on) :], np.diff(np.append(starts, len(alike))))
         return out
