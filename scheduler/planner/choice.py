@@ -110,7 +110,16 @@ class NodeChoice:
         ] = {}
         """Likeness and ranges → (bound of the cost, site, ranges there), cheapest first."""
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
+        self._ranges: dict[bytes, Ranges] = {}
         self._group_cost: dict[int, NDArray[np.float64]] = {}
+
+    def ranges_of(self, groups: NDArray[np.bool_]) -> Ranges:
+        """All nodes of these groups; masks are few, so their ranges are kept."""
+        key = groups.tobytes()
+        known = self._ranges.get(key)
+        if known is None:
+            known = self._ranges[key] = Ranges.of_groups(groups, self.snapshot)
+        return known
 
     def group_cost(self, view: SpecView) -> NDArray[np.float64]:
         """(G,) cost of one replica; kept for scorers whose costs do not depend on what is placed."""

@@ -12,6 +12,8 @@ bulk.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,8 +65,9 @@ def in_order(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> list[N
     first = np.full(int(inverse.max()) + 1, NEVER_S)
     np.minimum.at(first, inverse, workload)
     order = np.lexsort((rows, inverse, first[inverse], step, rank))
-    cuts = np.flatnonzero(np.diff(inverse[order]) != 0) + 1
-    return np.split(rows[order], cuts)
+    cuts = (np.flatnonzero(np.diff(inverse[order])) + 1).tolist()
+    ordered = rows[order]
+    return [ordered[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
 
 
 def _helped_gangs(state: ClusterState, now_s: int) -> list[int]:
