@@ -100,7 +100,6 @@ class NodeChoice:
         self._tiered = scorer if isinstance(scorer, TieredScorer) else None
         self._usable = snapshot.nodes.up & ~snapshot.nodes.cordoned
         self._bounds = _GroupBounds(snapshot, self._usable)
-        self._site_watts: dict[tuple[object, ...], _SiteWatts] = {}
         self._no_room: set[tuple[object, ...]] = set()
         """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
         self._worth_at: dict[tuple[object, ...], SiteWorth] = {}
@@ -139,9 +138,8 @@ class NodeChoice:
         """
         if count <= 0 or not among.ranges:
             return np.zeros(0, np.int64)
-        watts = self._watts_of(view)
-        shut = _sites_shut(self.snapshot, view, watts)
-        room = _SiteRoom(self.snapshot, view, watts, count)
+        shut = _sites_shut(self.snapshot, view)
+        room = _SiteRoom(self.snapshot, view, count)
         enough = count + (len(spread.used) if spread is not None else 0)
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count
@@ -493,12 +491,6 @@ class NodeChoice:
                 break
         return np.array([] if taken.to_find else taken.nodes, np.int64)
 
-    def _watts_of(self, view: SpecView) -> _SiteWatts:
-        known = self._site_watts.get(view.likeness)
-        if known is None:
-            known = self._site_watts[view.likeness] = _SiteWatts.of(view, self.snapshot)
-        return known
-
 
 def _joined(parts: list[tuple[IntArray, IntArray]]) -> tuple[IntArray, IntArray]:
     if len(parts) == 1:
@@ -643,42 +635,18 @@ class _GroupBounds:
 # ---------------------------------------------------------------------- power, links and reserved floors
 
 
-@dataclass(frozen=True)
-class _SiteWatts:
-    """What one replica of a spec draws at each site (S,), and what its flows load on links."""
-
-    least_w: NDArray[np.float64]
-    """On the best group, a node that is on; inf where no group may hold it."""
-    most_w: NDArray[np.float64]
-    """On the worst group, a node that has to wake; 0 where no group may hold it."""
-    most_mbps: NDArray[np.float64] | None
-    """(L,) wherever it goes; None without flows to zones."""
-
-    @classmethod
-    def of(cls, view: SpecView, snapshot: Snapshot) -> _SiteWatts:
-        topology = snapshot.topology
-        here = view.candidate_groups
-        least, most = np.full(topology.site_count, np.inf), np.zeros(topology.site_count)
-        site = topology.group_site[here]
-        np.minimum.at(least, site, view.watts[here])
-        np.maximum.at(most, site, (view.watts + topology.group_idle_w)[here])
-        mbps = None
-        if view.has_traffic:
-            mbps = snapshot.views.link_mbps_per_replica(view.spec.spec).max(axis=0)
-        return cls(least, most, mbps)
-
-
 class _SiteRoom:
     """Power and links that sites have left, and groups above their floors, while nodes are being chosen; free of charge
     where there is plenty."""
 
-    def __init__(self, snapshot: Snapshot, view: SpecView, watts: _SiteWatts, count: int) -> None:
+    def __init__(self, snapshot: Snapshot, view: SpecView, count: int) -> None:
         self._snapshot, self._view = snapshot, view
         spare_w = snapshot.spare_w()
-        self.is_plenty = bool((watts.most_w * count <= spare_w + POWER_SLACK_W)[watts.most_w > 0].all())
-        if self.is_plenty and watts.most_mbps is not None:
-            spare = snapshot.spare_mbps() + LINK_SLACK_MBPS
-            self.is_plenty = not bool((watts.most_mbps * count > spare).any())
+        most_w = view.site_most_w
+        self.is_plenty = not ((most_w * count > spare_w + POWER_SLACK_W) & (most_w > 0)).any()
+        if self.is_plenty and view.has_traffic:
+            most_mbps = snapshot.views.most_mbps_per_replica(view.spec.spec)
+            self.is_plenty = not (most_mbps * count > snapshot.spare_mbps() + LINK_SLACK_MBPS).any()
         self._floor_room: list[int] | None = None
         """Replicas by group; None where no floor could bind."""
         if snapshot.low_used is not None:
@@ -755,9 +723,9 @@ class _SiteRoom:
         return known
 
 
-def _sites_shut(snapshot: Snapshot, view: SpecView, watts: _SiteWatts) -> NDArray[np.bool_]:
+def _sites_shut(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
     """(S,) sites without power or links for one more replica, even on a node that is on."""
-    shut: NDArray[np.bool_] = snapshot.spare_w() + POWER_SLACK_W < watts.least_w
+    shut: NDArray[np.bool_] = snapshot.spare_w() + POWER_SLACK_W < view.site_least_w
     return shut | links_full(snapshot, view) if view.has_traffic else shut
 
 

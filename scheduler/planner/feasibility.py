@@ -56,6 +56,22 @@ class SpecView:
         """Equal for specs that a node, a site and a link cannot tell apart, priority and duration aside."""
         return self.need.tobytes(), self.group_ok.tobytes(), self.watts.tobytes(), self.traffic
 
+    @cached_property
+    def site_least_w(self) -> NDArray[np.float64]:
+        """(S,) what one replica draws on the best group of each site, on a node that is on; inf: nowhere there."""
+        least = np.full(self.topology.site_count, np.inf)
+        here = self.candidate_groups
+        np.minimum.at(least, self.topology.group_site[here], self.watts[here])
+        return least
+
+    @cached_property
+    def site_most_w(self) -> NDArray[np.float64]:
+        """(S,) what it draws on the worst group, with a node that has to wake; 0 where no group may hold it."""
+        most = np.zeros(self.topology.site_count)
+        here = self.candidate_groups
+        np.maximum.at(most, self.topology.group_site[here], (self.watts + self.topology.group_idle_w)[here])
+        return most
+
     @property
     def has_traffic(self) -> bool:
         """Whether its flows to zones load any link."""
@@ -511,6 +527,7 @@ class Views:
         self._hub_mbps = _GrownRows((len(topology.hub_routes),), np.float64)
         self._off_floor = _GrownRows((), np.bool_)
         self._traffic: dict[tuple[tuple[str, float], ...], NDArray[np.float64]] = {}
+        self._most_traffic: dict[tuple[tuple[str, float], ...], NDArray[np.float64]] = {}
 
     def __getitem__(self, spec: int) -> SpecView:
         while len(self._views) <= spec:
@@ -539,7 +556,7 @@ class Views:
         twin._views = list(self._views)
         twin._watts, twin._needs = self._watts.fork(), self._needs.fork()
         twin._hub_mbps, twin._off_floor = self._hub_mbps.fork(), self._off_floor.fork()
-        twin._traffic = self._traffic
+        twin._traffic, twin._most_traffic = self._traffic, self._most_traffic
         twin.root = self.root
         return twin
 
@@ -552,6 +569,14 @@ class Views:
             for hub_id, mbps in traffic:
                 known += mbps * self.topology.hub_routes[hub_id]
             self._traffic[traffic] = known
+        return known
+
+    def most_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
+        """(L,) the most that one replica puts on each link, wherever it goes."""
+        traffic = self[spec].traffic
+        known = self._most_traffic.get(traffic)
+        if known is None:
+            known = self._most_traffic[traffic] = self.link_mbps_per_replica(spec).max(axis=0)
         return known
 
 

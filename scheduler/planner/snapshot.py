@@ -410,6 +410,13 @@ def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) ->
     return np.where(need_milli <= 0, 0, np.where(need_milli >= WHOLE_GPU_MILLI, whole, share))
 
 
+def holds_gpus(free: list[int], need_milli: int) -> bool:
+    """Whether the GPUs of one node hold one more replica; work without GPUs always fits."""
+    if need_milli >= WHOLE_GPU_MILLI:
+        return free.count(WHOLE_GPU_MILLI) * WHOLE_GPU_MILLI >= need_milli
+    return need_milli <= 0 or need_milli <= max(free)
+
+
 def gpus_for(gpu_free_milli: NDArray[np.int64], need_milli: int) -> int:
     """Bit mask of the devices that one more replica takes: whole ones in order, a share on the fullest that fits."""
     return devices_among(gpu_free_milli.tolist(), need_milli)
@@ -494,6 +501,7 @@ __all__ = [
     "devices_of",
     "gpu_fit",
     "gpus_for",
+    "holds_gpus",
     "keeps_off_floor",
     "pipeline_mbps",
     "pipelines_placed",

@@ -597,6 +597,9 @@ class _TrialViews(Views):
     def link_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
         return self._known.link_mbps_per_replica(spec)
 
+    def most_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
+        return self._known.most_mbps_per_replica(spec)
+
 
 class _TrialPatterns(PatternCache):
     """Patterns of the relaxed workload; those of other shapes as they are."""

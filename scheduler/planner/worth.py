@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.fragmentation import Fragmentation
 from scheduler.planner.reserve import Reservations
-from scheduler.planner.snapshot import WHOLE_GPU_MILLI, Snapshot
+from scheduler.planner.snapshot import WHOLE_GPU_MILLI, Snapshot, holds_gpus
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -30,6 +30,8 @@ COST_DIGITS = 9
 """Costs that differ by less than a billionth of a yuan per hour are equal."""
 CPU_MILLI_OF_GPU_MILLI = 16
 """Weight of a GPU against cores when asking which node is fuller; it only breaks ties."""
+FEW_CHANGED = 4
+"""So few changed nodes are looked at one by one: cheaper than arrays of a handful."""
 
 
 def price_milli(cost_yuan_per_hour: FloatArray) -> FloatArray:
@@ -133,8 +135,31 @@ class SiteWorth:
         self._seen = len(self._changed)
         index = np.minimum(np.searchsorted(self._nodes, nodes), len(self._nodes) - 1)
         index = index[self._nodes[index] == nodes]
-        if len(index):
+        if len(index) > FEW_CHANGED:
             self._look_at(index)
+        else:
+            for i in index.tolist():
+                self._look_at_one(i)
+
+    def _look_at_one(self, i: int) -> None:
+        """`_look_at` for one node, without arrays."""
+        snapshot, stage, node = self._snapshot, self._view.spec.stage, int(self._nodes[i])
+        nodes, group = snapshot.nodes, int(snapshot.topology.node_group[node])
+        before = float(self._cost[i])
+        cost = np.inf
+        if (
+            self._usable[node]
+            and nodes.cpu_milli[node] >= stage.cpu_milli
+            and nodes.memory_mib[node] >= stage.memory_mib
+            and nodes.storage_gib[node] >= stage.storage_gib
+            and holds_gpus(nodes.gpu_milli[node].tolist(), int(self._view.need[group, 2]))
+        ):
+            cost = float((self._wake if snapshot.empty_node[node] else self._on)[group])
+        self._cost[i], self._worth[i], self._unvalued[i] = cost, np.inf, cost < np.inf
+        if cost < self._least:
+            self._least = cost
+        elif before == self._least:
+            self._least = float(self._cost.min())
 
     def _look_at(self, index: IntArray) -> None:
         """Work out anew whether these nodes have room, and the cost there."""
