@@ -59,7 +59,7 @@ BLOCK_NODES = 128
 """Nodes whose further replicas are computed together in bulk placement."""
 BLOCK_STEPS = 16
 """Replicas of one node looked ahead at a time."""
-FEW_NODES = 8
+FEW_NODES = 24
 """So few nodes are looked at one by one, through worths that are kept: cheaper than arrays of a handful."""
 MAX_WORTHS = 50_000
 """Worths kept (some 300 bytes each); a fleet of some hundred shapes has a few thousand different nodes at a time."""

@@ -15,6 +15,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,11 @@ class Ranges:
     def of_nodes(cls, group: int, first: int, last: int) -> Ranges:
         """Some adjoining nodes of one group."""
         return cls(((group, first, last),))
+
+    @cached_property
+    def groups(self) -> IntArray:
+        """Of each range."""
+        return np.array([group for group, _, _ in self.ranges], np.int64)
 
     def nodes(self) -> IntArray:
         """All of them, in order."""
@@ -130,16 +136,24 @@ class NodeChoice:
         return known
 
     def nodes_for(
-        self, view: SpecView, count: int, left_s: float, among: Ranges, spread: Spread | None = None
+        self,
+        view: SpecView,
+        count: int,
+        left_s: float,
+        among: Ranges,
+        spread: Spread | None = None,
     ) -> IntArray:
         """(≤ count,) node of each replica of work that runs for `left_s`; () when the spread rule cannot be met.
 
         The first `spread.new_domains` replicas go to domains not in use yet.
         """
         if count <= 0 or not among.ranges:
-            return np.zeros(0, np.int64)
-        shut = _sites_shut(self.snapshot, view)
-        room = _SiteRoom(self.snapshot, view, count)
+            return _NOWHERE
+        spare_w, spare_mbps = self.snapshot.spare_w(), self.snapshot.spare_mbps()
+        shut = _sites_shut(self.snapshot, view, spare_w, spare_mbps)
+        if shut.all():
+            return _NOWHERE
+        room = _SiteRoom(self.snapshot, view, count, spare_w, spare_mbps)
         enough = count + (len(spread.used) if spread is not None else 0)
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count
@@ -148,12 +162,15 @@ class NodeChoice:
             by_worth = self.packing is not None and bool(view.spec.stage.gpu_milli)
             if by_worth and may_alternate and count <= MAX_IN_TURN and not self._near_floor(view):
                 return self._in_turn_by_worth(view, count, left_s, among, shut)
+            open_group = self._open_groups(view, shut)
+            if not open_group[among.groups].any():
+                return _NOWHERE
             if view.spec.stage.gpu_milli and self.packing is not None:
                 tiers = self._sites_by_worth(
-                    self.packing, self._tiered, view, left_s, among, shut, enough, may_alternate
+                    self.packing, self._tiered, view, left_s, among, open_group, enough, may_alternate
                 )
             else:
-                tiers = self._tiers(self._tiered, view, left_s, among, shut, enough)
+                tiers = self._tiers(self._tiered, view, left_s, among, open_group, enough)
         else:
             tiers = iter([self._all_sorted(view, left_s, among, shut, enough)])
         return self._fill(count, tiers, room, spread)
@@ -186,14 +203,13 @@ class NodeChoice:
         view: SpecView,
         left_s: float,
         among: Ranges,
-        shut: NDArray[np.bool_],
+        open_group: NDArray[np.bool_],
         enough: int,
     ) -> Iterator[tuple[IntArray, IntArray]]:
         """(nodes, room) of equal cost, cheapest first, each in the order in which they are filled: fullest first.
 
         At most `enough` nodes a tier.
         """
-        open_group = self._open_groups(view, shut)
         ranges = [r for r in among.ranges if open_group[r[0]]]
         if not ranges:
             return
@@ -229,7 +245,7 @@ class NodeChoice:
         view: SpecView,
         left_s: float,
         among: Ranges,
-        shut: NDArray[np.bool_],
+        open_group: NDArray[np.bool_],
         enough: int,
         may_alternate: bool,
     ) -> Iterator[tuple[IntArray, IntArray]]:
@@ -238,7 +254,6 @@ class NodeChoice:
         Energy and links are the site's, fragments the nodes': so packing never sends work to another site.
         """
         topology = self.snapshot.topology
-        open_group = self._open_groups(view, shut)
         ranges: dict[int, list[tuple[int, int, int]]] = {}
         for r in among.ranges:
             if open_group[r[0]]:
@@ -262,6 +277,12 @@ class NodeChoice:
                 _, _, at, fit = heapq.heappop(found)
                 yield self._by_worth(packing, view, enough, may_alternate, on, wake, at, fit)
         self._bounds.lower(np.flatnonzero(is_empty))
+
+    def may_hold(self, view: SpecView) -> NDArray[np.bool_]:
+        """(G,) groups of which some node might hold one more replica; a False is certain."""
+        if self.snapshot.returned:
+            self._no_room.clear()
+        return self._bounds.may_hold(view)
 
     def _near_floor(self, view: SpecView) -> bool:
         """Whether some group is down to a floor that this work keeps off."""
@@ -400,9 +421,7 @@ class NodeChoice:
 
     def _open_groups(self, view: SpecView, shut: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(G,) groups in which one more replica might find room."""
-        if self.snapshot.returned:
-            self._no_room.clear()
-        open_group = self._bounds.may_hold(view)
+        open_group = self.may_hold(view)
         open_group &= ~shut[self.snapshot.topology.group_site]
         if self.snapshot.low_used is not None:
             open_group &= self.snapshot.floor_room(view) > 0
@@ -639,14 +658,19 @@ class _SiteRoom:
     """Power and links that sites have left, and groups above their floors, while nodes are being chosen; free of charge
     where there is plenty."""
 
-    def __init__(self, snapshot: Snapshot, view: SpecView, count: int) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        view: SpecView,
+        count: int,
+        spare_w: NDArray[np.float64],
+        spare_mbps: NDArray[np.float64],
+    ) -> None:
         self._snapshot, self._view = snapshot, view
-        spare_w = snapshot.spare_w()
-        most_w = view.site_most_w
-        self.is_plenty = not ((most_w * count > spare_w + POWER_SLACK_W) & (most_w > 0)).any()
+        self.is_plenty = not (view.site_most_w * count > spare_w + POWER_SLACK_W).any()
         if self.is_plenty and view.has_traffic:
             most_mbps = snapshot.views.most_mbps_per_replica(view.spec.spec)
-            self.is_plenty = not (most_mbps * count > snapshot.spare_mbps() + LINK_SLACK_MBPS).any()
+            self.is_plenty = not (most_mbps * count > spare_mbps + LINK_SLACK_MBPS).any()
         self._floor_room: list[int] | None = None
         """Replicas by group; None where no floor could bind."""
         if snapshot.low_used is not None:
@@ -654,7 +678,7 @@ class _SiteRoom:
             if (room < count).any():
                 self.is_plenty, self._floor_room = False, room.tolist()
         self._spare_w = [] if self.is_plenty else spare_w.tolist()
-        self._spare_mbps = np.zeros(0) if self.is_plenty else snapshot.spare_mbps()
+        self._spare_mbps = spare_mbps
         self._route: dict[int, tuple[IntArray, NDArray[np.float64]]] = {}
         self._cut_off: set[int] = set()
         self._woken: set[int] = set()
@@ -723,16 +747,22 @@ class _SiteRoom:
         return known
 
 
-def _sites_shut(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
+def _sites_shut(
+    snapshot: Snapshot, view: SpecView, spare_w: NDArray[np.float64], spare_mbps: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """(S,) sites without power or links for one more replica, even on a node that is on."""
-    shut: NDArray[np.bool_] = snapshot.spare_w() + POWER_SLACK_W < view.site_least_w
-    return shut | links_full(snapshot, view) if view.has_traffic else shut
+    shut: NDArray[np.bool_] = spare_w + POWER_SLACK_W < view.site_least_w
+    return shut | _links_full(snapshot, view, spare_mbps) if view.has_traffic else shut
 
 
 def links_full(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
     """(S,) sites to which some link cannot carry one more replica."""
     if not view.has_traffic:
         return np.zeros(snapshot.topology.site_count, bool)
+    return _links_full(snapshot, view, snapshot.spare_mbps())
+
+
+def _links_full(snapshot: Snapshot, view: SpecView, spare_mbps: NDArray[np.float64]) -> NDArray[np.bool_]:
     mbps = snapshot.views.link_mbps_per_replica(view.spec.spec)
-    full: NDArray[np.bool_] = np.any(mbps > snapshot.spare_mbps() + LINK_SLACK_MBPS, axis=1)
+    full: NDArray[np.bool_] = (mbps > spare_mbps + LINK_SLACK_MBPS).any(axis=1)
     return full

@@ -66,8 +66,8 @@ class SpecView:
 
     @cached_property
     def site_most_w(self) -> NDArray[np.float64]:
-        """(S,) what it draws on the worst group, with a node that has to wake; 0 where no group may hold it."""
-        most = np.zeros(self.topology.site_count)
+        """(S,) what it draws on the worst group, with a node that has to wake; −inf where no group may hold it."""
+        most = np.full(self.topology.site_count, -np.inf)
         here = self.candidate_groups
         np.maximum.at(most, self.topology.group_site[here], (self.watts + self.topology.group_idle_w)[here])
         return most

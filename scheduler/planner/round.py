@@ -413,7 +413,8 @@ class Round:
             apart = Spread(each_node, frozenset(), spread.min_domains, over_sites=False)
         cost = self.choice.group_cost(view)
         wanted = {g for g, room in self._quota_room(view) if room >= len(rows)}
-        order = sorted(np.flatnonzero(groups).tolist(), key=lambda g: (g not in wanted, cost[g], g))
+        may = np.flatnonzero(groups & self.choice.may_hold(view)).tolist()
+        order = sorted(may, key=lambda g: (g not in wanted, cost[g], g))
         for group in order:
             for first, last in self._island_choices(view, rows, group):
                 among = Ranges.of_nodes(group, first, last)
@@ -462,6 +463,8 @@ class Round:
         wanted = np.zeros_like(groups)
         wanted[[g for g, _ in self._quota_room(view)]] = True
         for choice in (groups & wanted, groups):
+            if not choice.any():
+                continue
             among = self.choice.ranges_of(choice)
             nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
             if len(nodes) == len(rows):

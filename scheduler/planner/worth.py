@@ -64,8 +64,13 @@ class SiteWorth:
         self.site = int(snapshot.topology.node_site[nodes[0]])
         self._snapshot, self._packing, self._view, self._nodes = snapshot, packing, view, nodes
         self._usable, self._on, self._wake = usable, on, wake
+        self._on_milli, self._wake_milli = price_milli(on), price_milli(wake)
         self._cost = np.full(len(nodes), np.inf)
         self._worth = np.full(len(nodes), np.inf)
+        self._price_milli = np.zeros(len(nodes))
+        """The cost in the unit of worth, where there is room."""
+        self._free = np.zeros(len(nodes), np.int64)
+        """`free_of` where there is room."""
         self._unvalued = np.zeros(len(nodes), bool)
         """Nodes with room whose worth has not been asked for since they changed."""
         self._least = np.inf
@@ -97,14 +102,14 @@ class SiteWorth:
             least = least[worth[least] <= limit]
         least = least[np.argsort(worth[least], kind="stable")][:count]
         unopened = list(zip(worth[least].tolist(), self._nodes[least].tolist(), strict=True))[::-1]
-        price = dict(zip(self._nodes[least].tolist(), price_milli(self._cost[least]).tolist(), strict=True))
+        price = dict(zip(self._nodes[least].tolist(), self._price_milli[least].tolist(), strict=True))
         return self._take_in_turn(count, unopened, price)
 
     def _best(self, worth: FloatArray) -> list[int]:
         at = int(worth.argmin())
         ties = (worth == worth[at]).nonzero()[0]
         if len(ties) > 1:
-            at = int(ties[free_of(self._snapshot, self._nodes[ties]).argmin()])
+            at = int(ties[self._free[ties].argmin()])
         return [int(self._nodes[at])] if worth[at] < np.inf else []
 
     def _take_in_turn(
@@ -145,16 +150,19 @@ class SiteWorth:
         """`_look_at` for one node, without arrays."""
         snapshot, stage, node = self._snapshot, self._view.spec.stage, int(self._nodes[i])
         nodes, group = snapshot.nodes, int(snapshot.topology.node_group[node])
-        before = float(self._cost[i])
-        cost = np.inf
+        before, cost = float(self._cost[i]), np.inf
+        cpu_milli, gpus = int(nodes.cpu_milli[node]), nodes.gpu_milli[node].tolist()
         if (
             self._usable[node]
-            and nodes.cpu_milli[node] >= stage.cpu_milli
+            and cpu_milli >= stage.cpu_milli
             and nodes.memory_mib[node] >= stage.memory_mib
             and nodes.storage_gib[node] >= stage.storage_gib
-            and holds_gpus(nodes.gpu_milli[node].tolist(), int(self._view.need[group, 2]))
+            and holds_gpus(gpus, int(self._view.need[group, 2]))
         ):
-            cost = float((self._wake if snapshot.empty_node[node] else self._on)[group])
+            asleep = snapshot.empty_node[node]
+            cost = float((self._wake if asleep else self._on)[group])
+            self._price_milli[i] = (self._wake_milli if asleep else self._on_milli)[group]
+            self._free[i] = cpu_milli + CPU_MILLI_OF_GPU_MILLI * sum(g for g in gpus if g > 0)
         self._cost[i], self._worth[i], self._unvalued[i] = cost, np.inf, cost < np.inf
         if cost < self._least:
             self._least = cost
@@ -175,15 +183,23 @@ class SiteWorth:
             holds = snapshot.holds_one(self._view, at)
             at, index = at[holds], index[holds]
             group = snapshot.topology.node_group[at]
-            self._cost[index] = np.where(snapshot.empty_node[at], self._wake[group], self._on[group])
+            asleep = snapshot.empty_node[at]
+            self._cost[index] = np.where(asleep, self._wake[group], self._on[group])
+            self._price_milli[index] = np.where(asleep, self._wake_milli[group], self._on_milli[group])
+            self._free[index] = free_of(snapshot, at)
             self._unvalued[index] = True
         self._least = float(self._cost.min(initial=np.inf))
 
     def _worth_now(self) -> FloatArray:
         index = self._unvalued.nonzero()[0]
-        if len(index):
-            self._worth[index] = self._loss_milli(self._nodes[index]) + price_milli(self._cost[index])
+        if len(index) > FEW_CHANGED:
+            self._worth[index] = self._loss_milli(self._nodes[index]) + self._price_milli[index]
             self._unvalued[index] = False
+        else:
+            for i in index.tolist():
+                loss = next(self._packing.losses_milli(self._view, int(self._nodes[i])))
+                self._worth[i] = loss + self._price_milli[i]
+                self._unvalued[i] = False
         return self._worth
 
     def _loss_milli(self, at: IntArray) -> FloatArray:
