@@ -110,10 +110,8 @@ class NodeChoice:
         """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
         self._worth_at: dict[tuple[object, ...], SiteWorth] = {}
         """By likeness and ranges of one site."""
-        self._by_site: dict[
-            tuple[object, ...], list[tuple[float, int, tuple[tuple[int, int, int], ...]]]
-        ] = {}
-        """Likeness and ranges → (bound of the cost, site, ranges there), cheapest first."""
+        self._by_site: dict[tuple[object, ...], list[_SiteRanges]] = {}
+        """By likeness and ranges: the sites, cheapest first."""
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
         self._ranges: dict[bytes, Ranges] = {}
         self._group_cost: dict[int, NDArray[np.float64]] = {}
@@ -764,5 +762,5 @@ def links_full(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
 
 def _links_full(snapshot: Snapshot, view: SpecView, spare_mbps: NDArray[np.float64]) -> NDArray[np.bool_]:
     mbps = snapshot.views.link_mbps_per_replica(view.spec.spec)
-    full: NDArray[np.bool_] = (mbps > spare_mbps + LINK_SLACK_MBPS).any(axis=1)
+    full: NDArray[np.bool_] = np.any(mbps > spare_mbps + LINK_SLACK_MBPS, axis=1)
     return full

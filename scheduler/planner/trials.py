@@ -46,7 +46,7 @@ from scheduler.planner.snapshot import Snapshot
 from suanli.model import Policy, Relaxation, StartEstimate, Workload
 from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, W_PER_KW, utc
 
-Amount = TypeVar("Amount", np.int64, np.float64)
+Amount = TypeVar("Amount", np.int64, np.float64, np.bool_)
 
 MAX_RELAXED_TENTHS_MS = 20_000
 WATTS_ROUNDED = 10.0
