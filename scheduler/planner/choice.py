@@ -53,9 +53,9 @@ class Spread:
     over_sites: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranges:
-    """Nodes to choose from, as ranges within groups: (group, first, one past the last)."""
+    """Nodes to choose from, as ranges within groups: (group, first, one past the last); equal only to itself."""
 
     ranges: tuple[tuple[int, int, int], ...]
 
@@ -110,10 +110,13 @@ class NodeChoice:
         """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
         self._worth_at: dict[tuple[object, ...], SiteWorth] = {}
         """By likeness and ranges of one site."""
-        self._by_site: dict[tuple[object, ...], list[_SiteRanges]] = {}
+        self._by_site: dict[tuple[object, Ranges], list[_SiteRanges]] = {}
         """By likeness and ranges: the sites, cheapest first."""
+        self._nodes_and_index: dict[tuple[tuple[int, int, int], ...], tuple[IntArray, IntArray]] = {}
+        """Ranges → their nodes in order, and (N,) the place of each node among them, −1 elsewhere."""
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
         self._ranges: dict[bytes, Ranges] = {}
+        self._parts: dict[tuple[int, int, int], Ranges] = {}
         self._group_cost: dict[int, NDArray[np.float64]] = {}
 
     def ranges_of(self, groups: NDArray[np.bool_]) -> Ranges:
@@ -122,6 +125,13 @@ class NodeChoice:
         known = self._ranges.get(key)
         if known is None:
             known = self._ranges[key] = Ranges.of_groups(groups, self.snapshot)
+        return known
+
+    def range_of(self, group: int, first: int, last: int) -> Ranges:
+        """Some adjoining nodes of one group; kept, as islands are few."""
+        known = self._parts.get((group, first, last))
+        if known is None:
+            known = self._parts[group, first, last] = Ranges.of_nodes(group, first, last)
         return known
 
     def group_cost(self, view: SpecView) -> NDArray[np.float64]:
@@ -291,7 +301,7 @@ class NodeChoice:
     ) -> IntArray:
         """(≤ count,) what `_sites_by_worth` comes to where power and links are plenty and replicas few: site after site
         from the one whose cheapest node with room is cheapest."""
-        key = (view.likeness, among.ranges)
+        key = (view.likeness, among)
         sites = self._by_site.get(key)
         if sites is None:
             sites = self._by_site[key] = self._sites_of(view, among)
@@ -324,6 +334,15 @@ class NodeChoice:
         ]
         return sorted(sites, key=lambda s: (s.bound, s.site))
 
+    def _nodes_of(self, ranges: tuple[tuple[int, int, int], ...]) -> tuple[IntArray, IntArray]:
+        known = self._nodes_and_index.get(ranges)
+        if known is None:
+            nodes = Ranges(ranges).nodes()
+            index_of = np.full(self.snapshot.topology.node_count, -1)
+            index_of[nodes] = np.arange(len(nodes))
+            known = self._nodes_and_index[ranges] = (nodes, index_of)
+        return known
+
     def _table_of(self, view: SpecView, ranges: tuple[tuple[int, int, int], ...]) -> SiteWorth:
         assert self._tiered is not None and self.packing is not None
         key = (view.likeness, ranges)
@@ -331,8 +350,8 @@ class NodeChoice:
         if table is None:
             on = self.group_cost(view)
             wake = on + self._tiered.wake_cost(view, self.snapshot)
-            nodes = Ranges(ranges).nodes()
-            table = SiteWorth(self.snapshot, self.packing, view, nodes, self._usable, on, wake)
+            nodes, index_of = self._nodes_of(ranges)
+            table = SiteWorth(self.snapshot, self.packing, view, nodes, index_of, self._usable, on, wake)
             self._worth_at[key] = table
         return table
 

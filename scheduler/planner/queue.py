@@ -119,8 +119,7 @@ def shares_in_use(state: ClusterState) -> NDArray[np.float64]:
     placed = np.flatnonzero(state.replicas["node"] >= 0)
     tenant = state.workloads["tenant"][state.replicas["workload"][placed]]
     amounts = spec_amounts(state)[state.replicas["spec"][placed]]
-    used = np.zeros((len(state.tenants), amounts.shape[1]))
-    np.add.at(used, tenant, amounts)
+    used = np.stack([np.bincount(tenant, each, len(state.tenants)) for each in amounts.T], axis=1)
     shares: NDArray[np.float64] = (used / state.topology.fleet_capacity).max(axis=1, initial=0.0)
     return shares
 

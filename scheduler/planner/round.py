@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
-from scheduler.planner.choice import NodeChoice, Ranges, Spread, links_full
+from scheduler.planner.choice import NodeChoice, Spread, links_full
 from scheduler.planner.feasibility import SpecView, Views, per_empty_node
 from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
@@ -417,7 +417,7 @@ class Round:
         order = sorted(may, key=lambda g: (g not in wanted, cost[g], g))
         for group in order:
             for first, last in self._island_choices(view, rows, group):
-                among = Ranges.of_nodes(group, first, last)
+                among = self.choice.range_of(group, first, last)
                 nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
                 if len(nodes) == len(rows):
                     self._commit(view, rows, nodes)

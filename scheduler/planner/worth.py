@@ -56,14 +56,16 @@ class SiteWorth:
         packing: Fragmentation,
         view: SpecView,
         nodes: IntArray,
+        index_of: IntArray,
         usable: NDArray[np.bool_],
         on: FloatArray,
         wake: FloatArray,
     ) -> None:
-        """usable: (N,) up and not cordoned; on, wake: (G,) cost of one replica on a node that is on, or asleep."""
+        """index_of: (N,) place of each node in `nodes`, −1 elsewhere; usable: (N,) up and not cordoned; on, wake: (G,)
+        cost of one replica on a node that is on, or asleep."""
         self.site = int(snapshot.topology.node_site[nodes[0]])
         self._snapshot, self._packing, self._view, self._nodes = snapshot, packing, view, nodes
-        self._usable, self._on, self._wake = usable, on, wake
+        self._index_of, self._usable, self._on, self._wake = index_of, usable, on, wake
         self._on_milli, self._wake_milli = price_milli(on), price_milli(wake)
         self._cost = np.full(len(nodes), np.inf)
         self._worth = np.full(len(nodes), np.inf)
@@ -136,19 +138,20 @@ class SiteWorth:
     # ------------------------------------------------------------------ kept up to date
 
     def _refresh(self) -> None:
-        nodes = np.array(sorted(set(self._changed[self._seen :])))
+        nodes = set(self._changed[self._seen :])
         self._seen = len(self._changed)
-        index = np.minimum(np.searchsorted(self._nodes, nodes), len(self._nodes) - 1)
-        index = index[self._nodes[index] == nodes]
-        if len(index) > FEW_CHANGED:
-            self._look_at(index)
+        if len(nodes) > FEW_CHANGED:
+            index = self._index_of[sorted(nodes)]
+            self._look_at(index[index >= 0])
         else:
-            for i in index.tolist():
-                self._look_at_one(i)
+            for node in nodes:
+                i = int(self._index_of[node])
+                if i >= 0:
+                    self._look_at_one(i, node)
 
-    def _look_at_one(self, i: int) -> None:
+    def _look_at_one(self, i: int, node: int) -> None:
         """`_look_at` for one node, without arrays."""
-        snapshot, stage, node = self._snapshot, self._view.spec.stage, int(self._nodes[i])
+        snapshot, stage = self._snapshot, self._view.spec.stage
         nodes, group = snapshot.nodes, int(snapshot.topology.node_group[node])
         before, cost = float(self._cost[i]), np.inf
         cpu_milli, gpus = int(nodes.cpu_milli[node]), nodes.gpu_milli[node].tolist()
