@@ -68,6 +68,8 @@ class Reservations:
     whose: NDArray[np.int64] = field(init=False)
     """(N,) workload for which it is kept; −1: for none."""
     groups: set[int] = field(default_factory=set)
+    sites: set[int] = field(default_factory=set)
+    """Of the groups in which nodes are kept."""
     instants: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """The different instants for which nodes are kept, in order."""
 
@@ -89,7 +91,7 @@ class Reservations:
         """The same kept nodes over another snapshot."""
         twin = Reservations(snapshot, self.now_s)
         twin.until_s[:], twin.whose[:] = self.until_s, self.whose
-        twin.groups, twin.instants = set(self.groups), self.instants
+        twin.groups, twin.sites, twin.instants = set(self.groups), set(self.sites), self.instants
         return twin
 
     def keep(self, slot: Slot | None, workload: int) -> None:
@@ -97,6 +99,7 @@ class Reservations:
         if slot is None or slot.at_s <= self.now_s:
             return
         self.groups.add(slot.group)
+        self.sites.add(int(self.snapshot.topology.group_site[slot.group]))
         self.until_s[slot.nodes], self.whose[slot.nodes] = slot.at_s, workload
         self.instants = np.unique(self.until_s[self.until_s > 0])
 
@@ -106,6 +109,7 @@ class Reservations:
         at = at[self.until_s[at] == 0]
         self.until_s[at] = NEVER_S
         self.groups.update(self.snapshot.topology.node_group[at].tolist())
+        self.sites.update(self.snapshot.topology.node_site[at].tolist())
 
 
 def ends_of(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
-from scheduler.planner.choice import NodeChoice, Ranges, Spread, links_full
+from scheduler.planner.choice import NodeChoice, Spread, links_full
 from scheduler.planner.feasibility import SpecView, Views, per_empty_node
 from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
@@ -115,6 +115,8 @@ class Round:
     declared: Ends | None = None
     """Of a trial: what its snapshot holds and when that ends. Without it no nodes are kept for gangs."""
     choice: NodeChoice = field(init=False)
+    _work_left_s: NDArray[np.float64] = field(init=False)
+    """(replicas,) declared time left of every row."""
     _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class Round:
     def __post_init__(self) -> None:
         kept = Reservations(self.snapshot, self.now_s)
         self.choice = NodeChoice(self.snapshot, self.scorer, kept, self.packing)
+        self._work_left_s = self.state.replicas["work_s"] - self.state.replicas["done_work_s"]
 
     @property
     def reservations(self) -> Reservations:
@@ -227,7 +230,7 @@ class Round:
         if not len(rows):
             return rows
         key = (view.spec.spec, groups.tobytes())
-        among = Ranges.of_groups(groups, self.snapshot)
+        among = self.choice.ranges_of(groups)
         left: list[NDArray[np.int64]] = []
         for batch in self._alike(rows):
             left_s = self._left_s(batch)
@@ -248,10 +251,9 @@ class Round:
     def _alike(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Rows that may use the same kept nodes, together; without reservations that is all of them."""
         instants = self.reservations.instants
-        if not len(instants):
+        if not len(instants) or len(rows) == 1:
             return [rows]
-        left_s = self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]
-        bucket = np.searchsorted(instants, self.now_s + left_s + START_MARGIN_S)
+        bucket = np.searchsorted(instants, self.now_s + self._work_left_s[rows] + START_MARGIN_S)
         order = np.lexsort((rows, -bucket))
         return np.split(rows[order], np.flatnonzero(np.diff(bucket[order]) != 0) + 1)
 
@@ -262,7 +264,7 @@ class Round:
 
     def _left_s(self, rows: NDArray[np.int64]) -> float:
         """Longest declared time left among the rows."""
-        return float((self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]).max())
+        return float(self._work_left_s[rows].max())
 
     def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
         """Put the rows on the nodes chosen for them, on the devices that suit best."""
@@ -285,9 +287,7 @@ class Round:
             return
         starts = np.flatnonzero(np.diff(owner, prepend=-1) != 0)
         size = np.diff(np.append(starts, len(block)))
-        left_s = np.maximum.reduceat(
-            self.state.replicas["work_s"][block] - self.state.replicas["done_work_s"][block], starts
-        )
+        left_s = np.maximum.reduceat(self._work_left_s[block], starts)
         late = np.logical_or.reduceat(urgent(self.state, block, self.now_s), starts)
         bound = size != self.state.workloads["replica_count"][owner[starts]]
         template = self._template_of(int(block[0]))
@@ -423,10 +423,11 @@ class Round:
             apart = Spread(each_node, frozenset(), spread.min_domains, over_sites=False)
         cost = self.choice.group_cost(view)
         wanted = {g for g, room in self._quota_room(view) if room >= len(rows)}
-        order = sorted(np.flatnonzero(groups).tolist(), key=lambda g: (g not in wanted, cost[g], g))
+        may = np.flatnonzero(groups & self.choice.may_hold(view)).tolist()
+        order = sorted(may, key=lambda g: (g not in wanted, cost[g], g))
         for group in order:
             for first, last in self._island_choices(view, rows, group):
-                among = Ranges.of_nodes(group, first, last)
+                among = self.choice.range_of(group, first, last)
                 nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
                 if len(nodes) == len(rows):
                     self._commit(view, rows, nodes)
@@ -472,7 +473,9 @@ class Round:
         wanted = np.zeros_like(groups)
         wanted[[g for g, _ in self._quota_room(view)]] = True
         for choice in (groups & wanted, groups):
-            among = Ranges.of_groups(choice, self.snapshot)
+            if not choice.any():
+                continue
+            among = self.choice.ranges_of(choice)
             nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
             if len(nodes) == len(rows):
                 self._commit(view, rows, nodes)
@@ -882,37 +885,47 @@ def shortage_codes(
     codes: Counter[ReasonCode] = Counter()
     up, cordoned = nodes.up[at], nodes.cordoned[at]
     usable = up & ~cordoned
-    codes[ReasonCode.SITE_DOWN] = int((~up).sum())
-    codes[ReasonCode.SITE_CORDONED] = int((up & cordoned).sum())
-    cpu_short = usable & (nodes.cpu_milli[at] < stage.cpu_milli)
-    memory_short = usable & (nodes.memory_mib[at] < stage.memory_mib)
-    storage_short = usable & (nodes.storage_gib[at] < stage.storage_gib)
-    codes[ReasonCode.CPU_SHORT] = int(cpu_short.sum())
-    codes[ReasonCode.MEMORY_SHORT] = int(memory_short.sum())
-    codes[ReasonCode.STORAGE_SHORT] = int(storage_short.sum())
-    fits = snapshot.fit_of_nodes(view, at) > 0
-    if snapshot.low_used is not None:
-        codes[ReasonCode.RESERVED_FLOOR] = int((fits & (snapshot.fit(view, at) <= 0)).sum())
+    codes[ReasonCode.SITE_DOWN] = int(np.count_nonzero(~up))
+    codes[ReasonCode.SITE_CORDONED] = int(np.count_nonzero(up & cordoned))
+    short = np.zeros(len(at), bool)
+    for code, free, need in (
+        (ReasonCode.CPU_SHORT, nodes.cpu_milli, stage.cpu_milli),
+        (ReasonCode.MEMORY_SHORT, nodes.memory_mib, stage.memory_mib),
+        (ReasonCode.STORAGE_SHORT, nodes.storage_gib, stage.storage_gib),
+    ):
+        if need:
+            too_little = usable & (free[at] < need)
+            codes[code] = int(np.count_nonzero(too_little))
+            short |= too_little
+    fits = usable & ~short
+    codes[ReasonCode.RESERVED_FLOOR] = 0  # before the GPU's, which decides between equal counts
     if stage.gpu_milli:
-        total = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
-        short = usable & (total < view.need[topology.node_group[at], 2])
-        codes[ReasonCode.GPU_SHORT] = int(short.sum())
-        other = cpu_short | memory_short | storage_short
-        codes[ReasonCode.GPU_FRAGMENTED] = int((usable & ~other & ~short & ~fits).sum())
-    codes[ReasonCode.POWER_LIMIT] = int(_power_blocked(snapshot, view, at, fits).sum())
-    codes[ReasonCode.LINK_FULL] = int((fits & links_full(snapshot, view)[topology.node_site[at]]).sum())
+        enough = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1) >= view.need[topology.node_group[at], 2]
+        whole = snapshot.holds_one(view, at)
+        codes[ReasonCode.GPU_SHORT] = int(np.count_nonzero(usable & ~enough))
+        codes[ReasonCode.GPU_FRAGMENTED] = int(np.count_nonzero(fits & enough & ~whole))
+        fits &= whole
+    if snapshot.low_used is not None:
+        codes[ReasonCode.RESERVED_FLOOR] = int(np.count_nonzero(fits & (snapshot.fit(view, at) <= 0)))
+    codes[ReasonCode.POWER_LIMIT] = _power_blocked_count(snapshot, view, at, fits)
+    full = links_full(snapshot, view)
+    if full.any():
+        codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits & full[topology.node_site[at]]))
     positive = Counter({code: n for code, n in codes.items() if n > 0})
     return positive or Counter({ReasonCode.RESERVED_FOR_GANG: int(fits.sum())})
 
 
-def _power_blocked(
+def _power_blocked_count(
     snapshot: Snapshot, view: SpecView, at: NDArray[np.int64], fits: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+) -> int:
+    """Nodes `at` that have room, at sites that have no power for one more replica there."""
     topology = snapshot.topology
+    spare_w = snapshot.spare_w()[topology.group_site] + POWER_SLACK_W
+    on, asleep = view.watts > spare_w, view.watts + topology.group_idle_w > spare_w
+    if not asleep.any():
+        return 0
     group = topology.node_group[at]
-    asked_w = view.watts[group] + np.where(snapshot.empty_node[at], topology.group_idle_w[group], 0.0)
-    blocked: NDArray[np.bool_] = fits & (asked_w > snapshot.spare_w()[topology.node_site[at]] + POWER_SLACK_W)
-    return blocked
+    return int(np.count_nonzero(fits & np.where(snapshot.empty_node[at], asleep[group], on[group])))
 
 
 def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer: Scorer, now_s: int) -> Round:
@@ -921,6 +934,8 @@ def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer:
     packing = fragmentation_of(state, snapshot) if isinstance(scorer, TieredScorer) else None
     done = Round(state, snapshot, patterns, scorer, now_s, packing=packing)
     done.run()
+    if packing is not None:
+        packing.release()
     return done
 
 
