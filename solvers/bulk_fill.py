@@ -192,11 +192,12 @@ class Filling:
         return np.asarray(np.where(self.nodes_on >= self.fleet.count, short.max(axis=1), 0.0))
 
     def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
-        """Sort keys, last first: gangs in islands, other gangs, whole devices, shares; then dominant shares."""
+        """Sort keys, last first: gangs in islands, other gangs (largest first), whole devices, shares; then size."""
         c = self.sets.pair_class[v]
         gpu = self.need[v, GPU_MILLI]
         kind = np.where(self.gang[c] > 1, np.where(self.in_island[c], 0, 1), np.where(gpu > 0, 2, 3))
-        return -self.sets.dominant[v], -gpu, kind
+        gang_devices = np.where(self.gang[c] > 1, self.gang[c] * gpu, 0)
+        return -self.sets.dominant[v], -gpu, -gang_devices, kind
 
     def _planned_nodes(self, v: IntArray, count: IntArray) -> IntArray:
         """[G] nodes that the quotas fill: the fullest resource or sharp row, rounded up."""
