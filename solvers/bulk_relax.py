@@ -36,7 +36,7 @@ LEAST_UNSERVED_YUAN = 0.1
 PROHIBITIVE_YUAN_PER_KWH = 10.0
 SMALLEST_SHARE = 1e-4
 GANG_ROUNDS = 3
-BRANCHINGS = 8
+BRANCHINGS = 12
 LEAST_ON_YUAN = 1e-3
 SIDE_ROWS = ("floor", "spread", "links")
 
@@ -177,8 +177,8 @@ def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Rel
         model = build(sets, cuts)
         exact = model.lp.program()
         result = simplex.solve(exact)
-    leaves = branch_on_sites(model, exact, result, simplex)
-    site_on, answer = choose_sites(model, exact, model.values("on", result.x), simplex, trials)
+    leaves, on = branch_on_sites(model, exact, result, simplex)
+    site_on, answer = choose_sites(model, exact, on, simplex, trials)
     answer = whole_gangs(model, exact, site_on, answer, simplex)
     side, upper = side_rows(model, exact)
     return Relaxation(
@@ -300,10 +300,11 @@ def whole_gangs(
     return answer
 
 
-def branch_on_sites(model: BulkModel, exact: Program, root: LpResult, simplex: Simplex) -> tuple[Leaf, ...]:
-    """Leaves of a best-first tree over sites that the relaxation opens in part, after at most `BRANCHINGS` branchings.
+def branch_on_sites(model: BulkModel, exact: Program, root: LpResult, simplex: Simplex) -> tuple[tuple[Leaf, ...], FloatArray]:
+    """Leaves of a best-first tree over sites that the relaxation opens in part, after at most `BRANCHINGS` branchings,
+    and [S] how far the least leaf opens each site.
 
-    It ends early where the least leaf has only whole sites (nothing more to prove).
+    It ends early where the least leaf has only whole sites: nothing more to prove, and no better choice of sites.
     """
     on_yuan = exact.cost[model.columns["on"].slice]
     first = Leaf.root(len(on_yuan), root.duals)
@@ -330,8 +331,8 @@ def branch_on_sites(model: BulkModel, exact: Program, root: LpResult, simplex: S
             heapq.heappush(open_leaves, (bound, made, told, model.values("on", answer.x)))
             made += 1
         if not open_leaves:
-            break
-    return (*done, *(leaf for _, _, leaf, _ in open_leaves))
+            return tuple(done), on
+    return (*done, *(leaf for _, _, leaf, _ in open_leaves)), open_leaves[0][3]
 
 
 def tightened(
