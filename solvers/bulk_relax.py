@@ -24,7 +24,7 @@ from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build
 from solvers.first_order import approximate
 from solvers.linear import LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
-from solvers.problem import W_PER_KW
+from solvers.problem import RESOURCES, W_PER_KW
 
 INTEGRAL = 1e-6
 SITE_TRIALS = 8
@@ -344,9 +344,10 @@ def tightened(
     count: FloatArray,
     ledger_margin_kwh: FloatArray,
     cap_margin_kw: FloatArray,
+    unused_nodes: FloatArray,
 ) -> Relaxation:
-    """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes, at most count replicas on
-    settled pairs, ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of
+    """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes, unused_nodes[G, R + F] less of them
+    in a resource or sharp row, at most count replicas on settled pairs, ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of
     facility power more.
     """
     model = relaxation.model
@@ -355,6 +356,10 @@ def tightened(
     program.upper[nodes] = np.clip(most_nodes, 0.0, program.upper[nodes])
     program.lower[nodes] = np.clip(least_nodes, 0.0, program.upper[nodes])
     program.upper[x] = count
+    for name in model.rows:
+        if name == "capacity" or name.startswith("sharp"):
+            table = unused_nodes[:, : len(RESOURCES)] if name == "capacity" else unused_nodes[:, len(RESOURCES) :]
+            program.row_upper[model.rows[name].slice] -= table.ravel()[model.keys[name]]
     if "hourly_cap" in model.rows:
         block, members = model.rows["hourly_cap"].slice, model.keys["hourly_cap"]
         most = model.sets.problem.sites.fixed_kw[members, 0]  # what the excess column can always take
