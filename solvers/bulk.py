@@ -97,17 +97,22 @@ class Lessons:
         rows = s.share.shape[1] + s.sharp.shape[1]
         return cls(np.zeros((s.problem.group_count, rows)), sites, sites.copy())
 
-    def learn_yields(self, filling: Filling) -> None:
+    def learn_yields(self, filling: Filling, *, is_late: bool = False) -> None:
         """Where a group was full and quotas did not fit, it has fewer nodes than it seems."""
         quota = whole_quotas(filling.sets, filling.relaxation.x)
-        self.unused_nodes = np.maximum(self.unused_nodes, filling.unused_nodes(quota))
+        unused, homeless = filling.unused_nodes(quota, is_late=is_late)
+        self.unused_nodes = np.maximum(self.unused_nodes, unused) + homeless
 
     def learn_caps(self, filling: Filling, solution: PlanSolution) -> None:
         """What whole nodes owe and lack beyond the program."""
         hard = filling.sets.problem.sites.hourly_is_hard
         owed = np.maximum(solution.ledger_debt_kwh - filling.relaxation.debt_kwh, 0.0)
-        self.ledger_kwh = self.ledger_kwh + CAUTION * owed
-        self.cap_kw = self.cap_kw + CAUTION * np.where(hard, solution.cap_excess_kw[:, 0], 0.0)
+        short = np.where(hard, solution.cap_excess_kw[:, 0], 0.0)
+        # what a lesson did not cure is doubled: one replica more or less may weigh more than what is owed
+        self.ledger_kwh = self.ledger_kwh + np.where(
+            owed > 0, np.maximum(CAUTION * owed, self.ledger_kwh), 0.0
+        )
+        self.cap_kw = self.cap_kw + np.where(short > 0, np.maximum(CAUTION * short, self.cap_kw), 0.0)
 
 
 def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
@@ -118,35 +123,27 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
         try:
             with clock.phase("relaxation"):
                 relaxation = relax(bulk_sets(problem), simplex)
-            with clock.phase("nodes"):
-                filling = filled(relaxation)
-            with clock.phase("rest"):
-                completed(filling)
             lessons = Lessons.none(relaxation)
-            lessons.learn_yields(filling)
-            for number in range(MOST_ROUNDS):
-                with clock.phase("yields"):
-                    if number < YIELD_ROUNDS:
-                        relaxation = tightened_by(lessons, filling, relaxation, simplex)
-                    else:
-                        relaxation = dive(lessons, filling, relaxation, simplex)
+            for number in range(MOST_ROUNDS + 1):
                 with clock.phase("nodes"):
                     filling = filled(relaxation)
                 with clock.phase("rest"):
                     completed(filling)
-                if number < YIELD_ROUNDS - 1:
-                    lessons.learn_yields(filling)
-                    continue
                 with clock.phase("count"):
                     solution = counted(filling)
-                lessons.learn_caps(filling, solution)
                 if best is None or weighted(filling, solution) < weighted(*best):
                     best = filling, solution
-                if number >= YIELD_ROUNDS and keeps_promises(best[0], best[1]):
+                is_late = number >= YIELD_ROUNDS
+                if number > YIELD_ROUNDS and keeps_promises(*best):
                     break
-                lessons.learn_yields(filling)
-                if number > YIELD_ROUNDS:
-                    relaxation = with_caps_given_up(relaxation, solution)
+                with clock.phase("yields"):
+                    lessons.learn_yields(filling, is_late=is_late)
+                    if is_late:
+                        lessons.learn_caps(filling, solution)
+                    if number > YIELD_ROUNDS + 1:
+                        relaxation = with_caps_given_up(relaxation, solution)
+                    improve = dive if is_late else tightened_by
+                    relaxation = improve(lessons, filling, relaxation, simplex)
         except Unsolved as unsolved:
             if best is None:
                 greedy = greedy_bulk(problem)
@@ -165,7 +162,15 @@ def tightened_by(
     least = np.zeros(len(nodes)) if least_nodes is None else least_nodes
     most = nodes if most_nodes is None else most_nodes
     return tightened(
-        relaxation, simplex, least, most, gangs, filling.placed[gangs], lessons.ledger_kwh, lessons.cap_kw, lessons.unused_nodes
+        relaxation,
+        simplex,
+        least,
+        most,
+        gangs,
+        filling.placed[gangs],
+        lessons.ledger_kwh,
+        lessons.cap_kw,
+        lessons.unused_nodes,
     )
 
 

@@ -25,6 +25,7 @@ ROOM_TRIALS = 6
 PADDING_ROUNDS = 3
 TIGHT = 0.97
 WORTH_LEARNING_NODES = 0.3
+PINCHED_FRAC = 0.25
 FEW_PAIRS = 4
 
 
@@ -182,10 +183,11 @@ class Filling:
             self._place_step(now, quota[now], most)
         self._shed_power()
 
-    def unused_nodes(self, quota: IntArray) -> FloatArray:
-        """[G, R + F] nodes on less those that what is placed needs, by resource and sharp row: in groups where quotas
-        did not fit, and rows that the quotas would have filled. What found no place anywhere counts once more, so that
-        room is left for it. Gangs are left out: they fail by their size.
+    def unused_nodes(self, quota: IntArray, *, is_late: bool) -> tuple[FloatArray, FloatArray]:
+        """Nodes on less those that what is placed needs, [G, R + F] by resource and sharp row: in groups where quotas
+        did not fit, and rows that the quotas would have filled; and of these rows, the nodes that work from there asks
+        for which found no place anywhere, `is_late`: after all yields were learned. Gangs are left out: they fail by
+        their size.
         """
         s, groups = self.sets, len(self.nodes_on)
         table = np.concatenate([s.share, s.sharp], axis=1)
@@ -199,7 +201,10 @@ class Filling:
         tight &= (lost > WORTH_LEARNING_NODES)[:, None]
         homeless = missing * (self.rest > 0)[s.pair_class]
         more = np.bincount(s.pair_group, weights=s.dominant * homeless, minlength=groups)
-        return np.where(tight, np.maximum(self.nodes_on[:, None] - filled, 0.0) + more[:, None], 0.0)
+        if is_late and more.any():  # a fleet so full that what one group loses has nowhere to go
+            more = more + PINCHED_FRAC * lost
+        unused = np.where(tight, np.maximum(self.nodes_on[:, None] - filled, 0.0), 0.0)
+        return unused, tight * more[:, None]
 
     def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
         """Sort keys, last first: gangs in islands, other gangs (largest first), whole devices, shares; then size."""

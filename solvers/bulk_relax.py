@@ -36,6 +36,8 @@ LEAST_UNSERVED_YUAN = 0.1
 PROHIBITIVE_YUAN_PER_KWH = 10.0
 SMALLEST_SHARE = 1e-4
 GANG_ROUNDS = 3
+MOST_UNUSED_FRAC = 0.3
+"""Of a group's nodes: packing loses a few per cent; a lesson beyond this is one about something else."""
 BRANCHINGS = 12
 LEAST_ON_YUAN = 1e-3
 SIDE_ROWS = ("floor", "spread", "links")
@@ -248,7 +250,8 @@ def unpriced(sets: BulkSets) -> Relaxation:
     site_on = sets.power_limit_kw > 0
     site_on |= ~sets.problem.sites.may_close
     rows, columns = exact.matrix.shape
-    return Relaxation(model, exact, np.zeros(rows), np.zeros(columns), site_on, None, (), side, upper)
+    leaves = (Leaf.root(len(site_on), np.zeros(rows)),)
+    return Relaxation(model, exact, np.zeros(rows), np.zeros(columns), site_on, None, leaves, side, upper)
 
 
 def choose_sites(
@@ -300,7 +303,9 @@ def whole_gangs(
     return answer
 
 
-def branch_on_sites(model: BulkModel, exact: Program, root: LpResult, simplex: Simplex) -> tuple[tuple[Leaf, ...], FloatArray]:
+def branch_on_sites(
+    model: BulkModel, exact: Program, root: LpResult, simplex: Simplex
+) -> tuple[tuple[Leaf, ...], FloatArray]:
     """Leaves of a best-first tree over sites that the relaxation opens in part, after at most `BRANCHINGS` branchings,
     and [S] how far the least leaf opens each site.
 
@@ -346,9 +351,9 @@ def tightened(
     cap_margin_kw: FloatArray,
     unused_nodes: FloatArray,
 ) -> Relaxation:
-    """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes, unused_nodes[G, R + F] less of them
-    in a resource or sharp row, at most count replicas on settled pairs, ledger_margin_kwh[S] less released to each site and hourly caps met by cap_margin_kw[S] of
-    facility power more.
+    """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes of which packing leaves
+    unused_nodes[G, R + F] in a resource or sharp row, at most count replicas on settled pairs, ledger_margin_kwh[S]
+    less released to each site and hourly caps met by cap_margin_kw[S] of facility power more.
     """
     model = relaxation.model
     program = plan_program(model, relaxation.exact, relaxation.site_on)
@@ -356,10 +361,14 @@ def tightened(
     program.upper[nodes] = np.clip(most_nodes, 0.0, program.upper[nodes])
     program.lower[nodes] = np.clip(least_nodes, 0.0, program.upper[nodes])
     program.upper[x] = count
+    usable = relaxation.site_on[model.sets.problem.groups.site]
+    unused_nodes = np.minimum(unused_nodes, MOST_UNUSED_FRAC * model.sets.nodes[:, None])
     for name in model.rows:
         if name == "capacity" or name.startswith("sharp"):
-            table = unused_nodes[:, : len(RESOURCES)] if name == "capacity" else unused_nodes[:, len(RESOURCES) :]
-            program.row_upper[model.rows[name].slice] -= table.ravel()[model.keys[name]]
+            table = (
+                unused_nodes[:, : len(RESOURCES)] if name == "capacity" else unused_nodes[:, len(RESOURCES) :]
+            )
+            program.row_upper[model.rows[name].slice] -= (table * usable[:, None]).ravel()[model.keys[name]]
     if "hourly_cap" in model.rows:
         block, members = model.rows["hourly_cap"].slice, model.keys["hourly_cap"]
         most = model.sets.problem.sites.fixed_kw[members, 0]  # what the excess column can always take
