@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from solvers.archive import FloatArray
+from solvers.archive import FloatArray, IntArray
 from solvers.binding import binding_constraints
 from solvers.dual_bound import derived_facts, leaf_bound_yuan, level_values, objective_yuan
 from solvers.plan_rules import PlanModel
@@ -28,6 +28,8 @@ class Duals:
     level_yuan: FloatArray
     on_lower: FloatArray
     on_upper: FloatArray
+    open_cuts: tuple[IntArray, IntArray]
+    """Pair and block of the program's open-site cuts, whose rows come after those that all models of a plan have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +100,8 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
     resources = (p.group_count, len(RESOURCES), p.slot_count)
     power = np.zeros(sites_slots)
     power[model.keys["it_power"]] = duals.rows[model.rows_of("it_power")]
-    cut_pair, cut_block = model.sets.open_cuts
-    cut_yuan = -duals.rows[model.rows_of("open_place")]
+    cut_pair, cut_block = duals.open_cuts
+    cut_yuan = -duals.rows[model.row_count_without_cuts :][: len(cut_pair)]
     cut = np.flatnonzero(cut_yuan > NOISE)
     spread_keys = model.keys.get("spread", (np.zeros(0, dtype=np.int64),) * 3)
     spread_yuan = -duals.rows[model.rows_of("spread")]

@@ -265,6 +265,8 @@ class LpLimits:
 
     iterations: int = 400_000
     wall_s: float = 600.0
+    is_guess: bool = False
+    """No other way is tried when the first one ends without an optimum."""
 
 
 RESIDUAL = 1e-6

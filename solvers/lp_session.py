@@ -156,6 +156,9 @@ class Session:
         result = self._run(program, place, row_place, limits)
         if result.status is LpStatus.OPTIMAL:
             return result
+        if limits.is_guess:
+            self._must_hint = self._basis is not None
+            return result
         left = replace(limits, iterations=max(1, limits.iterations - result.iterations))
         again = solve_patiently(program, left)
         if result.status is again.status is LpStatus.INFEASIBLE:

@@ -33,6 +33,8 @@ RUNS_PER_ROUND = 8
 """Batch columns that may join per class, slot and round of pricing."""
 ROUTES_PER_ROUND = 4
 """Routes of one class that may join in one round of pricing, by the group in which they end."""
+HEAVY_FRAC = 0.05
+"""Of a class that brings this share of all that routes can gain, the best route through every group and block joins."""
 SELDOM_BINDING = ("deadline", "ledger", "link", "parallel", "power_limit", "spread")
 """Rules most of whose rows never bind: they join the program when an answer breaks them."""
 IN_USE = 1e-9
@@ -320,9 +322,60 @@ class Master:
             unit[:, :, b] = np.where(state < groups, arg[of_class, known, b], NOTHING)
             state = came_from[b][of_class, state]
         classes_of = np.repeat(wanted, ends.shape[1])
+        gains = np.minimum(reduced[:, 0], 0.0)
+        heavy = wanted[(gains < 0) & (gains <= HEAVY_FRAC * gains.sum())]
+        through, of_heavy = self._routes_through(heavy, state_cost[heavy], arg[heavy])
         return RouteCosts(
-            reduced[:, 0], reduced.ravel(), Routes(classes_of, unit.reshape(len(classes_of), blocks))
+            reduced[:, 0],
+            np.concatenate([reduced.ravel(), through - duals[self._serve_row[of_heavy.class_index]]]),
+            Routes(
+                np.concatenate([classes_of, of_heavy.class_index]),
+                np.concatenate([unit.reshape(len(classes_of), blocks), of_heavy.unit]),
+            ),
         )
+
+    def _routes_through(
+        self, classes: IntArray, state_cost: FloatArray, unit_of: IntArray
+    ) -> tuple[FloatArray, Routes]:
+        """(cost, route) of the cheapest route of some classes through every state (group or nothing) of every block.
+
+        `state_cost`[H,G+1,B]; `unit_of`[H,G,B]. A class that capacity divides over many groups needs many routes, and
+        with the cheapest few a round its bound is long in coming.
+        """
+        count, states, blocks = state_cost.shape
+        step = np.broadcast_to(
+            self._move_yuan[classes][:, None, None, :], (count, states, states, blocks - 1)
+        ).copy()
+        same = np.arange(states)
+        step[:, same, same] = 0.0
+        step[:, -1, :] = step[:, :, -1] = 0.0
+        before, after = np.zeros((2, blocks, count, states), dtype=np.int64)
+        there, beyond = [state_cost[:, :, 0]], [state_cost[:, :, -1]]
+        for b in range(1, blocks):
+            ways = there[-1][:, :, None] + step[:, :, :, b - 1]
+            before[b] = ways.argmin(axis=1)
+            there.append(ways.min(axis=1) + state_cost[:, :, b])
+            back = blocks - 1 - b
+            ways = beyond[-1][:, None, :] + step[:, :, :, back]
+            after[back] = ways.argmin(axis=2)
+            beyond.append(ways.min(axis=2) + state_cost[:, :, back])
+        of = np.arange(count)[:, None]
+        state = np.empty((count, states, blocks, blocks), dtype=np.int64)  # [class, through, in block, block]
+        total = np.empty((count, states, blocks))
+        for b in range(blocks):
+            here = np.where(np.isfinite(state_cost[:, :, b]), state_cost[:, :, b], 0.0)
+            total[:, :, b] = there[b] + (beyond[blocks - 1 - b] - here)
+            state[:, :, b, b] = same
+            for earlier in range(b - 1, -1, -1):
+                state[:, :, b, earlier] = before[earlier + 1][of, state[:, :, b, earlier + 1]]
+            for later in range(b + 1, blocks):
+                state[:, :, b, later] = after[later - 1][of, state[:, :, b, later - 1]]
+        every = np.arange(count)[:, None, None, None]
+        known = np.minimum(state, states - 2)
+        unit = np.where(state < states - 1, unit_of[every, known, np.arange(blocks)], NOTHING)
+        cost, unit = total.reshape(-1), unit.reshape(-1, blocks)
+        possible = np.isfinite(cost)
+        return cost[possible], Routes(np.repeat(classes, states * blocks)[possible], unit[possible])
 
     def _state_costs(self, unit_cost: FloatArray) -> tuple[FloatArray, IntArray]:
         """([C,G,B] cost of the unit there, [C,G,B] that unit); inf and −1 where the class has none."""

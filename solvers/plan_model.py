@@ -70,8 +70,11 @@ CALM_GAIN_FRAC = 1e-3
 """Before cuts, pricing stops when a round gains less than this share of the cost."""
 LOOSE = 1e-3
 """A bound looser than this is worth pricing at the held levels."""
-TIGHT = 5e-4
+TIGHT = 1e-4
 """There, a bound this close to the relaxation is not improved further."""
+GUESS_ITERATIONS = 1000
+OPEN_BY_MORE_THAN = (1e-6, 0.1, 0.3)
+"""There, sites are tried that the relaxation opens by more than each of these parts."""
 LEAST_GAIN_FRAC = 1e-6
 """There, a plan is replaced when another costs this much less."""
 SMALL_ROWS, SMALL_ITERATIONS = 1000, 1000
@@ -115,15 +118,26 @@ class Work:
 
     def solve(self, program: Program, column_key: IntArray) -> LpResult:
         """One LP, counted; goes on from the last one. `PlanAborted` when limits end it without an optimum."""
+        result = self._counted(program, column_key, LpLimits(iterations=self.limits.lp_iterations))
+        if result.status is not LpStatus.OPTIMAL:
+            raise PlanAborted(f"linear program ended {result.status.value} {result.message}".rstrip())
+        return result
+
+    def guess(self, program: Program, column_key: IntArray) -> LpResult | None:
+        """As `solve`, for a few iterations; None when no optimum was found with them."""
+        limits = LpLimits(iterations=min(GUESS_ITERATIONS, self.limits.lp_iterations), is_guess=True)
+        result = self._counted(program, column_key, limits)
+        return result if result.status is LpStatus.OPTIMAL else None
+
+    def _counted(self, program: Program, column_key: IntArray, limits: LpLimits) -> LpResult:
         left = self.deadline - time.monotonic()
         budget = self.limits.lp_iterations - int(self.counts["lp_iterations"])
         if left <= 0 or budget <= 0:
             raise PlanAborted("limits are used up")
-        result = self.session.solve(program, column_key, LpLimits(iterations=budget, wall_s=left))
+        limits = replace(limits, iterations=min(limits.iterations, budget), wall_s=left)
+        result = self.session.solve(program, column_key, limits)
         self.counts["lp_solves"] += 1
         self.counts["lp_iterations"] += result.iterations
-        if result.status is not LpStatus.OPTIMAL:
-            raise PlanAborted(f"linear program ended {result.status.value} {result.message}".rstrip())
         return result
 
     @contextmanager
@@ -191,8 +205,6 @@ def _plan(
         chosen = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
     with work.phase("levels"):
         final = settle_levels(master, chosen.best, work)
-    fixed_on = chosen.best.fixed_on
-    assert fixed_on is not None
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
     everything: list[Duals] = []
@@ -205,25 +217,27 @@ def _plan(
             final, master, at_levels, held_duals = improve_at_levels(final, master, work)
             bound = max(bound, at_levels)
             everything.append(held_duals)
+    assert final.fixed_on is not None
     return PlanParts(
-        model=model,
+        model=master.model,
         master=master,
         result=final.result,
-        fixed_on=fixed_on,
+        fixed_on=final.fixed_on,
         bound_yuan=bound,
         objective_yuan=final.objective_yuan,
-        evidence=_evidence(relaxed, chosen, tuple(everything), master),
+        evidence=_evidence(relaxed, chosen, tuple(everything), model, level_weights(master)),
     )
 
 
-def _evidence(relaxed: Solved, chosen: OpenSites, everything: tuple[Duals, ...], master: Master) -> Evidence:
+def _evidence(
+    relaxed: Solved, chosen: OpenSites, everything: tuple[Duals, ...], model: PlanModel, weights: FloatArray
+) -> Evidence:
     """Duals of the leaves of the search, and those of the relaxation and of the plan, which may bound a leaf better."""
-    weights = level_weights(master)
 
     def duals(lower: FloatArray, upper: FloatArray, solved: Solved) -> Duals:
-        return Duals(solved.result.duals, weights, lower, upper)
+        return Duals(solved.result.duals, weights, lower, upper, model.sets.open_cuts)
 
-    count = len(master.model.columns_of("on"))
+    count = len(model.columns_of("on"))
     none, both = np.zeros(count), np.ones(count)
     parts = tuple(duals(node.lower, node.upper, node.solved) for node in chosen.leaves)
     anywhere = (duals(none, both, relaxed), duals(none, both, chosen.best))
@@ -409,23 +423,51 @@ class _Held:
     level_yuan: FloatArray
     """[levels] multipliers of the levels."""
 
-    def proof(self, on_count: int) -> Duals:
-        return Duals(self.solved.result.duals, self.level_yuan, np.zeros(on_count), np.ones(on_count))
+    def proof(self, model: PlanModel) -> Duals:
+        count = len(model.columns_of("on"))
+        cuts = model.sets.open_cuts
+        return Duals(self.solved.result.duals, self.level_yuan, np.zeros(count), np.ones(count), cuts)
 
 
 def improve_at_levels(final: Solved, given: Master, work: Work) -> tuple[Solved, Master, float, Duals]:
     """(better plan, its master, bound on the cost of plans whose levels are no worse, its duals), from the relaxation
     with levels held by rows.
 
-    Its duals price unserved work otherwise than the weights do, so columns join here too until they gain little; the
-    plan, its sites fixed, is solved again with them.
+    Its duals price unserved work otherwise than the weights do, so columns and cuts join here too until they gain
+    little; the plan, its sites fixed, is solved again with them, and with the open sites that this relaxation suggests.
     """
     work.session.forget_temporary_rows()
     master = given.with_own_columns()
     scales = [float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT)]
-    bound, best = -math.inf, None
-    for _ in range(work.limits.bound_rounds):
-        held = _held_at(_solve_held(final, scales, master, work, None), scales, master)
+    bound, proof, rounds = -math.inf, None, 0
+    while True:
+        relaxed, at_duals, own_bound, used = _price_at_levels(final, scales, master, work, rounds)
+        rounds += used
+        if proof is None or own_bound > bound:
+            bound, proof = own_bound, at_duals.proof(master.model)
+        cuts = broken_open_cuts(relaxed, master.model, master)
+        is_tight = final.objective_yuan - bound <= TIGHT * abs(bound)
+        if is_tight or rounds >= work.limits.bound_rounds or not len(cuts[0]):
+            break
+        master = with_more_cuts(master, cuts, work)
+    better = _best_open_sites(final, relaxed, scales, master, work)
+    gain_yuan = final.objective_yuan - better.objective_yuan
+    # without columns that gain anything, the plan that was settled level by level is the more exact one
+    if gain_yuan <= LEAST_GAIN_FRAC * abs(final.objective_yuan):
+        return final, given, bound, proof
+    return better, master, bound, proof
+
+
+def _price_at_levels(
+    final: Solved, scales: list[float], master: Master, work: Work, spent: int
+) -> tuple[Solved, _Held, float, int]:
+    """(relaxation at its last optimum, duals that bound best, that bound, rounds used)."""
+    bound, best, used = -math.inf, None, 0
+    while True:
+        used += 1
+        relaxed = _solve_held(final, scales, master, work, None)
+        assert relaxed is not None
+        held = _held_at(relaxed, scales, master)
         missing = price_missing(held.solved, master, held.nothing_yuan)
         found, before = [missing], best
         own_bound = held.solved.objective_yuan + missing.gain_yuan
@@ -438,22 +480,46 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> tuple[Solved,
             calm_bound = lagrangian(calm.solved, master, found[-1])
             if calm_bound > bound:
                 bound, best = calm_bound, calm
-        if held.solved.objective_yuan - bound <= TIGHT * abs(bound) or not _join(master, found):
-            break
+        is_tight = held.solved.objective_yuan - bound <= TIGHT * abs(bound)
+        if is_tight or spent + used >= work.limits.bound_rounds or not _join(master, found):
+            return held.solved, best, bound, used
+
+
+def _best_open_sites(
+    final: Solved, relaxed: Solved, scales: list[float], master: Master, work: Work
+) -> Solved:
+    """The plan with its own open sites, or with those that the relaxation at its levels has open by more than a part.
+
+    The search of open sites knew the levels only by their weights; which sites serve best at these levels is another
+    question.
+    """
+    assert final.fixed_on is not None
+    best = _solve_held(final, scales, master, work, final.fixed_on)
     assert best is not None
-    proof = best.proof(len(master.model.columns_of("on")))
-    better = _solve_held(final, scales, master, work, final.fixed_on)
-    gain_yuan = final.objective_yuan - better.objective_yuan
-    # without columns that gain anything, the plan that was settled level by level is the more exact one
-    if gain_yuan <= LEAST_GAIN_FRAC * abs(final.objective_yuan):
-        return final, given, bound, proof
-    return better, master, bound, proof
+    share_open = relaxed.result.x[master.position(master.model.columns_of("on"))]
+    tried = {final.fixed_on.tobytes()}
+    for part in OPEN_BY_MORE_THAN:
+        guess = (share_open > part).astype(float)
+        if guess.tobytes() in tried:
+            continue
+        tried.add(guess.tobytes())
+        work.counts["site_trials"] += 1
+        other = _solve_held(final, scales, master, work, guess, is_guess=True)
+        if other is not None and other.objective_yuan < best.objective_yuan:
+            best = other
+    return best
 
 
 def _solve_held(
-    final: Solved, scales: list[float], master: Master, work: Work, fixed_on: FloatArray | None
-) -> Solved:
-    """Least cost with every level held; sites in part, or fixed.
+    final: Solved,
+    scales: list[float],
+    master: Master,
+    work: Work,
+    fixed_on: FloatArray | None,
+    *,
+    is_guess: bool = False,
+) -> Solved | None:
+    """Least cost with every level held; sites in part, or fixed. None: a guess that led to no optimum.
 
     The rows are divided by `scales`, which stay the same from round to round, so that they remain the same rows. What
     is zero in the plan stays exactly zero in the next one: the least tolerance may be much in a short slot.
@@ -468,7 +534,10 @@ def _solve_held(
         elif scales[level] > 0:
             room = (value * (1 + 1e-7) + LEVEL_TOLERANCE) / scales[level]
             program = program.with_row(f"held {level}", used, amount[used] / scales[level], room)
-    result = work.solve(program, master.column_key())
+    solve = work.guess if is_guess else work.solve
+    result = solve(program, master.column_key())
+    if result is None:
+        return None
     return Solved(
         result, program, result.objective, result.objective, final.level_values, fixed_on, program.cost
     )
@@ -653,13 +722,18 @@ def with_open_cuts(
     model: PlanModel, master: Master, cuts: tuple[IntArray, IntArray], work: Work
 ) -> tuple[Solved, PlanModel, Master]:
     """The model with more rows z ≤ on, solved again."""
+    fresh = with_more_cuts(master, cuts, work)
+    return solve_weighted(fresh, work, None), fresh.model, fresh
+
+
+def with_more_cuts(master: Master, cuts: tuple[IntArray, IntArray], work: Work) -> Master:
+    """The master of the model with more rows z ≤ on, which come after all others; its columns are the same."""
     work.counts["open_cuts"] = work.counts.get("open_cuts", 0) + len(cuts[0])
-    old = model.sets.open_cuts
-    joined = (np.concatenate([old[0], cuts[0]]), np.concatenate([old[1], cuts[1]]))
-    tighter = with_cuts(model, joined)
+    old = master.model.sets.open_cuts
+    tighter = with_cuts(master.model, (np.concatenate([old[0], cuts[0]]), np.concatenate([old[1], cuts[1]])))
     fresh = Master(tighter, tighter.lp.program())
     fresh.take_columns(master)
-    return solve_weighted(fresh, work, None), tighter, fresh
+    return fresh
 
 
 # -- 4. open sites -----------------------------------------------------------------------------------------------

@@ -147,6 +147,11 @@ class PlanModel:
     on_column: IntArray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     """[S,T] column of `on`, −1 where the site cannot close."""
 
+    @property
+    def row_count_without_cuts(self) -> int:
+        """Rows that every model of the same sets has, whatever its cuts; those of the cuts come after them."""
+        return sum(len(block.index) for block in self.without_cuts.rows)
+
     def columns_of(self, name: str) -> IntArray:
         """Positions of a block of columns; empty when the model has none."""
         return self.columns[name].index if name in self.columns else np.zeros(0, dtype=np.int64)

@@ -1,6 +1,7 @@
 """Check of a round before it is committed, from the replica columns alone: it shares no arithmetic with the placer.
 
-Used amounts per node are summed anew from everything placed, old and new, and compared with what is installed.
+Used amounts per node are summed anew from everything placed there, old and new, and compared with what is installed;
+nodes to which a round adds nothing were checked when something was added. Reserved floors are checked group by group.
 """
 
 from __future__ import annotations
@@ -30,9 +31,17 @@ def audit_placements(state: ClusterState, placed: Sequence[Placed], gone: Sequen
     replicas = state.replicas
     on = np.flatnonzero(replicas["node"] >= 0)
     on = on[~np.isin(on, list(gone))]
-    rows = np.concatenate([on, [p.row for p in placed], list(state.draining)]).astype(np.int64)
+    receives = np.zeros(topology.node_count, dtype=bool)
+    receives[[p.node for p in placed]] = True
+    concerned = receives
+    if topology.site_reserved_floor_frac.any():
+        groups = np.bincount(topology.node_group, receives, len(topology.group_ids)) > 0
+        concerned = groups[topology.node_group]
+    on = on[concerned[replicas["node"][on]]]
+    draining = {row: d.node for row, d in state.draining.items() if concerned[d.node]}
+    rows = np.concatenate([on, [p.row for p in placed], list(draining)]).astype(np.int64)
     at = np.concatenate(
-        [replicas["node"][on], [p.node for p in placed], [d.node for d in state.draining.values()]]
+        [replicas["node"][on], [p.node for p in placed], list(draining.values())]
     ).astype(np.int64)
     specs = replicas["spec"][rows]
     need = _needs(state, specs, topology.node_group[at])
