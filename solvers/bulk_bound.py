@@ -42,23 +42,53 @@ class Leaf:
 def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:
     """The Lagrangian bound of any duals on `program` (rows as the model's), yuan.
 
-    Duals of demand are chosen here, the best for the others: π[c] = least reduced cost of a replica of c, or of leaving
-    it out. Duals of a wrong sign are set to 0. Every other column has finite bounds.
+    Duals of demand and moves are chosen here, the best for the others: a class costs at least what `cheapest_classes`
+    says. Duals of a wrong sign are set to 0. Every other column has finite bounds.
     """
-    s = model.sets
     y = np.where(np.isfinite(program.row_lower), duals, np.minimum(duals, 0.0))
     y = np.where(np.isfinite(program.row_upper), y, np.maximum(y, 0.0))
-    y[model.rows["demand"].slice] = 0.0
+    rest = np.ones(len(program.cost), dtype=bool)
+    for name in ("demand", "moves"):
+        if name in model.rows:
+            y[model.rows[name].slice] = 0.0
+    for name in ("x", "unserved", "leaving"):
+        if name in model.columns:
+            rest[model.columns[name].slice] = False
     reduced = program.cost - program.matrix.T @ y
-    cheapest = reduced[model.columns["unserved"].slice].copy()
-    np.minimum.at(cheapest, s.pair_class, reduced[model.columns["x"].slice])
     side = np.where(y > 0, program.row_lower, program.row_upper)
     rows = np.where(y == 0, 0.0, y * np.where(y == 0, 0.0, side))
-    rest = np.ones(len(reduced), dtype=bool)
-    rest[model.columns["x"].slice] = rest[model.columns["unserved"].slice] = False
     r = reduced[rest]
     at_bound = np.where(r > 0, r * program.lower[rest], r * program.upper[rest])
-    return float(cheapest @ s.demand + rows.sum() + at_bound.sum() + program.offset)
+    classes = cheapest_classes(model, reduced)
+    return float(classes.sum() + rows.sum() + at_bound.sum() + program.offset)
+
+
+def cheapest_classes(model: BulkModel, reduced: FloatArray) -> FloatArray:
+    """[C] least cost of each class at reduced[columns]: Σ r·x + r_u·u + Σ m·max(run − x, 0) with Σ x + u = D, yuan.
+
+    A replica costs r more on any pair, and r − m on one where one runs that would else move: those come first, cheapest
+    first, as far as they are below the least r; the rest of D goes at that.
+    """
+    s = model.sets
+    classes = len(s.demand)
+    of_x = reduced[model.columns["x"].slice]
+    least = reduced[model.columns["unserved"].slice].copy()
+    np.minimum.at(least, s.pair_class, of_x)
+    out = np.asarray(least * s.demand)
+    if "leaving" not in model.columns:
+        return out
+    pair = model.keys["leaving"]
+    c, running = s.pair_class[pair], s.problem.pairs.running_count[s.pair[pair]]
+    move = reduced[model.columns["leaving"].slice]
+    saved = least[c] - (of_x[pair] - move)
+    order = np.lexsort((-saved, c))
+    c, running, saved = c[order], running[order], saved[order]
+    before = np.cumsum(running) - running
+    first = np.searchsorted(c, np.arange(classes + 1))
+    before -= np.append(before, before[-1:])[first[c]]
+    stays = np.clip(s.demand[c] - before, 0.0, running)
+    out -= np.bincount(c, weights=stays * np.maximum(saved, 0.0), minlength=classes)
+    return out + np.bincount(c, weights=running * move[order], minlength=classes)
 
 
 def leaf_program(model: BulkModel, exact: Program, leaf: Leaf) -> Program:
