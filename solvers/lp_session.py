@@ -154,6 +154,9 @@ class Session:
             return result
         left = replace(limits, iterations=max(1, limits.iterations - result.iterations))
         again = solve_patiently(program, left)
+        if result.status is again.status is LpStatus.INFEASIBLE:
+            # proven twice: the live GLOP is sound, and where it stands is a good start for other bounds
+            return replace(again, iterations=again.iterations + result.iterations)
         self._restart(program, column_key, row_key)
         self._basis, self._must_hint = again.basis, again.basis is not None
         return replace(again, iterations=again.iterations + result.iterations)
