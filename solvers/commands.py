@@ -172,5 +172,6 @@ def _problem(path: Path) -> PlacementProblem:
 
 
 def _refuse(path: Path, error: Exception) -> NoReturn:
-    typer.echo(f"{path}: {error}", err=True)
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    typer.echo(f"{path}: {said}", err=True)
     raise typer.Exit(EXIT_BAD_INPUT)

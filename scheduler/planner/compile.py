@@ -16,6 +16,7 @@ from scheduler.domain.ledger import day_start_s, overdrawn_kwh, released_kwh
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
+from scheduler.planner.deferral import gains_by_waiting
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
 from scheduler.planner.folds import Folds, folds_of
 from scheduler.planner.forecast import expected_arrivals
@@ -103,16 +104,22 @@ def slots_from(now_s: int, horizon_hours: int, outlook: CalendarOutlook, topolog
 
 
 def compile_problem(
-    state: ClusterState, views: Views, now_s: int, *, pue_blind: bool = False, slots: Slots | None = None
+    state: ClusterState,
+    views: Views,
+    now_s: int,
+    *,
+    pue_blind: bool = False,
+    slots: Slots | None = None,
+    all_wait: bool = False,
 ) -> Compiled:
     """The whole planning problem at `now_s`; `pue_blind` drops plants and caps, for the baseline of that name.
 
-    `slots` replaces those of the policy's horizon.
+    `slots` replaces those of the policy's horizon; with `all_wait` even long deferrable work may be split over hours.
     """
     topology = views.topology
     outlook = CalendarOutlook(topology, state.forecast)
     slots = slots or slots_from(now_s, state.policy.horizon_hours, outlook, topology)
-    folded = _fold(state, folds_of(views), topology, slots, now_s)
+    folded = _fold(state, folds_of(views), topology, slots, now_s, all_wait)
     legs = _Legs(topology)
     graphs = _graphs(state, folded, legs, slots, now_s)
     problem = PlacementProblem(
@@ -140,7 +147,10 @@ def compile_problem(
 # ---------------------------------------------------------------------- fold rows into classes
 
 
-def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, now_s: int) -> _Folded:
+def _fold(
+    state: ClusterState, folds: Folds, topology: Topology, slots: Slots, now_s: int, all_wait: bool
+) -> _Folded:
+    """Work that waits may be put into any hours; long work that gains nothing by waiting runs from now."""
     replicas = state.replicas
     live = np.flatnonzero(state.active_mask() & (replicas["phase"] != Phase.DONE))
     spec = replicas["spec"][live].astype(np.int64)
@@ -156,6 +166,9 @@ def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, n
         else np.zeros(0, bool)
     )
     waits = is_deferrable & ~running
+    if not all_wait:
+        is_short = left_s <= COARSE_HOURS * SECONDS_PER_HOUR
+        waits &= is_short | (start_s > now_s) | gains_by_waiting(state, live, now_s)
     bucket = np.where(waits, (state.workloads["deadline_s"][owner] - now_s) // DEADLINE_BUCKET_S, -1)
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
@@ -375,7 +388,7 @@ def _classes(
         work_replica_h=folded.work_h,
         release_slot=folded.release,
         deadline_slot=np.where(
-            folded.deferrable, np.minimum(deadline_slot, len(slots.hours)), len(slots.hours)
+            folded.deferrable, np.minimum(deadline_slot, len(slots.hours) - 1), len(slots.hours)
         ),
         max_parallel_count=folded.parallel,
         lateness_yuan_per_replica_h=np.array([s.workload.lateness_yuan_per_gpu_hour for s in specs], float)
