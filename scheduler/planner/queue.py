@@ -12,6 +12,8 @@ bulk.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,8 +66,9 @@ def in_order(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> list[N
     first = np.full(int(inverse.max()) + 1, NEVER_S)
     np.minimum.at(first, inverse, workload)
     order = np.lexsort((rows, inverse, first[inverse], step, rank))
-    cuts = np.flatnonzero(np.diff(inverse[order]) != 0) + 1
-    return np.split(rows[order], cuts)
+    cuts = (np.flatnonzero(np.diff(inverse[order])) + 1).tolist()
+    ordered = rows[order]
+    return [ordered[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
 
 
 def _helped_gangs(state: ClusterState, now_s: int) -> list[int]:
@@ -117,8 +120,7 @@ def shares_in_use(state: ClusterState) -> NDArray[np.float64]:
     placed = np.flatnonzero(state.replicas["node"] >= 0)
     tenant = state.workloads["tenant"][state.replicas["workload"][placed]]
     amounts = spec_amounts(state)[state.replicas["spec"][placed]]
-    used = np.zeros((len(state.tenants), amounts.shape[1]))
-    np.add.at(used, tenant, amounts)
+    used = np.stack([np.bincount(tenant, each, len(state.tenants)) for each in amounts.T], axis=1)
     shares: NDArray[np.float64] = (used / state.topology.fleet_capacity).max(axis=1, initial=0.0)
     return shares
 
