@@ -56,8 +56,9 @@ LEDGER_MARGIN_FRAC = 0.03
 tightest room of the reference day ended 1 % of its facility energy below its release (measured, songjiang-s)."""
 DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
 PLANNED_WITHIN_S = 12 * SECONDS_PER_HOUR
-"""What is due later is planned as if due then (18 h ahead, by buckets): far enough to reach the cheap night from any
-hour of the day, and not the night after the one that has begun, to which every plan would put off what is left."""
+"""What is due later than so long after it may begin is planned as if due then (18 h, by buckets): far enough to reach
+the cheap night from any hour of the day, and not the night after the one that has begun, to which every plan would put
+off what is left."""
 NAN = float("nan")
 
 
@@ -173,7 +174,7 @@ def _fold(
         waits &= (start_s > now_s) | may_be_put_off(state, live, now_s)
     due_s = state.workloads["deadline_s"][owner] - now_s
     if not all_wait:
-        due_s = np.minimum(due_s, PLANNED_WITHIN_S)
+        due_s = np.minimum(due_s, start_s - now_s + PLANNED_WITHIN_S)
     bucket = np.where(waits, due_s // DEADLINE_BUCKET_S, -1)
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
