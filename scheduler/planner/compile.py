@@ -16,7 +16,7 @@ from scheduler.domain.ledger import day_start_s, overdrawn_kwh, released_kwh
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
-from scheduler.planner.deferral import may_be_put_off
+from scheduler.planner.deferral import may_be_put_off, owed_running
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
 from scheduler.planner.folds import Folds, folds_of
 from scheduler.planner.forecast import expected_arrivals
@@ -69,6 +69,8 @@ class Compiled:
     problem: PlacementProblem
     class_fold: NDArray[np.int64]
     class_deferrable: NDArray[np.bool_]
+    owed_running: dict[int, float]
+    """fold → deferrable replicas to run now at least (`deferral.owed_running`)."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def compile_problem(
         policy_revision=state.policy.revision,
         base_revision=state.revision,
     )
-    return Compiled(problem, folded.fold, folded.deferrable)
+    fold_of = folds_of(views).all(len(state.shapes.specs))
+    return Compiled(problem, folded.fold, folded.deferrable, owed_running(state, fold_of, now_s))
 
 
 # ---------------------------------------------------------------------- fold rows into classes

@@ -58,6 +58,29 @@ def _of_all(state: ClusterState, now_s: int) -> NDArray[np.bool_]:
     return out
 
 
+def owed_running(state: ClusterState, fold_of: NDArray[np.int64], now_s: int) -> dict[int, float]:
+    """fold → replicas of short work to run from now on, so that what gains by no later start is done while it is cheap.
+
+    Σ left of what waits / hours until the tariff rises. A plan spreads such work over the cheap hours, each later plan
+    again over those left, and the last puts off the rest to the next night: this floor does not. `fold_of`: (specs,).
+    """
+    replicas = state.replicas
+    if state.topology is None or not len(replicas):
+        return {}
+    waits = (replicas["phase"] == Phase.WAITING) & state.active_mask()
+    rows = np.flatnonzero(waits & state.shapes.columns["deferrable"][replicas["spec"]])
+    owner = replicas["workload"][rows]
+    left_s = (replicas["work_s"] - replicas["done_work_s"])[rows]
+    price = lowest_prices_yuan_per_kwh(state.topology, now_s)
+    gains = gains_by_waiting(price, now_s, left_s, state.workloads["deadline_s"][owner])
+    due = (state.workloads["not_before_s"][owner] <= now_s) & (left_s <= SHORT_S) & ~gains
+    rises = np.flatnonzero(price > price[0])
+    cheap_s = (rises[0] if len(rises) else HOURS_PER_DAY) * SECONDS_PER_HOUR - now_s % SECONDS_PER_HOUR
+    fold = fold_of[replicas["spec"][rows[due]]]
+    owed_s = np.bincount(fold, left_s[due])
+    return {int(f): float(owed_s[f] / max(cheap_s, SECONDS_PER_HOUR)) for f in np.unique(fold)}
+
+
 def gains_by_waiting(
     price: NDArray[np.float64], now_s: int, left_s: NDArray[np.float64], deadline_s: NDArray[np.int64]
 ) -> NDArray[np.bool_]:

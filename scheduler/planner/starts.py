@@ -27,6 +27,7 @@ from scheduler.planner.folds import folds_of
 from scheduler.planner.queue import START_MARGIN_S, in_order, urgent
 from scheduler.planner.reserve import Ends, ends_of
 from scheduler.planner.round import Round
+from scheduler.planner.scoring import LEAST_WANTED
 from scheduler.planner.snapshot import Snapshot
 from suanli.model import StartEstimate, Workload
 from suanli.model.units import SECONDS_PER_HOUR, utc
@@ -218,10 +219,10 @@ class StartForecast:
         )
 
     def _planned_slot(self, waiting: NDArray[np.int64]) -> tuple[int, int] | None:
-        """(earliest, likely) start that the plan leaves to it: when its turn comes in the first slot that reaches it.
+        """(earliest, likely) start that the plan leaves to it: the opening of the first slot that reaches it.
 
-        Started by slot t: replicas running there plus those whose work is done by then, Σ running·hours ÷ mean work. A
-        slot that runs less than half a replica more leaves it open when; plans made within it put it off to its end.
+        Started by slot t: replicas running there plus those whose work is done by then, Σ running·hours ÷ mean work. Of
+        a replica that runs for a part of a slot the plan counts that part, and rounds start it with the slot.
         """
         state, replicas = self.state, self.state.replicas
         folds = folds_of(self.done.snapshot.views)
@@ -238,15 +239,8 @@ class StartForecast:
         left_h = float((replicas["work_s"] - replicas["done_work_s"])[rows].mean()) / SECONDS_PER_HOUR
         start_s, hours, running = (np.array(x, float) for x in zip(*planned, strict=True))
         done = np.concatenate([[0.0], np.cumsum(running * hours)[:-1]]) / max(left_h, 1e-9)
-        reached = np.flatnonzero(running + running * hours / max(left_h, 1e-9) + done > rank + HALF)
+        reached = np.flatnonzero(running + running * hours / max(left_h, 1e-9) + done > rank + LEAST_WANTED)
         if not len(reached):
             return None
-        slot = int(reached[0])
-        opens_s, ends_s = start_s[slot], start_s[slot] + hours[slot] * SECONDS_PER_HOUR
-        is_open = running[slot] + done[slot] < rank + HALF
-        likely_s = max(opens_s, ends_s - left_h * SECONDS_PER_HOUR) if is_open else opens_s
-        return max(self.now_s, int(opens_s)), max(self.now_s, int(likely_s))
-
-
-HALF = 0.5
-"""Plans count replicas as fractions, which rounds round."""
+        opens_s = max(self.now_s, int(start_s[int(reached[0])]))
+        return opens_s, opens_s

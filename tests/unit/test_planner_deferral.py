@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from scheduler.planner.deferral import LEAST_SAVING_FRAC, SAVING_PER_DAY_FRAC, gains_by_waiting
+from scheduler.planner.deferral import LEAST_SAVING_FRAC, SAVING_PER_DAY_FRAC, gains_by_waiting, owed_running
 from scheduler.planner.queue import heads, released, whole_is_released
 from tests.builders import START_S, a_fleet, a_site, a_workload, given
 
@@ -95,3 +95,15 @@ def test_short_work_is_the_plans_in_any_hour():
     assert started.tolist() == [1], (
         "prices are the same all day: only short work may be put off for other reasons"
     )
+
+
+def test_what_a_night_owes_is_run_before_it_ends():
+    city = given(a_fleet(a_site("e01").cpus(nodes=5, cores=2)).cheaper_from(18)).submits(
+        a_workload("renders").replicas(6).lasts(HOUR_S // 2).deferrable(START_S + 3 * DAY_S),
+        a_workload("training").lasts(9 * HOUR_S).deferrable(START_S + 3 * DAY_S),
+    )
+    fold_of = np.arange(len(city.state.shapes.specs))
+    assert owed_running(city.state, fold_of, START_S) == {}, "by day all of it waits"
+    for hours_left in (6, 2, 1):
+        owed = owed_running(city.state, fold_of, START_S + (24 - hours_left) * HOUR_S)
+        assert owed == pytest.approx({0: 6 * 0.5 / hours_left}), "long work is not spread"
