@@ -162,8 +162,9 @@ def _within_sites(
 class _Node:
     """A part of the choices: bounds on the columns, and the bound known for it before it is solved."""
 
-    lower: FloatArray
-    upper: FloatArray
+    lower: BoolArray
+    """One byte a column: thousands of parts may be open."""
+    upper: BoolArray
     bound: float
 
 
@@ -182,7 +183,7 @@ class _Tree:
         self._model = assignment_program(problem, columns)
         self._session, self._key = Session(), np.arange(len(self._model.program.cost))
         program = self._model.program
-        self._open = [_Node(program.lower, program.upper, bound)]
+        self._open = [_Node(program.lower > 0, program.upper > 0, bound)]
         self._unresolved = math.inf
         """Least bound of the parts that the linear program could not decide."""
         self.best: IntArray | None = None
@@ -237,9 +238,9 @@ class _Tree:
 
     def promising(self) -> BoolArray:
         """[m, n] columns that something better than the incumbent may use, by the one open part or both."""
-        upper = np.max([n.upper for n in self._open], axis=0)
+        upper = np.any([n.upper for n in self._open], axis=0)
         kept = np.zeros(self._columns.shape, dtype=bool)
-        kept[self._columns] = upper[: self._model.pair_count] > 0
+        kept[self._columns] = upper[: self._model.pair_count]
         return kept
 
     def _is_useless(self, bound: float) -> bool:
@@ -249,7 +250,7 @@ class _Tree:
     def _solve(self, node: _Node) -> bool:
         """Bound a part; drop it, or split it into two (True)."""
         self.nodes += 1
-        program = replace(self._model.program, lower=node.lower, upper=node.upper)
+        program = replace(self._model.program, lower=node.lower.astype(float), upper=node.upper.astype(float))
         result = self._session.solve(program, self._key, LpLimits())
         if result.status is LpStatus.INFEASIBLE:
             return False
@@ -274,15 +275,12 @@ class _Tree:
         self._open += self._parts(column, lower, upper, bound)
         return True
 
-    def _decided(self, node: _Node, bound: float, reduced: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _decided(self, node: _Node, bound: float, reduced: FloatArray) -> tuple[BoolArray, BoolArray]:
         """The part's bounds on columns, without the values that only solutions no better than the incumbent have."""
-        beyond = bound + np.abs(reduced) * (node.upper - node.lower) >= self.objective
-        return (
-            np.where(beyond & (reduced < 0), node.upper, node.lower),
-            np.where(beyond & (reduced > 0), node.lower, node.upper),
-        )
+        beyond = (node.lower < node.upper) & (bound + np.abs(reduced) >= self.objective)
+        return node.lower | (beyond & (reduced < 0)), node.upper & ~(beyond & (reduced > 0))
 
-    def _split_at(self, x: FloatArray, lower: FloatArray, upper: FloatArray) -> int:
+    def _split_at(self, x: FloatArray, lower: BoolArray, upper: BoolArray) -> int:
         """The column to split at: a site half open, else the largest load that is split between sites; −1: none."""
         fraction = np.where(lower < upper, np.minimum(x, 1 - x), 0.0)
         pairs = self._model.pair_count
@@ -296,24 +294,24 @@ class _Tree:
         of_job = np.flatnonzero((jobs == jobs[load.argmax()]) & (fraction[:pairs] > WHOLE))
         return int(of_job[x[of_job].argmax()])
 
-    def _parts(self, column: int, lower: FloatArray, upper: FloatArray, bound: float) -> list[_Node]:
+    def _parts(self, column: int, lower: BoolArray, upper: BoolArray, bound: float) -> list[_Node]:
         """The column at 0, and at 1 (on top); a job on one bin is on no other, and a closed bin has none."""
         pairs = self._model.pair_count
         closed, opened = upper.copy(), upper.copy()
-        closed[column] = 0.0
+        closed[column] = False
         at_least = lower.copy()
-        at_least[column] = 1.0
+        at_least[column] = True
         if column >= pairs:
-            closed[:pairs][self._model.bins == column - pairs] = 0.0
+            closed[:pairs][self._model.bins == column - pairs] = False
         else:
-            opened[:pairs][self._model.jobs == self._model.jobs[column]] = 0.0
-            opened[column] = 1.0
-            at_least[pairs + self._model.bins[column]] = 1.0
+            opened[:pairs][self._model.jobs == self._model.jobs[column]] = False
+            opened[column] = True
+            at_least[pairs + self._model.bins[column]] = True
         return [_Node(lower, closed, bound), _Node(at_least, opened, bound)]
 
 
 def _dual_bound(program: Program, duals: FloatArray) -> tuple[float, FloatArray]:
-    """What these duals prove, however imprecise: −inf-free sides only; and the reduced costs that go with it."""
+    """What these duals prove, however imprecise, once their signs fit their rows; and their reduced costs."""
     duals = np.where(np.isneginf(program.row_lower), np.minimum(duals, 0.0), duals)
     duals = np.where(np.isposinf(program.row_upper), np.maximum(duals, 0.0), duals)
     side = np.where(duals > 0, program.row_lower, program.row_upper)

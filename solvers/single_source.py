@@ -169,6 +169,7 @@ class _Best:
     def note_prices(self, job_price: FloatArray) -> None:
         """Keep these prices if they prove more than those before."""
         proven = lagrangian(self.problem, job_price, fewest_bins(self.problem), PRICE_CELLS).bound
+        self.raise_bound(proven)
         if proven > self._proven_by_price:
             self._job_price, self._proven_by_price = job_price, proven
 
