@@ -82,8 +82,8 @@ class BulkPlan:
 class Lessons:
     """What filling nodes teaches the next program."""
 
-    most_nodes: FloatArray
-    """[G] nodes less those that filling could not use."""
+    unused_nodes: FloatArray
+    """[G, R + F] nodes of a resource or sharp row that filling could not use."""
     ledger_kwh: FloatArray
     """[S] owed beyond the program, to be released less."""
     cap_kw: FloatArray
@@ -93,19 +93,26 @@ class Lessons:
     def none(cls, relaxation: Relaxation) -> Lessons:
         """Before the first filling."""
         sites = np.zeros(relaxation.sets.problem.site_count)
-        return cls(relaxation.sets.nodes.copy(), sites, sites.copy())
+        s = relaxation.sets
+        rows = s.share.shape[1] + s.sharp.shape[1]
+        return cls(np.zeros((s.problem.group_count, rows)), sites, sites.copy())
 
-    def learn_yields(self, filling: Filling) -> None:
+    def learn_yields(self, filling: Filling, *, is_late: bool = False) -> None:
         """Where a group was full and quotas did not fit, it has fewer nodes than it seems."""
         quota = whole_quotas(filling.sets, filling.relaxation.x)
-        self.most_nodes = self.most_nodes - filling.short_nodes(quota)
+        unused, homeless = filling.unused_nodes(quota, is_late=is_late)
+        self.unused_nodes = np.maximum(self.unused_nodes, unused) + homeless
 
     def learn_caps(self, filling: Filling, solution: PlanSolution) -> None:
         """What whole nodes owe and lack beyond the program."""
         hard = filling.sets.problem.sites.hourly_is_hard
         owed = np.maximum(solution.ledger_debt_kwh - filling.relaxation.debt_kwh, 0.0)
-        self.ledger_kwh = self.ledger_kwh + CAUTION * owed
-        self.cap_kw = self.cap_kw + CAUTION * np.where(hard, solution.cap_excess_kw[:, 0], 0.0)
+        short = np.where(hard, solution.cap_excess_kw[:, 0], 0.0)
+        # what a lesson did not cure is doubled: one replica more or less may weigh more than what is owed
+        self.ledger_kwh = self.ledger_kwh + np.where(
+            owed > 0, np.maximum(CAUTION * owed, self.ledger_kwh), 0.0
+        )
+        self.cap_kw = self.cap_kw + np.where(short > 0, np.maximum(CAUTION * short, self.cap_kw), 0.0)
 
 
 def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
@@ -116,31 +123,27 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
         try:
             with clock.phase("relaxation"):
                 relaxation = relax(bulk_sets(problem), simplex)
-            with clock.phase("nodes"):
-                filling = filled(relaxation)
             lessons = Lessons.none(relaxation)
-            for number in range(MOST_ROUNDS):
-                with clock.phase("yields"):
-                    if number < YIELD_ROUNDS:
-                        lessons.learn_yields(filling)
-                        relaxation = tightened_by(lessons, filling, relaxation, simplex)
-                    else:
-                        relaxation = dive(lessons, filling, relaxation, simplex)
+            for number in range(MOST_ROUNDS + 1):
                 with clock.phase("nodes"):
                     filling = filled(relaxation)
-                if number < YIELD_ROUNDS - 1:
-                    continue
                 with clock.phase("rest"):
                     completed(filling)
                 with clock.phase("count"):
                     solution = counted(filling)
-                lessons.learn_caps(filling, solution)
                 if best is None or weighted(filling, solution) < weighted(*best):
                     best = filling, solution
-                if number >= YIELD_ROUNDS and broken_caps_kwh(problem, best[1]) <= WHOLE:
+                is_late = number >= YIELD_ROUNDS
+                if number > YIELD_ROUNDS and keeps_promises(*best):
                     break
-                if number > YIELD_ROUNDS:
-                    relaxation = with_caps_given_up(relaxation, solution)
+                with clock.phase("yields"):
+                    lessons.learn_yields(filling, is_late=is_late)
+                    if is_late:
+                        lessons.learn_caps(filling, solution)
+                    if number > YIELD_ROUNDS + 1:
+                        relaxation = with_caps_given_up(relaxation, solution)
+                    improve = dive if is_late else tightened_by
+                    relaxation = improve(lessons, filling, relaxation, simplex)
         except Unsolved as unsolved:
             if best is None:
                 greedy = greedy_bulk(problem)
@@ -155,10 +158,19 @@ def tightened_by(
 ) -> Relaxation:  # fmt: skip
     """The program solved again with what was learned, gangs where they were placed."""
     gangs = filling.gang_pairs
-    least = np.zeros(len(lessons.most_nodes)) if least_nodes is None else least_nodes
-    most = lessons.most_nodes if most_nodes is None else most_nodes
+    nodes = relaxation.sets.nodes
+    least = np.zeros(len(nodes)) if least_nodes is None else least_nodes
+    most = nodes if most_nodes is None else most_nodes
     return tightened(
-        relaxation, simplex, least, most, gangs, filling.placed[gangs], lessons.ledger_kwh, lessons.cap_kw
+        relaxation,
+        simplex,
+        least,
+        most,
+        gangs,
+        filling.placed[gangs],
+        lessons.ledger_kwh,
+        lessons.cap_kw,
+        lessons.unused_nodes,
     )
 
 
@@ -168,15 +180,16 @@ def dive(lessons: Lessons, filling: Filling, relaxation: Relaxation, simplex: Si
     A group that uses all it has is left alone: its last part is what packing loses.
     """
     relaxation = tightened_by(lessons, filling, relaxation, simplex)
-    least, most = np.zeros(len(lessons.most_nodes)), lessons.most_nodes.copy()
+    installed = relaxation.sets.nodes
+    least, most = np.zeros(len(installed)), installed.copy()
     for _ in range(DIVES):
         nodes = relaxation.nodes
         part = nodes - np.floor(nodes + WHOLE)
-        partial = (part > WHOLE) & (nodes < lessons.most_nodes - WHOLE)
+        partial = (part > WHOLE) & (nodes < installed - WHOLE)
         if not partial.any():
             break
         up = partial & ((part >= SLIVER) | (np.ceil(nodes) <= least))
-        least = np.where(up, np.minimum(np.ceil(nodes), lessons.most_nodes), least)
+        least = np.where(up, np.minimum(np.ceil(nodes), installed), least)
         most = np.where(partial & ~up, np.maximum(np.floor(nodes + WHOLE), least), most)
         try:
             relaxation = tightened_by(lessons, filling, relaxation, simplex, least, most)
@@ -209,6 +222,14 @@ def broken_caps_kwh(problem: PlacementProblem, solution: PlanSolution) -> float:
     """Energy above hard caps."""
     excess = solution.cap_excess_kw[:, 0] * float(problem.slots.hours[0])
     return hard_excess_kwh(problem, excess, solution.ledger_debt_kwh, solution.portfolio_debt_kwh)
+
+
+def keeps_promises(filling: Filling, solution: PlanSolution) -> bool:
+    """Hard caps hold, and nothing is left out that the program serves."""
+    relaxation = filling.relaxation
+    left_out = relaxation.model.values("unserved", relaxation.columns)
+    served = bool((solution.unserved_count[:, 0] <= left_out + 1 - WHOLE).all())
+    return served and broken_caps_kwh(filling.sets.problem, solution) <= WHOLE
 
 
 def weighted(filling: Filling, solution: PlanSolution) -> float:

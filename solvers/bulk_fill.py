@@ -23,6 +23,9 @@ WHOLE = 1e-6
 ROOM_TRIALS = 6
 """Places tried per class that found no room."""
 PADDING_ROUNDS = 3
+TIGHT = 0.97
+WORTH_LEARNING_NODES = 0.3
+PINCHED_FRAC = 0.25
 FEW_PAIRS = 4
 
 
@@ -180,23 +183,36 @@ class Filling:
             self._place_step(now, quota[now], most)
         self._shed_power()
 
-    def short_nodes(self, quota: IntArray) -> FloatArray:
-        """[G] nodes that the quotas lacked where the group had no more: what does not fit, in its largest resource.
-
-        Gangs are left out: they fail by their size, not by the group's filling.
+    def unused_nodes(self, quota: IntArray, *, is_late: bool) -> tuple[FloatArray, FloatArray]:
+        """Nodes on less those that what is placed needs, [G, R + F] by resource and sharp row: in groups where quotas
+        did not fit, and rows that the quotas would have filled; and of these rows, the nodes that work from there asks
+        for which found no place anywhere, `is_late`: after all yields were learned. Gangs are left out: they fail by
+        their size.
         """
-        missing = np.where(self.gang[self.sets.pair_class] > 1, 0, np.maximum(quota - self.placed, 0))
-        groups = self.sets.problem.group_count
-        short = np.zeros((groups, self.sets.share.shape[1]))
-        np.add.at(short, self.sets.pair_group, self.sets.share * missing[:, None])
-        return np.asarray(np.where(self.nodes_on >= self.fleet.count, short.max(axis=1), 0.0))
+        s, groups = self.sets, len(self.nodes_on)
+        table = np.concatenate([s.share, s.sharp], axis=1)
+        missing = np.where(self.gang[s.pair_class] > 1, 0, np.maximum(quota - self.placed, 0))
+        lost = np.bincount(s.pair_group, weights=s.dominant * missing, minlength=groups)
+        asked, filled = np.zeros((groups, table.shape[1])), np.zeros((groups, table.shape[1]))
+        used = np.flatnonzero((quota > 0) | (self.placed > 0))
+        np.add.at(asked, s.pair_group[used], table[used] * quota[used, None])
+        np.add.at(filled, s.pair_group[used], table[used] * self.placed[used, None])
+        tight = asked >= TIGHT * np.maximum(asked.max(axis=1, keepdims=True), WHOLE)
+        tight &= (lost > WORTH_LEARNING_NODES)[:, None]
+        homeless = missing * (self.rest > 0)[s.pair_class]
+        more = np.bincount(s.pair_group, weights=s.dominant * homeless, minlength=groups)
+        if is_late and more.any():  # a fleet so full that what one group loses has nowhere to go
+            more = more + PINCHED_FRAC * lost
+        unused = np.where(tight, np.maximum(self.nodes_on[:, None] - filled, 0.0), 0.0)
+        return unused, tight * more[:, None]
 
     def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
-        """Sort keys, last first: gangs in islands, other gangs, whole devices, shares; then dominant shares."""
+        """Sort keys, last first: gangs in islands, other gangs (largest first), whole devices, shares; then size."""
         c = self.sets.pair_class[v]
         gpu = self.need[v, GPU_MILLI]
         kind = np.where(self.gang[c] > 1, np.where(self.in_island[c], 0, 1), np.where(gpu > 0, 2, 3))
-        return -self.sets.dominant[v], -gpu, kind
+        gang_devices = np.where(self.gang[c] > 1, self.gang[c] * gpu, 0)
+        return -self.sets.dominant[v], -gpu, -gang_devices, kind
 
     def _planned_nodes(self, v: IntArray, count: IntArray) -> IntArray:
         """[G] nodes that the quotas fill: the fullest resource or sharp row, rounded up."""

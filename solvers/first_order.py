@@ -2,7 +2,7 @@
 
 A simplex on 400 000 columns takes minutes; a thousand gradient steps take ten seconds and leave an answer that is some
 tenths of a percent off, in rows as in cost. It is used for what needs no more: shares of work, prices, and duals whose
-Lagrangian bound is computed apart (`bulk_relax.lower_bound`) and is valid for any duals.
+Lagrangian bound is computed apart (`bulk_bound.lower_bound`) and is valid for any duals.
 
 First-order methods live by scaling (Applegate et al. 2021): `column_scale` gives each column's natural unit. Penalties
 that are orders of magnitude above every real cost should be replaced in `cost` by ones that are only just prohibitive.

@@ -6,7 +6,7 @@
 2. losses     replicas on nodes that are gone wait to be placed; a gang that lost a member waits as a whole
 3. departures replicas no longer wanted leave where they cost most; so does work above a spread or floor that shrank
 4. arrivals   what waits goes where it costs least now, class by class, within every limit
-5. bound      the old duals on the new program: valid at once (`bulk_relax.lower_bound`), no solve
+5. bound      the old duals on the new program: valid at once (`bulk_bound.lower_bound`), no solve
 6. check      nodes that changed are summed again from their rows
 
 Nothing that runs is moved, unless its node is gone or the padding rule needs its node. Prices age: the bound tells by
@@ -22,9 +22,10 @@ import numpy as np
 
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk import BulkPlan, Clock, counted
+from solvers.bulk_bound import bound_of
 from solvers.bulk_fill import Filling
 from solvers.bulk_model import BulkModel, BulkSets, build
-from solvers.bulk_relax import Relaxation, lower_bound, side_rows
+from solvers.bulk_relax import Relaxation, side_rows
 from solvers.node_fill import Booked, FleetState
 from solvers.problem import GPU_MILLI, MILLI_PER_GPU, PlacementProblem
 
@@ -76,10 +77,11 @@ def carried_relaxation(old: Relaxation, problem: PlacementProblem) -> Relaxation
     model = build(carried_sets(old.sets, problem), cuts=old.model.cuts)
     exact = model.lp.program()
     duals = carried_duals(old.model, model, old.duals)
+    leaves = tuple(replace(leaf, duals=carried_duals(old.model, model, leaf.duals)) for leaf in old.leaves)
     side, upper = side_rows(model, exact)
     return replace(
-        old, model=model, exact=exact, duals=duals, bound_yuan=lower_bound(model, exact, duals), side=side,
-        side_upper=upper, iterations=0,
+        old, model=model, exact=exact, duals=duals, bound_yuan=bound_of(model, exact, leaves), leaves=leaves,
+        side=side, side_upper=upper, iterations=0,
     )  # fmt: skip
 
 

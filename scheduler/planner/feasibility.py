@@ -328,11 +328,6 @@ def processing_ms(stage: Stage, topology: Topology) -> NDArray[np.float64]:
     return np.array([declared.get(m, worst) for m in topology.group_gpu_model])
 
 
-def groups_of(topology: Topology, site: int) -> NDArray[np.int64]:
-    """Groups of a site."""
-    return np.flatnonzero(topology.group_site == site)
-
-
 def needs_on_groups(stage: Stage, topology: Topology) -> NDArray[np.int64]:
     """(G, R) what one replica takes of a node of each group; no GPU on models that the stage does not accept."""
     need = np.empty((len(topology.group_ids), len(RESOURCES)), np.int64)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
+from scheduler.planner.deferral import may_be_put_off
 from suanli.model.units import SECONDS_PER_HOUR
 
 FAIR_STEP_FRAC = 0.01
@@ -150,17 +151,18 @@ def wakes_of_queue(state: ClusterState, now_s: int) -> list[int]:
 
 
 def urgent(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> NDArray[np.bool_]:
-    """(rows,) deferrable rows whose latest start has come."""
+    """(rows,) deferrable rows that wait for no hour: their latest start has come, or no plan may put them off."""
     left_s = state.replicas["work_s"][rows] - state.replicas["done_work_s"][rows]
     deadline_s = state.workloads["deadline_s"][state.replicas["workload"][rows]]
-    late: NDArray[np.bool_] = now_s + left_s + START_MARGIN_S >= deadline_s
-    return late
+    late = now_s + left_s + START_MARGIN_S >= deadline_s
+    out: NDArray[np.bool_] = late | ~may_be_put_off(state, rows, now_s)
+    return out
 
 
 def released(
     state: ClusterState, rows: NDArray[np.int64], wanted: int | None, now_s: int
 ) -> NDArray[np.int64]:
-    """Deferrable rows that start now: those whose latest start has come, then earliest deadlines up to `wanted`."""
+    """Deferrable rows that start now: those that wait for no hour, then earliest deadlines up to `wanted`."""
     if wanted is None:
         return rows
     late = urgent(state, rows, now_s)

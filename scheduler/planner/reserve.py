@@ -36,6 +36,17 @@ class Ends:
         """Some of the rows."""
         return Ends(self.node[keep], self.spec[keep], self.gpu_mask[keep], self.at_s[keep])
 
+    def with_started(self, state: ClusterState, placed: Sequence[tuple[int, int, int]], at_s: float) -> Ends:
+        """And those of the (row, node, devices) that start at an instant and end as declared."""
+        new = np.array(placed, np.int64).reshape(len(placed), 3)
+        left_s = (state.replicas["work_s"] - state.replicas["done_work_s"])[new[:, 0]]
+        return Ends(
+            node=np.concatenate([self.node, new[:, 1]]),
+            spec=np.concatenate([self.spec, state.replicas["spec"][new[:, 0]].astype(np.int64)]),
+            gpu_mask=np.concatenate([self.gpu_mask, new[:, 2]]),
+            at_s=np.concatenate([self.at_s, at_s + left_s]),
+        )
+
 
 @dataclass(frozen=True)
 class Slot:

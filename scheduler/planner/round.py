@@ -10,8 +10,9 @@ much as it has different needs and placements, not as it has pending work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ from suanli.model import ReasonCode, Stage, Workload
 PREEMPTING_RANKS = 2
 """hard_safety (0) and public_service (1) may displace preemptible batch work."""
 MAX_PATTERN_TRIES = 256
+MAX_SUBSETS_OF = 5
+"""Of so many stages all 31 subsets are tried to leave with one that has no place; of more only all together."""
 MAX_ROOM_TRIES = 32
 """Attempts at preemption in one round: each costs some milliseconds, and a round must answer in time."""
 MAX_SHORTER_TRIES = 32
@@ -108,7 +111,9 @@ class Round:
     packing: Fragmentation | None = None
     """What breaks ties between equally dear GPU nodes; None: the fullest comes first."""
     is_trial: bool = False
-    """Over another moment's snapshot: nobody is displaced and no nodes are kept, for the state says nothing of it."""
+    """Over another moment's snapshot: nobody is displaced, for the state says nothing of it."""
+    declared: Ends | None = None
+    """Of a trial: what its snapshot holds and when that ends. Without it no nodes are kept for gangs."""
     choice: NodeChoice = field(init=False)
     _work_left_s: NDArray[np.float64] = field(init=False)
     """(replicas,) declared time left of every row."""
@@ -120,6 +125,7 @@ class Round:
     _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
+    _leave_tries: int = 0
     _ends: tuple[tuple[int, int], Ends] | None = None
     _placed_known: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -332,10 +338,14 @@ class Round:
         left_s = self._left_s(rows)
         if not self._shared_stages_run(rows, template) or (key is not None and self._is_full(key, left_s)):
             return False
+        if len(template.stages) > 1 and self._still_stops(rows):
+            return False
         if self.place_whole(rows, template):
             return True
         if template.priority_class.rank < PREEMPTING_RANKS and self._make_room(rows, template):
             return True
+        if self._leave_together(rows, template):
+            return False  # what waits starts beside them once they have stopped
         if key is not None:
             self._full[key] = left_s
         return False
@@ -634,6 +644,70 @@ class Round:
                 cause = f"what it shares went elsewhere: {where}"
                 self.result.displaced += [Displaced(int(row), cause) for row in on]
 
+    def _still_stops(self, rows: NDArray[np.int64]) -> bool:
+        """Whether other stages of the workload have yet to say that they stopped: stages are placed together."""
+        state = self.state
+        own = state.rows_of(int(state.replicas["workload"][rows[0]]))
+        held = (state.replicas["phase"][own] == Phase.WAITING) & (
+            state.replicas["hold_until_s"][own] > self.now_s
+        )
+        return bool(held.any())
+
+    def _leave_together(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        """A stage that runs nowhere has no place beside the others: as few of them as can be leave with it.
+
+        Only when all of them then have room somewhere, tried as if those had left already, and no work is lost by it.
+        """
+        if self.is_trial or len(template.stages) == 1 or self._leave_tries >= MAX_ROOM_TRIES:
+            return False
+        state, snapshot = self.state, self.snapshot
+        workload = int(state.replicas["workload"][rows[0]])
+        own = stage_sites_own(state, workload)
+        stage_of = {int(r): self._view_of(int(r)).spec.stage.stage_id for r in rows}
+        missing = sorted(set(stage_of.values()) - set(own))
+        lasting = [s for s in own if not _keeps_work(template.stage(s))]
+        if not missing or len(lasting) == len(own):
+            return False
+        self._leave_tries += 1
+        all_rows = np.arange(state.rows_of(workload).start, state.rows_of(workload).stop)
+        on = {s: [int(r) for r in all_rows if self._lies_as(int(r), s)] for s in own}
+        shape, before = int(state.workloads["shape"][workload]), self._stage_sites(workload)
+        saved, placed_before = snapshot.copy(), len(self.result.placed)
+        for leaving in sets_to_leave(sorted(set(own) - set(lasting)), self._shared_by_others(workload)):
+            gone = [r for s in leaving for r in on[s]]
+            for r in gone:
+                node, mask = (int(state.replicas[c][r]) for c in ("node", "gpu_mask"))
+                snapshot.take_node(self._view_of(r), node, mask, -1)
+            kept = {s: site for s, site in before.items() if s not in leaving}
+            snapshot.link_mbps -= pipeline_mbps(template, before, snapshot.topology)
+            snapshot.link_mbps += pipeline_mbps(template, kept, snapshot.topology)
+            together = np.sort(np.concatenate([rows, np.array(gone, np.int64)]))
+            has_room = False
+            for sites in self._pattern_order(shape, workload, together, kept):
+                has_room = self._try_pattern(together, sites, shape, template, kept)
+                if has_room:
+                    break
+                self._undo(placed_before)
+            del self.result.placed[placed_before:]
+            snapshot.restore(saved)
+            if has_room:
+                cause = f"{', '.join(missing)} has no place beside it, so they go elsewhere together"
+                self.result.displaced += [Displaced(r, cause) for r in gone]
+                return True
+        return False
+
+    def _lies_as(self, row: int, stage_id: str) -> bool:
+        return self.state.replicas["node"][row] >= 0 and self._view_of(row).spec.stage.stage_id == stage_id
+
+    def _shared_by_others(self, workload: int) -> frozenset[str]:
+        """Stages of the workload that live others use."""
+        state, name = self.state, self.state.names[workload]
+        active = state.active_workloads()
+        users = [u for u in state.sharers.get(name, []) if active[u]]
+        shapes = {int(state.workloads["shape"][u]) for u in users}
+        stages = [s for shape in shapes for s in state.shapes.templates[shape].stages]
+        return frozenset(s.stage_id for s in stages if s.shared_with == name)
+
     def _undo(self, keep: int) -> None:
         for placed in self.result.placed[keep:]:
             self.snapshot.take_node(self._view_of(placed.row), placed.node, placed.gpu_mask, -1)
@@ -734,7 +808,8 @@ class Round:
 
     def _reserve(self, rows: NDArray[np.int64]) -> None:
         """Keep the nodes of one pool that come free first for this gang."""
-        if self.is_trial or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
+        is_blind = self.is_trial and self.declared is None
+        if is_blind or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
         slot = earliest_slot(
             self.snapshot,
@@ -753,7 +828,12 @@ class Round:
             gone = {p.row for p in self.result.preempted}
             new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
             self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
-            self._ends = (decided, ends_of(self.state, self._placed_known, self.now_s, gone))
+            self._ends = (
+                decided,
+                ends_of(self.state, self._placed_known, self.now_s, gone)
+                if self.declared is None
+                else self.declared.with_started(self.state, self._placed_known, self.now_s),
+            )
         return self._ends[1]
 
     # -------------------------------------------------------------- why not
@@ -770,6 +850,22 @@ class Round:
 
     def _template_of(self, row: int) -> Workload:
         return self.state.spec(int(self.state.replicas["spec"][row])).workload
+
+
+def sets_to_leave(stages: Collection[str], shared: Collection[str]) -> list[tuple[str, ...]]:
+    """Which stages could leave their places, fewest first; those that others share only when all leave."""
+    own = [s for s in stages if s not in shared]
+    private = (
+        [c for n in range(1, len(own) + 1) for c in combinations(own, n)]
+        if len(own) <= MAX_SUBSETS_OF
+        else []
+    )
+    return [*private, *([tuple(own)] if own and not private else []), *([tuple(stages)] if shared else [])]
+
+
+def _keeps_work(stage: Stage) -> bool:
+    """Whether a stop loses no work to speak of."""
+    return stage.is_service or stage.checkpoint_interval_s > 0
 
 
 def _spans_sites(stage: Stage) -> bool:

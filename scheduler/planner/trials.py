@@ -40,6 +40,7 @@ from scheduler.planner.relax import (
     with_flow_limit,
     with_path_budget,
 )
+from scheduler.planner.reserve import Ends
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
@@ -195,8 +196,18 @@ class Trials:
         placed = attempt.fits_together(self._waiting if rows is None else rows, relaxed)
         return attempt if placed else None
 
-    def attempt(self, snapshot: Snapshot, relaxed: Workload, scorer: FlatScorer | None = None) -> Round:
-        """A round of this workload, as relaxed, over a snapshot that becomes its own."""
+    def attempt(
+        self,
+        snapshot: Snapshot,
+        relaxed: Workload,
+        scorer: FlatScorer | None = None,
+        at_s: int | None = None,
+        declared: Ends | None = None,
+    ) -> Round:
+        """A round of this workload, as relaxed, over a snapshot that becomes its own; at another instant if named.
+
+        Gangs keep nodes in it only where `declared` says when what the snapshot holds ends.
+        """
         shape = int(self._state.workloads["shape"][self._index])
         own = [
             Spec(s, shape, i, stage, relaxed)
@@ -207,7 +218,15 @@ class Trials:
         views = _TrialViews(self._asked.views, [view_spec(s, self._topology) for s in own])
         snapshot.views = views
         patterns = _TrialPatterns(views, relaxed, shape)
-        return Round(self._state, snapshot, patterns, scorer or FlatScorer(), self._now_s, is_trial=True)
+        return Round(
+            self._state,
+            snapshot,
+            patterns,
+            scorer or FlatScorer(),
+            self._now_s if at_s is None else at_s,
+            is_trial=True,
+            declared=declared,
+        )
 
     def _snapshot(self, rules: frozenset[str]) -> Snapshot:
         """The fleet after the round, without policy, outages or other work where those rules are dropped."""

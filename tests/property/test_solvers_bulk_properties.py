@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from solvers.archive import IntArray
 from solvers.bulk import BulkPlan, greedy_bulk, solve_bulk
+from solvers.bulk_bound import lower_bound
 from solvers.bulk_model import build, bulk_sets
-from solvers.bulk_relax import lower_bound
 from solvers.decompose import solve_large
 from solvers.linear import LpLimits, LpStatus, solve
 from solvers.node_fill import FleetState, by_island, first_fit, spread, whole_gangs
