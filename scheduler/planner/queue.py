@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
-from scheduler.planner.deferral import gains_by_waiting
+from scheduler.planner.deferral import may_be_put_off
 from suanli.model.units import SECONDS_PER_HOUR
 
 FAIR_STEP_FRAC = 0.01
@@ -151,11 +151,11 @@ def wakes_of_queue(state: ClusterState, now_s: int) -> list[int]:
 
 
 def urgent(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> NDArray[np.bool_]:
-    """(rows,) deferrable rows that wait for no hour: their latest start has come, or a later one saves too little."""
+    """(rows,) deferrable rows that wait for no hour: their latest start has come, or no plan may put them off."""
     left_s = state.replicas["work_s"][rows] - state.replicas["done_work_s"][rows]
     deadline_s = state.workloads["deadline_s"][state.replicas["workload"][rows]]
     late = now_s + left_s + START_MARGIN_S >= deadline_s
-    out: NDArray[np.bool_] = late | ~gains_by_waiting(state, rows, now_s)
+    out: NDArray[np.bool_] = late | ~may_be_put_off(state, rows, now_s)
     return out
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from scheduler.planner.deferral import LEAST_SAVING_FRAC, SAVING_PER_DAY_FRAC, saves_by_waiting
+from scheduler.planner.deferral import LEAST_SAVING_FRAC, SAVING_PER_DAY_FRAC, gains_by_waiting, owed_running
 from scheduler.planner.queue import heads, released, whole_is_released
 from tests.builders import START_S, a_fleet, a_site, a_workload, given
 
@@ -19,7 +19,7 @@ def waits(hour: float, lasts_h: float, due_h: float, price: np.ndarray = NIGHT) 
     now_s = int(hour * HOUR_S)
     from_now = np.roll(price, -int(hour))
     left_s, deadline_s = np.array([lasts_h * HOUR_S]), np.array([now_s + int(due_h * HOUR_S)])
-    return bool(saves_by_waiting(from_now, now_s, left_s, deadline_s)[0])
+    return bool(gains_by_waiting(from_now, now_s, left_s, deadline_s)[0])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_without_different_prices_nothing_waits():
 def test_waiting_work_has_an_hour_that_saves_what_waiting_shall(price, now_min, left_min, slack_min):
     by_hour = np.array(price)
     now_s, left_s = now_min * 60, left_min * 60
-    answer = saves_by_waiting(
+    answer = gains_by_waiting(
         np.roll(by_hour, -(now_min // 60)),
         now_s,
         np.array([float(left_s)]),
@@ -85,10 +85,25 @@ def test_a_long_gang_starts_though_the_plan_would_have_it_at_night():
     assert whole_is_released(city.state, rows[owner == 1], 0, city.now_s)
 
 
-def test_in_the_cheapest_hours_a_plan_holds_nothing_back():
-    city = given(a_fleet(a_site("e01").cpus(nodes=5, cores=2)).cheaper_from(12)).submits(
-        a_workload("render").lasts(HOUR_S).deferrable(START_S + 3 * DAY_S)
+def test_short_work_is_the_plans_in_any_hour():
+    city = given(a_fleet(a_site("e01").cpus(nodes=5, cores=2))).submits(
+        a_workload("render").lasts(HOUR_S).deferrable(START_S + 3 * DAY_S),
+        a_workload("training").lasts(5 * HOUR_S).deferrable(START_S + 3 * DAY_S),
     )
     rows = heads(city.state, city.now_s)
-    assert len(released(city.state, rows, 0, START_S + 11 * HOUR_S)) == 0
-    assert len(released(city.state, rows, 0, START_S + 12 * HOUR_S)) == 1
+    started = city.state.replicas["workload"][released(city.state, rows, 0, city.now_s)]
+    assert started.tolist() == [1], (
+        "prices are the same all day: only short work may be put off for other reasons"
+    )
+
+
+def test_what_a_night_owes_is_run_before_it_ends():
+    city = given(a_fleet(a_site("e01").cpus(nodes=5, cores=2)).cheaper_from(18)).submits(
+        a_workload("renders").replicas(6).lasts(HOUR_S // 2).deferrable(START_S + 3 * DAY_S),
+        a_workload("training").lasts(9 * HOUR_S).deferrable(START_S + 3 * DAY_S),
+    )
+    fold_of = np.arange(len(city.state.shapes.specs))
+    assert owed_running(city.state, fold_of, START_S) == {}, "by day all of it waits"
+    for hours_left in (6, 2, 1):
+        owed = owed_running(city.state, fold_of, START_S + (24 - hours_left) * HOUR_S)
+        assert owed == pytest.approx({0: 6 * 0.5 / hours_left}), "long work is not spread"
