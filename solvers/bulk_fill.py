@@ -302,6 +302,15 @@ class Filling:
         gone[nodes] = True
         self.remove(self.with_whole_gangs(gone[self.all_booked().node]))
 
+    def needed_nodes(self) -> FloatArray:
+        """[G] nodes that what is placed needs by its fullest resource or sharp row."""
+        s = self.sets
+        used = np.flatnonzero(self.placed)
+        needed = np.zeros((len(self.nodes_on), s.share.shape[1] + s.sharp.shape[1]))
+        table = np.concatenate([s.share[used], s.sharp[used]], axis=1)
+        np.add.at(needed, s.pair_group[used], table * self.placed[used, None])
+        return np.asarray(needed.max(axis=1))
+
     def _padding_room(self) -> IntArray:
         """[G] nodes that may be on by the padding rule, from what is placed now."""
         terms = self.sets.problem.terms
