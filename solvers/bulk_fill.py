@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.bulk_model import BulkSets
+from solvers.bulk_model import OVER_BUDGET_YUAN, BulkSets
 from solvers.bulk_relax import Relaxation
 from solvers.node_fill import Booked, FleetState, by_island, first_fit, spread, whole_gangs
 from solvers.problem import GPU_MILLI, W_PER_KW
@@ -69,6 +69,8 @@ class Filling:
         self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
         self.running = p.pairs.running_count[sets.pair]
         self.move_yuan = p.classes.migration_yuan[sets.pair_class]
+        if p.terms.move_budget_count is not None:
+            self.move_yuan = np.maximum(self.move_yuan, OVER_BUDGET_YUAN)
         self.class_start = np.searchsorted(sets.pair_class, np.arange(p.class_count + 1))
         # a gang is a workload of its own, everything else of a class is one
         members = np.where(self.gang > 1, self.gang, sets.demand)

@@ -61,7 +61,9 @@ class Inconsistent(RuntimeError):
     """A node's account does not match its rows: the plan must be made afresh."""
 
 
-def replan(plan: BulkPlan, problem: PlacementProblem, repricer: Repricer | None = None, *, most_moves: int = 0) -> BulkPlan:
+def replan(
+    plan: BulkPlan, problem: PlacementProblem, repricer: Repricer | None = None, *, most_moves: int = 0
+) -> BulkPlan:
     """The plan for `problem`, whose demand and node counts alone differ from the last plan's. `NotIncremental` else."""
     clock = Clock()
     with clock.phase("total"):
@@ -76,6 +78,10 @@ def replan(plan: BulkPlan, problem: PlacementProblem, repricer: Repricer | None 
             filling.remove(departures(filling))
             filling.shed()
         with clock.phase("improve"):
+            if filling.sets.problem.terms.move_budget_count is not None:
+                most_moves = min(
+                    most_moves, max(0, int(filling.sets.problem.terms.move_budget_count) - displaced(filling))
+                )
             if most_moves > 0:
                 gone = sparse_rows(filling, most_moves)
                 if target is not None:
@@ -270,6 +276,16 @@ def departures(filling: Filling) -> BoolArray:
 
 
 # -- 5. improve ----------------------------------------------------------------------------------------------------
+
+
+def displaced(filling: Filling) -> int:
+    """Running replicas that wait to be placed again: those that do not find room where they were will have moved."""
+    here = np.bincount(
+        filling.sets.pair_class,
+        weights=np.maximum(filling.running - filling.placed, 0.0),
+        minlength=len(filling.rest),
+    )
+    return int(np.minimum(here, np.maximum(filling.rest, 0)).sum())
 
 
 def misplaced_gangs(filling: Filling, target: FloatArray, most_moves: int) -> BoolArray:
