@@ -19,7 +19,7 @@ BUF      := $(VENV)/bin/buf
 PROTOS   := protos/suanli
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev check test format protos protos-accept lock goldens bench-smoke tools chart-test chart-docs \
+.PHONY: help run dev check test format protos client protos-accept lock goldens bench-smoke tools chart-test chart-docs \
         kind-up kind-down clean env-run env-dev check-style check-types check-walls check-protos check-unit
 
 help: ## list the targets
@@ -45,6 +45,9 @@ format: env-dev ## put code and protos into the project's form
 
 protos: env-dev ## regenerate suanli/v1 from protos/
 	$(PY) tools/gen_protos.py
+
+client: env-dev ## make the synchronous client anew from the asyncio one
+	$(PY) tools/gen_sync_client.py
 
 protos-accept: env-dev ## make today's protos the ones that later changes must stay compatible with
 	$(BUF) build --path $(PROTOS) --exclude-source-info -o protos/baseline.binpb
@@ -84,6 +87,7 @@ env-run env-dev:
 check-style:
 	@$(PY) -m ruff format --check --quiet --output-format concise . || { echo "not formatted: make format" >&2; exit 1; }
 	@$(PY) -m ruff check --quiet --output-format concise .
+	@$(PY) tools/gen_sync_client.py --check
 
 check-types:
 	@$(PY) -m mypy

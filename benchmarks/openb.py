@@ -338,9 +338,23 @@ class TraceResult:
     trace: str
     at: Mapping[int, float]
     ms_per_pod: float
-    first_drop_percent: float
-    """The earliest of all seeds."""
+    first_drop_percent: Sequence[float]
+    """Load at which the first pod was dropped, seed by seed; inf: none."""
+    seconds: float
     arrivals: int
+
+    def as_json(self) -> dict[str, object]:
+        """For the last line of --json."""
+        return {
+            "trace": self.trace,
+            "allocated_percent": {str(p): round(value, 4) for p, value in self.at.items()},
+            "first_drop_percent": [round(p, 4) if np.isfinite(p) else None for p in self.first_drop_percent],
+            "ms_per_pod": round(self.ms_per_pod, 4),
+            "seconds": round(self.seconds, 4),
+            "arrivals": self.arrivals,
+            "violations": 0,
+            "refused": 0,
+        }
 
 
 def run_family(args: argparse.Namespace) -> int:
@@ -363,28 +377,51 @@ def run_family(args: argparse.Namespace) -> int:
     )
     print("GPUs allocated in percent of the cluster at these loads, means over the seeds; every run checked")
     rows: list[list[str]] = []
+    results: list[TraceResult] = []
     for path in lists:
         trace = path.name.removeprefix(POD_LIST_PREFIX).split(".")[0]
         result = _measure(trace, fleet, read_pods(path), args.seeds, args.batch)
         if isinstance(result, str):
             print(result, file=sys.stderr)
             return EXIT_FAILED
+        results.append(result)
         for policy in PUBLISHED_POLICIES:
             if (trace, policy) in published:
                 figures = published[trace, policy]
                 rows.append(
-                    [trace, f"{policy} (published)", *(f"{figures[p]:.2f}" for p in COMPARED_PERCENT), "", ""]
+                    [
+                        trace,
+                        f"{policy} (published)",
+                        *(f"{figures[p]:.2f}" for p in COMPARED_PERCENT),
+                        "",
+                        "",
+                        "",
+                    ]
                 )
         rows.append(
             [
                 trace,
                 "Suanli",
                 *(f"{result.at[p]:.2f}" for p in COMPARED_PERCENT),
-                f"{result.first_drop_percent:.1f}",
+                f"{min(result.first_drop_percent):.1f}",
+                f"{np.mean(result.first_drop_percent):.1f}",
                 f"{result.ms_per_pod:.3f}",
             ]
         )
-    print_table(["trace", "policy", *map(str, COMPARED_PERCENT), "first drop at %", "ms/pod"], rows)
+    columns = [*map(str, COMPARED_PERCENT), "first drop at %, earliest", "mean", "ms/pod"]
+    print_table(["trace", "policy", *columns], rows)
+    if args.json:
+        print_json(
+            {
+                "benchmark": "openb",
+                "seeds": list(args.seeds),
+                "batch": args.batch,
+                "seconds": round(sum(r.seconds for r in results), 4),
+                "violations": 0,
+                "refused": 0,
+                "traces": [r.as_json() for r in results],
+            }
+        )
     return 0
 
 
@@ -392,7 +429,7 @@ def _measure(
     trace: str, fleet: Fleet, pods: Sequence[TracePod], seeds: Sequence[int], batch: int
 ) -> TraceResult | str:
     """Means over the seeds, or what is wrong with a run."""
-    curves, times, arrivals = [], [], 0
+    curves, times, seconds, arrivals = [], [], 0.0, 0
     for seed in seeds:
         stream = make_stream(pods, fleet.gpu_milli, seed)
         run = place_stream(fleet, pods, stream, batch)
@@ -401,12 +438,14 @@ def _measure(
             return f"{trace}, seed {seed}: {len(wrong)} rules broken, first: {wrong[0]}"
         curves.append(curve_of(fleet, stream, run.placements))
         times.append(run.ms_per_pod)
+        seconds += run.seconds
         arrivals += len(stream)
     return TraceResult(
         trace=trace,
         at={p: float(np.mean([c.at(p) for c in curves])) for p in COMPARED_PERCENT},
         ms_per_pod=float(np.mean(times)),
-        first_drop_percent=min(c.first_drop_percent for c in curves),
+        first_drop_percent=[c.first_drop_percent for c in curves],
+        seconds=seconds,
         arrivals=arrivals,
     )
 

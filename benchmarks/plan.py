@@ -186,8 +186,7 @@ ZONES = {
 ACCESS_P99_MS = {"rsu_fibre": 1.0, "5g_private": 8.0, "5g_embb": 20.0, "pon_10g": 4.0, "pon": 6.0}
 UPF_SITES = ("e01-hub", "e02-jkq", "e03-iiot-e", "e04-iiot-w")
 HAIRPIN_P99_MS = 5.0
-# two-part tariff of July in Shanghai: slots break here; multiplier of the flat price by hour
-TARIFF_BREAKS_H = (6, 8, 12, 14, 15, 18, 21, 22)
+# two-part tariff of July in Shanghai: multiplier of the flat price by hour
 FLAT_YUAN_PER_KWH, FLOATING_SHARE = 0.66, 0.55
 
 

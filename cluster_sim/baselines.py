@@ -24,6 +24,10 @@ CLOUD_DETOUR_MS = 1000.0
 """Above any RTT of the city: every edge that may host a user's work comes before every cloud."""
 
 
+CORES, GPUS = 0, 2
+"""Places in group capacities."""
+
+
 class _NoPlan:
     """A policy that decides at arrival and never looks ahead."""
 
@@ -61,26 +65,62 @@ class _Greedy:
 class _LeastLoadedScorer(_Greedy):
     chunk = 8
 
+    def __init__(self) -> None:
+        self._used: dict[int, _Used] = {}
+
     def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """Share of the site in use in the resource that the spec needs most (0..1)."""
-        topology, nodes = snapshot.topology, snapshot.nodes
-        resource = 2 if view.spec.stage.gpu_milli else 0
-        free = np.maximum(nodes.gpu_milli, 0).sum(axis=1) if resource == 2 else nodes.cpu_milli
-        capacity = topology.group_capacity[topology.node_group, resource]
-        eligible = view.group_ok[topology.node_group]
-        used = np.bincount(topology.node_site, (capacity - free) * eligible, minlength=topology.site_count)
-        total = np.bincount(topology.node_site, capacity * eligible, minlength=topology.site_count)
-        share: NDArray[np.float64] = (used / np.maximum(total, 1))[topology.group_site]
+        topology, used = snapshot.topology, self._used_now(view, snapshot)
+        by_group = np.bincount(topology.node_group, used.amount, minlength=len(topology.group_ids))
+        of_site = np.bincount(topology.group_site, by_group * view.group_ok, minlength=topology.site_count)
+        installed = np.bincount(
+            topology.group_site, used.installed * view.group_ok, minlength=topology.site_count
+        )
+        share: NDArray[np.float64] = (of_site / np.maximum(installed, 1))[topology.group_site]
         return share
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """Share of the node in use, one thousandth: it breaks ties within a site."""
-        topology, nodes = snapshot.topology, snapshot.nodes
-        resource = 2 if view.spec.stage.gpu_milli else 0
-        free = np.maximum(nodes.gpu_milli, 0).sum(axis=1) if resource == 2 else nodes.cpu_milli
-        capacity = np.maximum(topology.group_capacity[topology.node_group, resource], 1)
-        out: NDArray[np.float64] = (1.0 - free / capacity) * 1e-3
-        return out
+        return self._used_now(view, snapshot).tie
+
+    def _used_now(self, view: SpecView, snapshot: Snapshot) -> _Used:
+        resource = GPUS if view.spec.stage.gpu_milli else CORES
+        used = self._used.get(resource)
+        if used is None or used.snapshot is not snapshot:
+            used = self._used[resource] = _Used(snapshot, resource)
+        used.follow()
+        return used
+
+
+class _Used:
+    """What is in use of one resource on every node of a snapshot; follows the snapshot node by node as it changes."""
+
+    def __init__(self, snapshot: Snapshot, resource: int) -> None:
+        topology = snapshot.topology
+        self.snapshot, self._resource = snapshot, resource
+        self._capacity = topology.group_capacity[topology.node_group, resource]
+        self.installed = topology.group_capacity[:, resource] * np.bincount(
+            topology.node_group, minlength=len(topology.group_ids)
+        )
+        """(G,) of all nodes of a group."""
+        self.amount = np.zeros(topology.node_count)
+        """(N,)"""
+        self.tie = np.zeros(topology.node_count)
+        """(N,) share in use, one thousandth."""
+        self._seen = np.full(topology.node_count, -1, np.int64)
+
+    def follow(self) -> None:
+        """Look anew at nodes that have changed since."""
+        at = np.flatnonzero(self.snapshot.stamp != self._seen)
+        if not len(at):
+            return
+        nodes = self.snapshot.nodes
+        free = (
+            np.maximum(nodes.gpu_milli[at], 0).sum(axis=1) if self._resource == GPUS else nodes.cpu_milli[at]
+        )
+        self.amount[at] = self._capacity[at] - free
+        self.tie[at] = (1.0 - free / np.maximum(self._capacity[at], 1)) * 1e-3
+        self._seen[at] = self.snapshot.stamp[at]
 
 
 class _NearestEdgeScorer(_Greedy):

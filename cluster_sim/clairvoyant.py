@@ -132,7 +132,7 @@ def clairvoyant(
     assert state.topology is not None
     views = Views(state.topology, state.shapes)
     slots = slots_until(state.topology, scenario.start_s, until_s)
-    compiled = compile_problem(state, views, scenario.start_s, slots=slots)
+    compiled = compile_problem(state, views, scenario.start_s, slots=slots, all_wait=True)
     problem = relaxed(compiled.problem, state, scenario.start_s)
     first = solve_plan(problem, limits=FIRST_LIMITS, options=options)
     served, left_replica_h = served_part(problem, first)

@@ -190,7 +190,8 @@ def event_in_words(event: Event, fleet: Fleet) -> str | None:
             return f"{name} moves to another node of {site(body['to_site_id'])}"
         return f"{name} moves from {site(body['from_site_id'])} to {site(body['to_site_id'])}"
     if event.kind is EventKind.REPLICA_PREEMPTED:
-        return f"{event.subject.split('/')[3]} gives way to work of higher priority"
+        by, lost = body["by"].split("/")[-1], body["lost_gpu_hours"]
+        return f"{event.subject.split('/')[3]} gives way to {by}, which starts now; {lost:.2g} GPU-hours lost"
     if event.kind is EventKind.PLAN_COMMITTED:
         gap = next(
             (b["gap_frac"] for b in body.get("bounds", ()) if b.get("scope", "fleet") == "fleet"), None

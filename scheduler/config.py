@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from suanli.model import FieldProblem, InvalidRequest
 
 PREFIX = "SUANLI_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
+
+
+STORE_SCHEMES = ("sqlite:", "postgresql:", "postgresql+")
 
 
 class Settings(BaseSettings):
@@ -50,6 +53,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severity logged"
     )
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, url: str) -> str:
+        if url != "memory" and not url.startswith(STORE_SCHEMES):
+            raise ValueError(f"{url!r} is no store: `memory`, sqlite:///PATH, or a URL of PostgreSQL")
+        return url
 
     @classmethod
     def settings_customise_sources(
@@ -123,6 +133,8 @@ def _problem(error: dict[str, Any], origin: Mapping[str, str]) -> FieldProblem:
     known = name in Settings.model_fields
     return FieldProblem(
         field=name,
-        problem=f"{error['msg']} (from {origin.get(name, 'file')})" if known else "no such setting",
+        problem=f"{str(error['msg']).removeprefix('Value error, ')} (from {origin.get(name, 'file')})"
+        if known
+        else "no such setting",
         expected="" if known else ", ".join(Settings.model_fields),
     )

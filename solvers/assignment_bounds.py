@@ -147,6 +147,12 @@ def knapsacks(profit: FloatArray, load: IntArray, capacity: IntArray, cells: int
     return Knapsacks(value, take, price)
 
 
+def dantzig_prices(problem: AssignmentProblem, job_price: FloatArray) -> FloatArray:
+    """[m] value per unit of capacity at the margin of every bin's knapsack, at these prices of the jobs."""
+    profit = np.where(problem.allowed, job_price - problem.cost, -1.0)
+    return knapsacks(profit, problem.load, problem.capacity, cells=0).price
+
+
 def fewest_bins(problem: AssignmentProblem) -> int:
     """No fewer bins than this can hold the least load of all jobs: the largest capacities first."""
     least = int(np.where(problem.allowed, problem.load, np.iinfo(np.int64).max).min(axis=0).sum())

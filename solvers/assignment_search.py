@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from solvers.archive import FloatArray, IntArray
 from solvers.assignment import AssignmentProblem
@@ -54,6 +53,9 @@ def anneal(
     `progress(step)` tells how much of the run is over (0..1, the run ends at 1); by default step / exchanges, which
     is deterministic. Equal arguments give equal answers.
     """
+    # 0.2 s of loading that small problems, solved without annealing, do without
+    from scipy.optimize import linear_sum_assignment
+
     p, jobs = problem, np.arange(problem.job_count)
     generator = np.random.default_rng(seed)
     reduced = np.maximum(relaxation.reduced_cost(p), 0.0)

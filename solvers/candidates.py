@@ -22,12 +22,6 @@ class Candidates:
     passes: BoolArray
     refused: Mapping[str, BoolArray]
 
-    def refused_count(self, problem: PlacementProblem, class_index: int) -> dict[str, int]:
-        """How many pairs of a class each rule rules out; rules that rule out none are left out."""
-        of_class = problem.pairs.class_index == class_index
-        counts = {name: int((bad & of_class).sum()) for name, bad in self.refused.items()}
-        return {name: count for name, count in counts.items() if count}
-
 
 def candidates(problem: PlacementProblem) -> Candidates:
     """Apply every rule to every pair."""

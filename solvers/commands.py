@@ -114,6 +114,12 @@ def _tell(problem: PlacementProblem, plan: PlanSolution, violations: list[Violat
             typer.echo(f"  binds {b.rule}[{b.subject}{slot}]: {b.value:.6g} of {b.limit:.6g} {b.unit}{price}")
         if len(dearest) > MOST_SHOWN:
             typer.echo(f"  and {len(dearest) - MOST_SHOWN} more that bind (--json tells all)")
+        for own in plan.bounds:
+            if own.bound_yuan is not None and own.gap_frac is not None:
+                typer.echo(
+                    f"  the search's own bound, not certified: {own.scope} {own.bound_yuan:.2f}, "
+                    f"gap {own.gap_frac:.4%} ({own.model})"
+                )
     elif plan.has_plan:
         typer.echo("  no certificate: nothing is claimed about the best possible plan")
     for violation in violations:
@@ -166,5 +172,6 @@ def _problem(path: Path) -> PlacementProblem:
 
 
 def _refuse(path: Path, error: Exception) -> NoReturn:
-    typer.echo(f"{path}: {error}", err=True)
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    typer.echo(f"{path}: {said}", err=True)
     raise typer.Exit(EXIT_BAD_INPUT)

@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -39,6 +37,7 @@ from solvers.bulk_model import BulkSets, bulk_sets
 from solvers.bulk_relax import BulkLimits, Relaxation, relax_nearly
 from solvers.node_fill import Booked, FleetState
 from solvers.problem import Network, PlacementProblem
+from solvers.ray_token import TOKEN_VARIABLE, token_file
 
 PART_SITES = 50
 LOCAL_SITES_FACTOR = 1.5
@@ -354,7 +353,6 @@ def joined_filling(relaxation: Relaxation, parts: Sequence[Part], plans: Sequenc
 
 OBJECT_STORE_BYTES = 160 * 1024 * 1024
 START_ATTEMPTS = 3
-TOKEN_BYTES = 32
 
 
 class RayRunner:
@@ -373,11 +371,8 @@ class RayRunner:
             (r for r in ("/tmp", "/var/tmp") if os.access(r, os.W_OK | os.X_OK)), tempfile.gettempdir()
         )
         self._folder = Path(tempfile.mkdtemp(prefix="sd", dir=root))
-        token = self._folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(_token(), encoding="utf-8")
         wanted = {
-            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token", TOKEN_VARIABLE: str(token_file(self._folder)), "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }  # fmt: skip
         self._before = {name: os.environ.get(name) for name in wanted}
@@ -429,12 +424,6 @@ class RayRunner:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@cache
-def _token() -> str:
-    """One secret per process: Ray reads its token once and keeps it, also over a later start."""
-    return secrets.token_hex(TOKEN_BYTES)
 
 
 def _warm() -> None:

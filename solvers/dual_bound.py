@@ -26,6 +26,7 @@ import numpy.typing as npt
 from solvers.problem import RESOURCES, Graph, PlacementProblem
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 from solvers.verify import Violation, site_allowed
+from solvers.whole_bound import misfits, whole_bound_yuan
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -834,6 +835,12 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
     if _differ(stated.objective_yuan, objective):
         yield Violation("certified_objective", "certificate", stated.objective_yuan, objective)
     bound = certified_bound_yuan(p, plan, stated.leaves)
+    if stated.whole_class_yuan:
+        reasons = misfits(p, plan)
+        if reasons:
+            yield Violation("whole_classes", ", ".join(reasons))
+        else:
+            bound = max(bound, whole_bound_yuan(p, usable_pairs(p), stated.whole_class_yuan))
     if not stated.bound_yuan <= bound + RELATIVE * abs(bound) + ABSOLUTE:
         yield Violation("certified_bound", "claims more than the multipliers prove", stated.bound_yuan, bound)
     yield from _moves_counted(p, plan)

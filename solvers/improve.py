@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from ortools.sat.python import cp_model
 
 from solvers.archive import FloatArray, IntArray
 from solvers.assignment import AssignmentProblem
@@ -105,6 +104,9 @@ def _solve_block(
     p: AssignmentProblem, bin_of: IntArray, bins: IntArray, reduced: FloatArray, work: float, seed: int
 ) -> _Block:
     """The best assignment of the jobs on these bins among these bins, or the present one."""
+    # it brings pandas along, 0.3 s that small problems do without
+    from ortools.sat.python import cp_model
+
     jobs = np.flatnonzero(np.isin(bin_of, bins))
     present = _Block(jobs, bin_of[jobs], False)
     if len(jobs) == 0 or len(bins) < 2:

@@ -83,8 +83,6 @@ class Session:
     _change: _Change = field(default_factory=lambda: _Change.OTHER)
     _expected_iterations: float = math.inf
     """By steepest edge, when columns join next."""
-    rows_left_out: int = 0
-    """Watched rows that the last optimum keeps without GLOP having been told of them."""
 
     def solve(self, program: Program, column_key: IntArray, limits: LpLimits) -> LpResult:
         """Minimise. `column_key`: a number per column that stays with it; entries of known columns must not change.
@@ -113,15 +111,10 @@ class Session:
             else:
                 return result
             if not joining.any():
-                self.rows_left_out = int((~told).sum())
                 duals = np.zeros(len(told))
                 duals[rows] = result.duals
                 return replace(result, duals=duals)
             told |= joining
-
-    def forget_temporary_rows(self) -> None:
-        """Take no temporary row of the next program for one of the last: their entries differ."""
-        self._temporary_keys = {}
 
     def _keys_of_rows(self, program: Program) -> IntArray:
         """A number per row that stays with it: its position, and below zero for a temporary row's name."""

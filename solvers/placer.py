@@ -2,7 +2,8 @@
 
 - `Placer.place_one`: one replica on the cheapest node
 - `Placer.place`: up to `count` identical replicas, the same answer as `count` single placements, in bulk
-- `Placer.costs`: cost of one more replica on every node, to explain a choice; `costs_at`: on some nodes only
+- `Placer.costs`: cost of one more replica on every node, to explain a choice; `costs_at`: on some nodes only;
+  `costs_on`: of several replicas on one node
 - `Placer.propose`: what `place` would do, without doing it
 - `Placer.share_cost`: which GPU of a node a share is taken from
 - `Placer.release`: give a replica's resources back
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +50,19 @@ __all__ = [
 Candidates = npt.NDArray[np.bool_] | npt.NDArray[np.int64]
 """Nodes to choose from: a mask [N] or node indices."""
 
+_NodeKey = tuple[int, int, int, int, tuple[int, ...]]
+"""Group of a node, what it has free of CPU, memory, storage, and of each GPU, ascending: all that its worth needs."""
+
 MAX_TABLES = 1024
 """Shapes whose costs are kept; the least recently used goes first (16 bytes a node each)."""
 BLOCK_NODES = 128
 """Nodes whose further replicas are computed together in bulk placement."""
 BLOCK_STEPS = 16
 """Replicas of one node looked ahead at a time."""
+FEW_NODES = 24
+"""So few nodes are looked at one by one, through worths that are kept: cheaper than arrays of a handful."""
+MAX_WORTHS = 50_000
+"""Worths kept (some 300 bytes each); a fleet of some hundred shapes has a few thousand different nodes at a time."""
 BULK_FROM = 4
 """Fewer identical replicas than this are placed one by one."""
 FULLEST_MILLI = 100.0
@@ -143,6 +151,8 @@ class Placer:
         self._tables: OrderedDict[object, _Table] = OrderedDict()
         self._preferences: dict[int, FloatArray] = {}
         self._share_costs: dict[tuple[int, int], list[float]] = {}
+        self._worths: dict[_NodeKey, float] = {}
+        """What is free on a node with GPUs → its value in units of 1/SCALE."""
         self._gpu_bits = 1 << np.arange(state.gpu_milli.shape[1], dtype=np.int64)
         self._features = np.zeros((state.node_count, model.gpu_features.shape[2]))
         self._value = np.zeros(state.node_count)
@@ -191,7 +201,7 @@ class Placer:
 
         price_milli: [N] as in `place`.
         """
-        cost = self.costs_at(shape, nodes)
+        cost = self._kept_costs_at(shape, nodes)
         if price_milli is not None:
             cost = cost + price_milli[nodes]
         order = _cheapest_first(cost, count)
@@ -204,6 +214,12 @@ class Placer:
 
         Only these nodes are looked at: cheaper than `costs` where few nodes come into question.
         """
+        if len(nodes) <= FEW_NODES and not (self._any_without_gpu and self._without_gpu[nodes].any()):
+            return self._costs_of_few(shape, nodes)
+        return self._kept_costs_at(shape, nodes)
+
+    def _kept_costs_at(self, shape: Shape, nodes: IntArray) -> FloatArray:
+        """`costs_at` through the shape's table."""
         view = self._known_view(shape)
         self._recount(nodes[self._synced[nodes] != self.state.stamp[nodes]])
         table = view.table
@@ -216,12 +232,98 @@ class Placer:
         cost: FloatArray = (self._value[nodes] - table.value_after[nodes]) / SCALE
         return cost if view.blocked is None else cost + view.blocked[nodes]
 
+    def costs_on(self, shape: Shape, node: int) -> Iterator[float]:
+        """Cost in milli-GPU of each of several replicas, one after the other on a node with GPUs, while it has room."""
+        need = shape.need_on(int(self.state.node_group[node]))
+        before = self._node_key(node)
+        while need is not None and self.state.up[node]:
+            after = self._after(node, before, need)
+            if after is None:
+                return
+            self._know_worths([before, after])
+            yield (self._worths[before] - self._worths[after]) / SCALE
+            before = after
+
+    def _costs_of_few(self, shape: Shape, nodes: IntArray) -> FloatArray:
+        """`costs_at` for a handful of nodes with GPUs, node by node: value before less value after."""
+        asked: list[tuple[int, _NodeKey, _NodeKey]] = []
+        for i, node in enumerate(nodes.tolist()):
+            before = self._node_key(node)
+            need = shape.need_on(before[0]) if self.state.up[node] else None
+            after = self._after(node, before, need) if need is not None else None
+            if after is not None:
+                asked.append((i, before, after))
+        self._know_worths([k for _, before, after in asked for k in (before, after)])
+        out = np.full(len(nodes), np.inf)
+        for i, before, after in asked:
+            out[i] = (self._worths[before] - self._worths[after]) / SCALE
+        return out
+
+    def _node_key(self, node: int) -> _NodeKey:
+        state = self.state
+        return (
+            int(state.node_group[node]),
+            int(state.cpu_milli[node]),
+            int(state.memory_mib[node]),
+            int(state.storage_gib[node]),
+            tuple(sorted(state.gpu_milli[node].tolist())),
+        )
+
+    def _after(self, node: int, key: _NodeKey, need: Need) -> _NodeKey | None:
+        """What is free once one more replica lies on the node; None without room."""
+        group, cpu_milli, memory_mib, storage_gib, free = key
+        if cpu_milli < need.cpu_milli or memory_mib < need.memory_mib or storage_gib < need.storage_gib:
+            return None
+        left = self._left_on(int(self._cut[node]), free, need)
+        if left is None:
+            return None
+        return (
+            group,
+            cpu_milli - need.cpu_milli,
+            memory_mib - need.memory_mib,
+            storage_gib - need.storage_gib,
+            tuple(sorted(left)),
+        )
+
+    def _left_on(self, cut: int, free: tuple[int, ...], need: Need) -> list[int] | None:
+        """Free milli of each GPU once one replica has taken its own (see `_pick_gpus`); None without room."""
+        if not need.gpu_count:
+            return list(free)
+        if need.gpu_milli == MILLI_PER_GPU:
+            picked = [g for g, milli in enumerate(free) if milli == MILLI_PER_GPU][: need.gpu_count]
+        else:
+            cost = self._share_cost(cut, need.gpu_milli)
+            by_cost = sorted((cost[milli], g) for g, milli in enumerate(free) if milli >= need.gpu_milli)
+            picked = [g for _, g in by_cost[: need.gpu_count]]
+        if len(picked) < need.gpu_count:
+            return None
+        left = list(free)
+        for g in picked:
+            left[g] -= need.gpu_milli
+        return left
+
+    def _know_worths(self, keys: list[_NodeKey]) -> None:
+        """Work out the values that are not known yet."""
+        new = [k for k in dict.fromkeys(keys) if k not in self._worths]
+        if not new:
+            return
+        if len(self._worths) + len(new) > MAX_WORTHS:
+            self._worths.clear()
+            new = list(dict.fromkeys(keys))
+        group, cpu_milli, memory_mib = (np.array([k[i] for k in new], np.int64) for i in range(3))
+        features = self.model.features(group, np.array([k[4] for k in new], np.int64))
+        self._worths.update(
+            zip(new, self.model.value(features, group, cpu_milli, memory_mib).tolist(), strict=True)
+        )
+
     def share_cost(self, node: int, gpu_milli: int) -> list[float]:
         """[1002] by r: cost of taking a share from a GPU of the node with r milli free; the least is taken.
 
         Only for comparison; inf where it does not fit. The last entry, reached by −1, is for slots without GPU.
         """
-        cut = int(self._cut[node])
+        return self._share_cost(int(self._cut[node]), gpu_milli)
+
+    def _share_cost(self, cut: int, gpu_milli: int) -> list[float]:
         known = self._share_costs.get((cut, gpu_milli))
         if known is None:
             known = self._share_costs[cut, gpu_milli] = self._preference(gpu_milli)[cut].tolist()

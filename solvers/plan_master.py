@@ -239,7 +239,7 @@ class Master:
         static = np.concatenate([self.kept_column, self.active])
         parts = [self._columns[:, static], self._units @ selector + serving]
         return Program(
-            matrix=sp.csr_array(sp.hstack(parts, format="csr")),
+            matrix=sp.csr_array(sp.hstack(parts, format="csc")),
             lower=np.append(base.lower[static], np.zeros(count)),
             upper=np.append(base.upper[static], np.full(count, INFINITY)),
             cost=np.append(base.cost[static], route_cost),

@@ -405,10 +405,7 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
             program = replace(program, upper=program.upper.copy())
             program.upper[used] = 0.0
         else:
-            scale = amount[used].max()
-            program = program.with_row(
-                f"reached {level}", used, amount[used] / scale, values[level] * (1 + 1e-7) / scale
-            )
+            program = _with_level_held(program, level, amount, amount.max(), values[level] * (1 + 1e-7))
     last = work.solve(program, key)
     return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
 
@@ -436,7 +433,6 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> tuple[Solved,
     Its duals price unserved work otherwise than the weights do, so columns and cuts join here too until they gain
     little; the plan, its sites fixed, is solved again with them, and with the open sites that this relaxation suggests.
     """
-    work.session.forget_temporary_rows()
     master = given.with_own_columns()
     scales = [float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT)]
     bound, proof, rounds = -math.inf, None, 0
@@ -531,9 +527,9 @@ def _solve_held(
         if fixed_on is not None and value <= LEVEL_TOLERANCE:
             program = replace(program, upper=program.upper.copy())
             program.upper[used] = 0.0
-        elif scales[level] > 0:
-            room = (value * (1 + 1e-7) + LEVEL_TOLERANCE) / scales[level]
-            program = program.with_row(f"held {level}", used, amount[used] / scales[level], room)
+        if scales[level] > 0:
+            room = value * (1 + 1e-7) + LEVEL_TOLERANCE
+            program = _with_level_held(program, level, amount, scales[level], room)
     solve = work.guess if is_guess else work.solve
     result = solve(program, master.column_key())
     if result is None:
@@ -541,6 +537,12 @@ def _solve_held(
     return Solved(
         result, program, result.objective, result.objective, final.level_values, fixed_on, program.cost
     )
+
+
+def _with_level_held(program: Program, level: int, amount: FloatArray, scale: float, most: float) -> Program:
+    """A level's sum ≤ `most`, divided by `scale`; one row for all programs of a plan that hold the level."""
+    used = np.flatnonzero(amount)
+    return program.with_row(f"level {level}", used, amount[used] / scale, most / scale)
 
 
 def _held_at(solved: Solved, scales: list[float], master: Master) -> _Held:

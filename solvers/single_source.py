@@ -3,9 +3,9 @@
 `solve_single_source` is the public function. Its steps:
 
 1. `assignment_of`: the problem as arrays, or the reasons why this model does not fit it.
-2. Sites that cost something to open (`assign_and_open`): easy problems go to HiGHS at once. Else a rough Lagrangian
-   bound and a search over sets of open sites give an incumbent; penalties strike out pairs that no better solution
-   uses, and what is left of a small problem is solved whole by HiGHS. Otherwise more search, a sharper bound, and
+2. Sites that cost something to open (`assign_and_open`): small problems go to branch and bound at once. Else a rough
+   Lagrangian bound and a search over sets of open sites give an incumbent; penalties strike out pairs that no better
+   solution uses, and what is left of a medium problem is branched on. Otherwise more search, a sharper bound, and
    step 3 within the incumbent's sites.
 3. Open sites given, or free of charge (`assign_open`): linear relaxation, Lagrangian bound, exchange annealing beside
    HiGHS on the columns that can still improve the incumbent, then large-neighbourhood search with CP-SAT.
@@ -22,30 +22,33 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from solvers.archive import BoolArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.assignment import AssignmentProblem, assignment_of, placements_of, plan_of
 from solvers.assignment_bounds import (
     Relaxation,
     ascend,
     fewest_bins,
+    lagrangian,
     linear_relaxation,
     promising_pairs,
     rounded_up,
 )
+from solvers.assignment_certificate import with_certificate
 from solvers.assignment_search import Found, anneal
+from solvers.assignment_tree import assignment_program, branch
 from solvers.improve import ImproveLimits, improve
 from solvers.integer import IntegerLimits, IntegerResult, solve_integer
-from solvers.linear import LinearModel, LpLimits
+from solvers.linear import LpLimits
 from solvers.problem import PlacementProblem
 from solvers.site_search import SiteSearch
 from solvers.solution import NodePlacements, PlanSolution, SolveStatus, no_plan
 
 MODEL = "single source: one site per class, fixed site cost, one capacity"
-EASY_PAIRS, EASY_S = 2_500, 0.7
-"""Problems with fixed costs of at most so many pairs go to HiGHS at once, for so long where the clock limits: files of
-the OR-Library with 50 × 50 pairs take 0.02 to 0.6 s, and what takes longer gains from step 1."""
+EASY_PAIRS, EASY_S = 2_500, 1.0
+"""Problems with fixed costs of at most so many pairs are branched on at once, for so long where the clock limits:
+files of the OR-Library with 50 × 50 pairs take 0.01 to 0.4 s, and what takes longer gains from step 1."""
 SMALL_PAIRS = 6_000
-"""Problems with fixed costs with at most so many promising pairs go to HiGHS: 50 × 50 takes 0.01 to 0.6 s."""
+"""Problems with fixed costs with at most so many promising pairs are branched on; a node takes 2 to 20 ms."""
 COLUMNS_PER_JOB = 12
 """Columns that HiGHS is given for each job; more only slow it down where it cannot finish anyway."""
 FIRST_SETS, SETS, SET_EXCHANGES = 3, 20, 3_000
@@ -54,6 +57,8 @@ ASCENT_TARGET_FRAC = 0.01
 """Room above the bound that the ascent aims at while no solution is known."""
 UNLIMITED = 10**9
 """Steps of a search that ends by the clock."""
+PRICE_CELLS = 20_000_000
+"""Table of the exact knapsacks by which prices of jobs are compared for the certificate: 0.2 s."""
 SAME = 1e-9
 """Relative difference of two objectives that counts as none."""
 
@@ -101,6 +106,8 @@ def solve_single_source(
         }[answer.status]
         return SingleSourcePlan(no_plan(problem, answer.status, message), None)
     plan = plan_of(problem, answer.bin_of, answer.bound, answer.status, MODEL)
+    if answer.job_price is not None:
+        plan = with_certificate(problem, core, answer.job_price, plan)
     return SingleSourcePlan(replace(plan, work=answer.work, seconds={"solve": budget.spent_s}), answer.bin_of)
 
 
@@ -144,6 +151,8 @@ class Assigned:
     bin_of: IntArray | None
     bound: float | None
     work: dict[str, float]
+    job_price: FloatArray | None = None
+    """[n] prices of the jobs whose relaxed bound is the highest known; None: none were found."""
 
 
 class _Best:
@@ -154,6 +163,15 @@ class _Best:
         self.bin_of: IntArray | None = None
         self.objective, self.bound = np.inf, -np.inf
         self.work: dict[str, float] = {}
+        self._job_price: FloatArray | None = None
+        self._proven_by_price = -np.inf
+
+    def note_prices(self, job_price: FloatArray) -> None:
+        """Keep these prices if they prove more than those before."""
+        proven = lagrangian(self.problem, job_price, fewest_bins(self.problem), PRICE_CELLS).bound
+        self.raise_bound(proven)
+        if proven > self._proven_by_price:
+            self._job_price, self._proven_by_price = job_price, proven
 
     def offer(self, bin_of: IntArray | None) -> None:
         """Take the assignment if it is feasible and better."""
@@ -182,7 +200,8 @@ class _Best:
         if self.bin_of is None:
             return Assigned(status_without, None, None, self.work)
         status = SolveStatus.OPTIMAL if self.is_proven else SolveStatus.FEASIBLE
-        return Assigned(status, self.bin_of, self.bound if np.isfinite(self.bound) else None, self.work)
+        bound = self.bound if np.isfinite(self.bound) else None
+        return Assigned(status, self.bin_of, bound, self.work, self._job_price)
 
 
 def solve_assignment(problem: AssignmentProblem, limits: WorkLimits, seed: int, budget: Budget) -> Assigned:
@@ -235,8 +254,9 @@ def _ascend_until(
     if best.bin_of is None:
         target = relaxation.bound + ASCENT_TARGET_FRAC * abs(relaxation.bound)
     steps = UNLIMITED if budget.wall_s is not None else limits.ascent_steps
-    dual, _ = ascend(best.problem, relaxation.job_price, target, steps, budget.until(share))
+    dual, prices = ascend(best.problem, relaxation.job_price, target, steps, budget.until(share))
     best.raise_bound(dual.bound)
+    best.note_prices(prices)
 
 
 def _anneal_beside_program(
@@ -295,33 +315,14 @@ def _solve_whole(
     p: AssignmentProblem, columns: BoolArray, limits: WorkLimits, wall_s: float | None
 ) -> tuple[IntegerResult, IntArray | None]:
     """The integer program with these columns, x ≤ y where opening costs something."""
-    bins, jobs = np.nonzero(columns)
-    model = LinearModel(offset=p.offset)
-    x = model.add_columns("assign", len(bins), upper=1.0, cost=p.cost[bins, jobs])
-    once = model.add_rows("once", p.job_count, lower=1.0, upper=1.0)
-    free = p.fixed == 0
-    room = model.add_rows("capacity", p.bin_count, upper=np.where(free, p.capacity, 0))
-    model.add_entries(once.start + jobs, x.index, 1.0)
-    model.add_entries(room.start + bins, x.index, p.load[bins, jobs])
-    if not free.all():
-        paid = np.flatnonzero(~free)
-        y = model.add_columns("open", len(paid), upper=1.0, cost=p.fixed[paid])
-        model.add_entries(room.start + paid, y.index, -p.capacity[paid].astype(float))
-        linked = np.flatnonzero(~free[bins])
-        link = model.add_rows("served_by_open", len(linked), upper=0.0)
-        model.add_entries(link.index, x.start + linked, 1.0)
-        model.add_entries(link.index, y.start + np.searchsorted(paid, bins[linked]), -1.0)
-        enough = model.add_rows("enough_open", 1, lower=max(fewest_bins(p) - int(free.sum()), 0))
-        model.add_entries(enough.start, y.index, 1.0)
+    model = assignment_program(p, columns)
     nodes = None if wall_s is not None else limits.integer_nodes
     result = solve_integer(
-        model.program(), np.ones(model.column_count, dtype=bool), IntegerLimits(nodes, wall_s)
+        model.program, np.ones(len(model.program.cost), dtype=bool), IntegerLimits(nodes, wall_s)
     )
     if result.x is None:
         return result, None
-    chosen = np.flatnonzero(result.x[x.slice] > 0.5)
-    bin_of = np.full(p.job_count, -1)
-    bin_of[jobs[chosen]] = bins[chosen]
+    bin_of = model.bin_of(result.x, p.job_count)
     return result, bin_of if (bin_of >= 0).all() else None
 
 
@@ -334,49 +335,39 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
 
     # 0. easy ones are proven before a search would have begun
     if p.allowed.sum() <= EASY_PAIRS:
-        seconds = budget.seconds_to(0.65)
-        result, bin_of = _solve_whole(
-            p, p.allowed, limits, seconds if seconds is None else min(seconds, EASY_S)
-        )
-        if result.status is SolveStatus.INFEASIBLE:
+        in_time = budget.until(0.85 if budget.wall_s is None else min(0.85, EASY_S / budget.wall_s))
+        if _branch_on(best, p.allowed, limits, seed, in_time):
             return best.answer(SolveStatus.INFEASIBLE)
-        best.offer(bin_of)
-        best.raise_bound(result.bound)
-        if best.is_proven:
-            return best.answer()
 
     # 1. a bound, a good set of open sites, and an assignment within it
     at = budget.parts_until(1.0)
     search, tried = SiteSearch(p, limits.ascent_steps, seed), set[bytes]()
     search.begin(budget.until(at(0.3)))
     best.raise_bound(search.dual.bound)
+    best.note_prices(search.prices)
     search.exchange(limits.site_trials // 3, budget.until(at(0.35)))
     _assign_sets(best, search, tried, FIRST_SETS, limits, seed, budget.until(at(0.4)))
 
-    # 2. what is left of a small problem goes to HiGHS, to be proven
+    # 2. what is left of a medium problem is branched on: at the end proven, at least with a sharp bound
     columns = promising_pairs(p, search.prices, search.dual, best.objective)
     is_small = bool(columns.sum() <= SMALL_PAIRS)
     if is_small:
-        limit = best.objective
-        result, bin_of = _solve_whole(p, columns, limits, budget.seconds_to(at(0.85)))
         best.count("program_pairs", float(columns.sum()))
-        if result.status is SolveStatus.INFEASIBLE and best.bin_of is None:
+        if _branch_on(best, columns, limits, seed, budget.until(at(0.6))):
             return best.answer(SolveStatus.INFEASIBLE)
-        best.offer(bin_of)
-        best.raise_bound(min(result.bound, limit))
-        if best.is_proven:
-            return best.answer()
 
     # 3. more sets of sites, then a sharper bound and the best assignment within the best set
     search.exchange(
-        UNLIMITED if wall else 4 * limits.site_trials, budget.until(at(0.87 if is_small else 0.45))
+        UNLIMITED if wall else 4 * limits.site_trials, budget.until(at(0.62 if is_small else 0.45))
     )
-    _assign_sets(best, search, tried, SETS, limits, seed, budget.until(at(0.9 if is_small else 0.5)))
+    _assign_sets(best, search, tried, SETS, limits, seed, budget.until(at(0.66 if is_small else 0.5)))
     best.count("site_trials", search.judge.trials)
     best.count("site_programs", search.judge.programs)
-    best.raise_bound(search.sharpened(budget.until(at(0.91 if is_small else 0.55))))
+    sharp, prices = search.sharpened(budget.until(at(0.68 if is_small else 0.55)))
+    best.raise_bound(sharp)
+    best.note_prices(prices)
     sites = search.sites if best.bin_of is None else np.unique(best.bin_of)
-    _finish_within(best, sites, limits, seed, budget, at(0.93 if is_small else 0.85))
+    _finish_within(best, sites, limits, seed, budget, at(0.78 if is_small else 0.85))
     if best.bin_of is None:
         # the cheapest sets are the fullest ones: any assignment is better than none
         _finish_within(best, np.arange(p.bin_count), limits, seed, budget, at(0.93))
@@ -392,6 +383,25 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     return best.answer()
 
 
+def _branch_on(
+    best: _Best, columns: BoolArray, limits: WorkLimits, seed: int, go_on: Callable[[], bool]
+) -> bool:
+    """Branch and bound on the columns that something better than the incumbent may use; whether that settles it."""
+    before = best.objective
+    nodes = limits.integer_nodes if limits.wall_s is None else UNLIMITED
+
+    def assign(sites: IntArray) -> IntArray | None:
+        return _anneal_within(best, sites, limits, seed)
+
+    found = branch(best.problem, columns, best.bin_of, nodes, go_on, assign)
+    best.count("nodes", found.nodes)
+    best.offer(found.bin_of)
+    best.raise_bound(min(found.bound, before))
+    if found.job_price is not None:
+        best.note_prices(found.job_price)
+    return best.is_proven or (found.bin_of is None and found.bound == np.inf)
+
+
 def _assign_sets(
     best: _Best,
     search: SiteSearch,
@@ -403,19 +413,23 @@ def _assign_sets(
 ) -> None:
     """A short annealing run within each of the best sets not tried yet, while their relaxed value is below the
     incumbent; the first one runs whatever the time."""
-    exchanges = min(limits.exchanges_per_job * best.problem.job_count, SET_EXCHANGES)
     fresh = [(value, sites) for value, sites in search.judge.best_sets() if sites.tobytes() not in tried]
     for value, sites in fresh[:most]:
         if value >= best.objective or (not go_on() and best.bin_of is not None):
             break
         tried.add(sites.tobytes())
-        within = best.problem.within(sites)
-        relaxation = linear_relaxation(within, LpLimits())
-        if relaxation is not None:
-            found = anneal(within, relaxation, seed, exchanges)
-            best.count("exchanges", found.exchanges)
-            if found.bin_of is not None:
-                best.offer(sites[found.bin_of])
+        best.offer(_anneal_within(best, sites, limits, seed))
+
+
+def _anneal_within(best: _Best, sites: IntArray, limits: WorkLimits, seed: int) -> IntArray | None:
+    """A short annealing run with these sites open."""
+    within = best.problem.within(sites)
+    relaxation = linear_relaxation(within, LpLimits()) if within.allowed.any(axis=0).all() else None
+    if relaxation is None:
+        return None
+    found = anneal(within, relaxation, seed, min(limits.exchanges_per_job * within.job_count, SET_EXCHANGES))
+    best.count("exchanges", found.exchanges)
+    return None if found.bin_of is None else sites[found.bin_of]
 
 
 def _finish_within(

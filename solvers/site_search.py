@@ -70,13 +70,11 @@ class SiteSearch:
         while more():
             self._descend_from(self._kicked(), more)
 
-    def sharpened(self, go_on: Callable[[], bool]) -> float:
-        """The bound at the best prices and after a few more steps, with exact knapsacks."""
+    def sharpened(self, go_on: Callable[[], bool]) -> tuple[float, FloatArray]:
+        """The bound at the best prices and after a few more steps, with exact knapsacks; and its prices."""
         target = self.value if np.isfinite(self.value) else self.dual.bound * 1.01
-        return max(
-            self.dual.bound,
-            ascend(self._problem, self.prices, target, SHARP_STEPS, go_on, SHARP_CELLS)[0].bound,
-        )
+        dual, prices = ascend(self._problem, self.prices, target, SHARP_STEPS, go_on, SHARP_CELLS)
+        return max(self.dual.bound, dual.bound), prices
 
     def _descend_from(self, sites: IntArray, go_on: Callable[[], bool]) -> None:
         """Take the first better neighbour until there is none; keep the end if it is the best set so far."""

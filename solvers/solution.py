@@ -191,6 +191,9 @@ class Certificate:
     policy_revision: int = 0
     base_revision: int = 0
     model: str = "true facility power, shares constant per block, nodes continuous, gangs fluid"
+    whole_class_yuan: tuple[float, ...] = ()
+    """[C] prices of a second proof, for plans that put every class whole on one site (`solvers.whole_bound`); empty:
+    there is none. The bound is the higher of the two."""
 
     def multipliers_at(self, site_on: BoolArray) -> Multipliers | None:
         """Those of the leaf in which a choice of open sites lies."""

@@ -57,7 +57,7 @@ from suanli.model import (
     Zone,
 )
 from suanli.model.telemetry import ReplicaReport
-from suanli.model.units import utc
+from suanli.model.units import HOURS_PER_DAY, utc
 
 START_S = 1_784_044_800
 """Wednesday 15 July 2026, 00:00 in Shanghai."""
@@ -158,10 +158,16 @@ class a_fleet:  # noqa: N801
     def __init__(self, *sites: a_site) -> None:
         self._sites = list(sites)
         self._datasets: list[Dataset] = []
+        self._price_yuan_per_kwh = (1.0,) * HOURS_PER_DAY
 
     def site(self, site: a_site) -> Self:
         """One more site."""
         self._sites.append(site)
+        return self
+
+    def cheaper_from(self, hour: int) -> Self:
+        """Energy at a tenth of its price from that hour of the day, counted from START_S, until the day ends."""
+        self._price_yuan_per_kwh = (1.0,) * hour + (0.1,) * (HOURS_PER_DAY - hour)
         return self
 
     def dataset(self, dataset_id: str, *site_ids: str) -> Self:
@@ -200,7 +206,8 @@ class a_fleet:  # noqa: N801
             ),
             tariffs=(
                 Tariff(
-                    tariff_id="flat", price_yuan_per_kwh_by_month=dict.fromkeys(range(1, 13), (1.0,) * 24)
+                    tariff_id="flat",
+                    price_yuan_per_kwh_by_month=dict.fromkeys(range(1, 13), self._price_yuan_per_kwh),
                 ),
             ),
             datasets=tuple(self._datasets),

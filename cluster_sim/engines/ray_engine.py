@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,11 @@ from cluster_sim.world.build import site_sims, site_specs
 from cluster_sim.world.demand import Fate
 from cluster_sim.world.protocol import Command, SiteReport
 from cluster_sim.world.site import SiteSpec
+from solvers.ray_token import TOKEN_VARIABLE, token_file
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 TEMP_PREFIX = "sl"
 LOOPBACK = "127.0.0.1"
-TOKEN_BYTES = 32
 
 START_ATTEMPTS = 3
 
@@ -37,7 +36,7 @@ class RaySession:
     def __init__(self, cpu_count: int) -> None:
         # a socket path has 107 bytes, of which Ray needs 66 below its folder: keep the folder short
         self._folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=_short_temp_root()))
-        self._environment = _set_environment(self._token_file())
+        self._environment = _set_environment(token_file(self._folder))
         import ray  # here, because it reads its environment when first imported
 
         self._ray: Any = ray
@@ -82,12 +81,6 @@ class RaySession:
         """End Ray and remove what it left on disk."""
         self._ray.shutdown()
         self._clean_up()
-
-    def _token_file(self) -> Path:
-        token = self._folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(TOKEN_BYTES), encoding="utf-8")
-        return token
 
     def _clean_up(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -197,11 +190,11 @@ def _short_temp_root() -> str:
     return tempfile.gettempdir()
 
 
-def _set_environment(token_file: Path) -> dict[str, str | None]:
+def _set_environment(token: Path) -> dict[str, str | None]:
     """Settings that Ray reads from the environment; returns what stood there before."""
     wanted = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_file),
+        TOKEN_VARIABLE: str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -25,7 +25,6 @@ from suanli.model import (
     Policy,
     PueCap,
     Site,
-    SiteKind,
     Tariff,
     Zone,
 )
@@ -278,8 +277,3 @@ def _tariff(scenario: ScenarioTables, tariff_id: str) -> Tariff:
         demand_charge_yuan_per_kw_month=spec.demand_charge_yuan_per_kw_month,
         utc_offset_hours=scenario.utc_offset_s // SECONDS_PER_HOUR,
     )
-
-
-def sites_of_kind(scenario: ScenarioTables, kind: SiteKind) -> tuple[str, ...]:
-    """Ids of the sites of one kind, in the order of the file."""
-    return tuple(s for s, spec in scenario.sites.rows.items() if spec.kind is kind)

@@ -104,9 +104,12 @@ class WeatherTruth:
         return wet_bulb_c(dry, humidity_frac(dry, self.normals.dew_c))
 
     def forecast(self, at_s: int, hours: int) -> WeatherForecast:
-        """Hourly outlook from the hour of `at_s`: near hours are nearly right, later ones err by bias and noise."""
+        """Outlook for each whole hour from that of `at_s`: near hours are nearly right, later ones err by bias, noise.
+
+        Values hold at the whole hour, as the API defines them; between two of them the reader interpolates.
+        """
         first_s = at_s - at_s % SECONDS_PER_HOUR
-        instants = first_s + SECONDS_PER_HOUR * (np.arange(hours, dtype=np.float64) + 0.5)
+        instants = first_s + SECONDS_PER_HOUR * np.arange(hours, dtype=np.float64)
         lead_h = np.maximum(0.0, (instants - at_s) / SECONDS_PER_HOUR)
         dry = self._truth_at(instants) + self._forecast_error_k(first_s, hours) * (
             1 - np.exp(-lead_h / FORECAST_MATURES_HOURS)

@@ -30,6 +30,13 @@ def local_day(at_s: int) -> int:
     return (at_s + LOCAL_OFFSET_HOURS * SECONDS_PER_HOUR) // (HOURS_PER_DAY * SECONDS_PER_HOUR)
 
 
+def lowest_prices_yuan_per_kwh(topology: Topology, at_s: int) -> NDArray[np.float64]:
+    """(24,) lowest tariff of any site, hour by hour from the whole hour of `at_s`, all of the month of `at_s`."""
+    month, _ = local_hour(at_s)
+    by_utc_hour = topology.lowest_price_yuan_per_kwh[month - 1]
+    return np.roll(by_utc_hour, -(at_s // SECONDS_PER_HOUR % HOURS_PER_DAY))
+
+
 class CalendarOutlook:
     """Prices from the fleet's tariffs, weather from the last forecast; the `Outlook` port of the service."""
 

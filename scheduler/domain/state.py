@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -64,6 +63,14 @@ class MovedFor:
     node: int
     at_s: int
     """When it was told to move."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Why a replica that waits again was told to stop."""
+
+    at_s: int
+    cause: str
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,8 @@ class ClusterState:
         self.stopping: dict[str, Stopping] = {}
         self.moved_for: dict[int, MovedFor] = {}
         """Row → why it lies elsewhere than it did, until it moves again or loses its node."""
+        self.stopped: dict[int, Stopped] = {}
+        """Row → why it was told to stop, until it is started again or its workload ends."""
         self.nodes: NodeResources | None = None
         self.energy: dict[str, SiteEnergy] = {}
         self.recent_meters: list[dict[str, Any]] = []
@@ -206,6 +215,7 @@ class ClusterState:
             EventKind.REPLICA_START_ORDERED: self._start_ordered,
             EventKind.REPLICA_MOVED: self._moved,
             EventKind.REPLICA_STOP_ORDERED: self._stop_ordered,
+            EventKind.REPLICA_PREEMPTED: self._preempted,
             EventKind.REPLICA_RUNNING: self._running,
             EventKind.REPLICA_ENDED: self._ended,
             EventKind.PLAN_COMMITTED: self._planned,
@@ -287,7 +297,7 @@ class ClusterState:
         twin.workloads, twin.replicas = self.workloads.copy(), self.replicas.copy()
         twin.row_of_placement, twin.draining = dict(self.row_of_placement), dict(self.draining)
         twin.stopping, twin.site_down = dict(self.stopping), set(self.site_down)
-        twin.moved_for = dict(self.moved_for)
+        twin.moved_for, twin.stopped = dict(self.moved_for), dict(self.stopped)
         twin.nodes = None if self.nodes is None else self.nodes.copy()
         twin.energy = {k: copy.copy(v) for k, v in self.energy.items()}
         twin.recent_meters, twin.last_meter = list(self.recent_meters), dict(self.last_meter)
@@ -314,6 +324,7 @@ class ClusterState:
             "draining": {str(row): vars(d) for row, d in self.draining.items()},
             "stopping": {name: vars(x) for name, x in self.stopping.items()},
             "moved_for": {str(row): vars(m) for row, m in self.moved_for.items()},
+            "stopped": {str(row): vars(s) for row, s in self.stopped.items()},
             "energy": {site_id: vars(e) for site_id, e in self.energy.items()},
             "meters": [self.recent_meters, self.last_meter],
             "forecast": self.forecast,
@@ -515,7 +526,11 @@ class ClusterState:
         )
 
     def _state_changed(self, event: Event) -> None:
-        self.workloads["state"][self.index_of[event.subject]] = STATE_CODE[WorkloadState(event.body["state"])]
+        state, index = WorkloadState(event.body["state"]), self.index_of[event.subject]
+        self.workloads["state"][index] = STATE_CODE[state]
+        if state.is_final and self.stopped:
+            own = self.rows_of(index)
+            self.stopped = {r: s for r, s in self.stopped.items() if not own.start <= r < own.stop}
 
     def _start_ordered(self, event: Event) -> None:
         assert self.topology is not None
@@ -540,6 +555,7 @@ class ClusterState:
         replicas["placed_s"][row] = event.at_s
         replicas["done_work_s"][row] = command["done_work_s"]
         replicas["hold_until_s"][row] = 0
+        self.stopped.pop(row, None)
         self.row_of_placement[event.subject] = row
         self._take(node, mask, int(replicas["spec"][row]), +1)
 
@@ -573,6 +589,17 @@ class ClusterState:
         self.stopping[event.subject] = Stopping(row, int(self.replicas["node"][row]))
         self._release(row, Phase.WAITING)
         self.replicas["hold_until_s"][row] = event.at_s + STOP_GRACE_S
+        self.stopped[row] = Stopped(event.at_s, event.body["cause"])
+
+    def _preempted(self, event: Event) -> None:
+        """Why, told to whoever asks for the one that gave way: not for whom, which may be another tenant's."""
+        row = self.row_of_placement.get(event.subject)
+        if row is not None:
+            lost = event.body["lost_gpu_hours"]
+            self.stopped[row] = Stopped(
+                event.at_s,
+                f"it gave way, for {event.body['cause']}; {lost:.2g} GPU-hours of its work are lost",
+            )
 
     def _end_draining(self, row: int) -> None:
         old = self.draining.pop(row)
@@ -634,10 +661,6 @@ class ClusterState:
 
     def _advanced(self, event: Event) -> None:
         self.advanced_s = event.body["until_s"]
-
-    def phase_counts(self) -> Counter[Phase]:
-        """Replicas of workloads that are not final, by phase."""
-        return Counter({p: int(((self.replicas["phase"] == p) & self.active_mask()).sum()) for p in Phase})
 
 
 def _same_node_type(before: Topology, old_group: int, topology: Topology, group: int) -> bool:

@@ -85,6 +85,21 @@ class Topology:
         return self.rtt_vertex_ms[:n, :n]
 
     @cached_property
+    def lowest_price_yuan_per_kwh(self) -> NDArray[np.float64]:
+        """(12, 24) by month and UTC hour: the lowest tariff of any site, its mark-up included."""
+        tariffs = {t.tariff_id: t for t in self.fleet.tariffs}
+        by_site = [
+            [
+                np.roll(tariff.price_yuan_per_kwh_by_month[month], -tariff.utc_offset_hours)
+                * (1.0 + site.price_markup_frac)
+                for month in range(1, 13)
+            ]
+            for site in self.sites
+            for tariff in (tariffs[site.tariff_id],)
+        ]
+        return np.asarray(np.min(by_site, axis=0))
+
+    @cached_property
     def gpu_models(self) -> tuple[str, ...]:
         """All GPU models installed anywhere, sorted."""
         return tuple(sorted({m for m in self.group_gpu_model if m}))

@@ -185,9 +185,9 @@ def _unknown(
 def _stage_problems(
     path: str, stage: Stage, view: SpecView, topology: Topology, *, knows_all: bool
 ) -> list[FieldProblem]:
+    problems = _elastic(path, stage)
     if stage.shared_with is not None:
-        return []
-    problems: list[FieldProblem] = []
+        return problems
     for check in (_no_site_has_labels, _rtt_below_physics, _larger_than_any_node, _gpu_memory_nowhere):
         problems += check(path, stage, view, topology)
     if view.group_ok.any():
@@ -196,11 +196,25 @@ def _stage_problems(
             + (_count_problems(path, stage, view, topology) or _power_problems(path, stage, view, topology))
             + _spread_problems(path, stage, view, topology)
         )
-    if not problems:
-        problems += _path_below_physics(stage, view, topology)
+    problems += _path_below_physics(stage, view, topology)
     if not problems and knows_all:
         problems.append(_no_site_meets_all(path, view, topology))
     return problems
+
+
+def _elastic(path: str, stage: Stage) -> list[FieldProblem]:
+    """The contract has room for stages that grow; a planner that would run `replicas` all the same must say no."""
+    if not stage.is_elastic:
+        return []
+    return [
+        _problem(
+            f"{path}.replicas_max",
+            f"stages do not grow yet: {stage.replicas_max} would never run, only {stage.replicas}",
+            "no more than `replicas`, which says how many run",
+            str(stage.replicas),
+            "not_elastic",
+        )
+    ]
 
 
 def _no_site_has_labels(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:

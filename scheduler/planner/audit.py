@@ -40,9 +40,9 @@ def audit_placements(state: ClusterState, placed: Sequence[Placed], gone: Sequen
     on = on[concerned[replicas["node"][on]]]
     draining = {row: d.node for row, d in state.draining.items() if concerned[d.node]}
     rows = np.concatenate([on, [p.row for p in placed], list(draining)]).astype(np.int64)
-    at = np.concatenate(
-        [replicas["node"][on], [p.node for p in placed], list(draining.values())]
-    ).astype(np.int64)
+    at = np.concatenate([replicas["node"][on], [p.node for p in placed], list(draining.values())]).astype(
+        np.int64
+    )
     specs = replicas["spec"][rows]
     need = _needs(state, specs, topology.node_group[at])
     used = np.zeros((topology.node_count, len(RESOURCE_NAMES)), np.int64)

@@ -15,6 +15,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +32,12 @@ from scheduler.planner.snapshot import (
     devices_among,
     devices_of,
 )
+from scheduler.planner.worth import COST_DIGITS, SiteWorth, free_of, price_milli
 
 IntArray = NDArray[np.int64]
 NODE_BITS = 20
-PACKING_YUAN_PER_GPU_H = 0.5
-"""π: what a GPU-hour is worth that work to come could use and cannot, the free pieces being the wrong ones. ASSUMED: a
-tenth of what an hour of waiting costs a GPU, since not every piece is missed. On the openb trace without departures
-(1 213 nodes, all GPUs asked for) 0 gives 89.7 % of the GPUs allocated, 0.05 91.8 %, 0.5 95.3 % and 5 95.4 %."""
-COST_DIGITS = 9
-"""Costs that differ by less than a billionth of a yuan per hour are equal."""
-CPU_MILLI_OF_GPU_MILLI = 16
-"""Weight of a GPU against cores when asking which node is fuller; it only breaks ties."""
-MAX_RAISED = 64
-"""After so many nodes got room back, bounds of groups are taken anew instead of one by one."""
+MAX_IN_TURN = 16
+"""So many replicas are placed one after the other from what is kept of each node; more are worked out together."""
 
 
 _NOWHERE = np.zeros(0, np.int64)
@@ -59,9 +53,9 @@ class Spread:
     over_sites: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranges:
-    """Nodes to choose from, as ranges within groups: (group, first, one past the last)."""
+    """Nodes to choose from, as ranges within groups: (group, first, one past the last); equal only to itself."""
 
     ranges: tuple[tuple[int, int, int], ...]
 
@@ -79,10 +73,25 @@ class Ranges:
         """Some adjoining nodes of one group."""
         return cls(((group, first, last),))
 
+    @cached_property
+    def groups(self) -> IntArray:
+        """Of each range."""
+        return np.array([group for group, _, _ in self.ranges], np.int64)
+
     def nodes(self) -> IntArray:
         """All of them, in order."""
         parts = [np.arange(first, last) for _, first, last in self.ranges]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+@dataclass
+class _SiteRanges:
+    """The ranges of one choice at one site: no replica costs less than `bound` there (yuan per hour)."""
+
+    bound: float
+    site: int
+    ranges: tuple[tuple[int, int, int], ...]
+    table: SiteWorth | None = None
 
 
 class NodeChoice:
@@ -97,11 +106,33 @@ class NodeChoice:
         self._tiered = scorer if isinstance(scorer, TieredScorer) else None
         self._usable = snapshot.nodes.up & ~snapshot.nodes.cordoned
         self._bounds = _GroupBounds(snapshot, self._usable)
-        self._site_watts: dict[tuple[object, ...], _SiteWatts] = {}
         self._no_room: set[tuple[object, ...]] = set()
         """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
+        self._worth_at: dict[tuple[object, ...], SiteWorth] = {}
+        """By likeness and ranges of one site."""
+        self._by_site: dict[tuple[object, Ranges], list[_SiteRanges]] = {}
+        """By likeness and ranges: the sites, cheapest first."""
+        self._nodes_and_index: dict[tuple[tuple[int, int, int], ...], tuple[IntArray, IntArray]] = {}
+        """Ranges → their nodes in order, and (N,) the place of each node among them, −1 elsewhere."""
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
+        self._ranges: dict[bytes, Ranges] = {}
+        self._parts: dict[tuple[int, int, int], Ranges] = {}
         self._group_cost: dict[int, NDArray[np.float64]] = {}
+
+    def ranges_of(self, groups: NDArray[np.bool_]) -> Ranges:
+        """All nodes of these groups; masks are few, so their ranges are kept."""
+        key = groups.tobytes()
+        known = self._ranges.get(key)
+        if known is None:
+            known = self._ranges[key] = Ranges.of_groups(groups, self.snapshot)
+        return known
+
+    def range_of(self, group: int, first: int, last: int) -> Ranges:
+        """Some adjoining nodes of one group; kept, as islands are few."""
+        known = self._parts.get((group, first, last))
+        if known is None:
+            known = self._parts[group, first, last] = Ranges.of_nodes(group, first, last)
+        return known
 
     def group_cost(self, view: SpecView) -> NDArray[np.float64]:
         """(G,) cost of one replica; kept for scorers whose costs do not depend on what is placed."""
@@ -113,28 +144,41 @@ class NodeChoice:
         return known
 
     def nodes_for(
-        self, view: SpecView, count: int, left_s: float, among: Ranges, spread: Spread | None = None
+        self,
+        view: SpecView,
+        count: int,
+        left_s: float,
+        among: Ranges,
+        spread: Spread | None = None,
     ) -> IntArray:
         """(≤ count,) node of each replica of work that runs for `left_s`; () when the spread rule cannot be met.
 
         The first `spread.new_domains` replicas go to domains not in use yet.
         """
         if count <= 0 or not among.ranges:
-            return np.zeros(0, np.int64)
-        watts = self._watts_of(view)
-        shut = _sites_shut(self.snapshot, view, watts)
-        room = _SiteRoom(self.snapshot, view, watts, count)
+            return _NOWHERE
+        spare_w, spare_mbps = self.snapshot.spare_w(), self.snapshot.spare_mbps()
+        shut = _sites_shut(self.snapshot, view, spare_w, spare_mbps)
+        if shut.all():
+            return _NOWHERE
+        room = _SiteRoom(self.snapshot, view, count, spare_w, spare_mbps)
         enough = count + (len(spread.used) if spread is not None else 0)
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count
         if self._tiered is not None and self.node_penalty is None:
             may_alternate = spread is None and room.is_plenty
+            by_worth = self.packing is not None and bool(view.spec.stage.gpu_milli)
+            if by_worth and may_alternate and count <= MAX_IN_TURN and not self._near_floor(view):
+                return self._in_turn_by_worth(view, count, left_s, among, shut)
+            open_group = self._open_groups(view, shut)
+            if not open_group[among.groups].any():
+                return _NOWHERE
             if view.spec.stage.gpu_milli and self.packing is not None:
                 tiers = self._sites_by_worth(
-                    self.packing, self._tiered, view, left_s, among, shut, enough, may_alternate
+                    self.packing, self._tiered, view, left_s, among, open_group, enough, may_alternate
                 )
             else:
-                tiers = self._tiers(self._tiered, view, left_s, among, shut, enough)
+                tiers = self._tiers(self._tiered, view, left_s, among, open_group, enough)
         else:
             tiers = iter([self._all_sorted(view, left_s, among, shut, enough)])
         return self._fill(count, tiers, room, spread)
@@ -167,14 +211,13 @@ class NodeChoice:
         view: SpecView,
         left_s: float,
         among: Ranges,
-        shut: NDArray[np.bool_],
+        open_group: NDArray[np.bool_],
         enough: int,
     ) -> Iterator[tuple[IntArray, IntArray]]:
         """(nodes, room) of equal cost, cheapest first, each in the order in which they are filled: fullest first.
 
         At most `enough` nodes a tier.
         """
-        open_group = self._open_groups(view, shut)
         ranges = [r for r in among.ranges if open_group[r[0]]]
         if not ranges:
             return
@@ -198,7 +241,7 @@ class NodeChoice:
             tier_goes_on = place + 1 < len(order) and costs[order[place + 1]] == costs[i]
             if parts and not tier_goes_on:
                 at, fit = _joined(parts)
-                fullest = _smallest(self._free(at), at, enough)
+                fullest = _smallest(free_of(self.snapshot, at), at, enough)
                 yield at[fullest], fit[fullest]
                 parts = []
         self._bounds.lower(groups[~np.array(found)])
@@ -210,7 +253,7 @@ class NodeChoice:
         view: SpecView,
         left_s: float,
         among: Ranges,
-        shut: NDArray[np.bool_],
+        open_group: NDArray[np.bool_],
         enough: int,
         may_alternate: bool,
     ) -> Iterator[tuple[IntArray, IntArray]]:
@@ -219,7 +262,6 @@ class NodeChoice:
         Energy and links are the site's, fragments the nodes': so packing never sends work to another site.
         """
         topology = self.snapshot.topology
-        open_group = self._open_groups(view, shut)
         ranges: dict[int, list[tuple[int, int, int]]] = {}
         for r in among.ranges:
             if open_group[r[0]]:
@@ -243,6 +285,75 @@ class NodeChoice:
                 _, _, at, fit = heapq.heappop(found)
                 yield self._by_worth(packing, view, enough, may_alternate, on, wake, at, fit)
         self._bounds.lower(np.flatnonzero(is_empty))
+
+    def may_hold(self, view: SpecView) -> NDArray[np.bool_]:
+        """(G,) groups of which some node might hold one more replica; a False is certain."""
+        if self.snapshot.returned:
+            self._no_room.clear()
+        return self._bounds.may_hold(view)
+
+    def _near_floor(self, view: SpecView) -> bool:
+        """Whether some group is down to a floor that this work keeps off."""
+        return self.snapshot.low_used is not None and bool((self.snapshot.floor_room(view) <= 0).any())
+
+    def _in_turn_by_worth(
+        self, view: SpecView, count: int, left_s: float, among: Ranges, shut: NDArray[np.bool_]
+    ) -> IntArray:
+        """(≤ count,) what `_sites_by_worth` comes to where power and links are plenty and replicas few: site after site
+        from the one whose cheapest node with room is cheapest."""
+        key = (view.likeness, among)
+        sites = self._by_site.get(key)
+        if sites is None:
+            sites = self._by_site[key] = self._sites_of(view, among)
+        found: list[tuple[float, int, SiteWorth]] = []
+        nodes: list[int] = []
+        at = 0
+        while len(nodes) < count and (at < len(sites) or found):
+            while at < len(sites) and (not found or sites[at].bound <= found[0][0]):
+                site = sites[at]
+                at += 1
+                if shut[site.site]:
+                    continue
+                if site.table is None:
+                    site.table = self._table_of(view, site.ranges)
+                cost = site.table.least_cost(self.reservations, left_s)
+                if cost < np.inf:
+                    heapq.heappush(found, (cost, site.site, site.table))
+            if found:
+                nodes += heapq.heappop(found)[2].order(count - len(nodes), self.reservations, left_s)
+        return np.array(nodes, np.int64)
+
+    def _sites_of(self, view: SpecView, among: Ranges) -> list[_SiteRanges]:
+        """The sites of the ranges, cheapest first by what a replica costs on a node that is on."""
+        on, site_of = self.group_cost(view), self.snapshot.topology.group_site
+        ranges: dict[int, list[tuple[int, int, int]]] = {}
+        for r in among.ranges:
+            ranges.setdefault(int(site_of[r[0]]), []).append(r)
+        sites = [
+            _SiteRanges(min(float(on[r[0]]) for r in mine), s, tuple(mine)) for s, mine in ranges.items()
+        ]
+        return sorted(sites, key=lambda s: (s.bound, s.site))
+
+    def _nodes_of(self, ranges: tuple[tuple[int, int, int], ...]) -> tuple[IntArray, IntArray]:
+        known = self._nodes_and_index.get(ranges)
+        if known is None:
+            nodes = Ranges(ranges).nodes()
+            index_of = np.full(self.snapshot.topology.node_count, -1)
+            index_of[nodes] = np.arange(len(nodes))
+            known = self._nodes_and_index[ranges] = (nodes, index_of)
+        return known
+
+    def _table_of(self, view: SpecView, ranges: tuple[tuple[int, int, int], ...]) -> SiteWorth:
+        assert self._tiered is not None and self.packing is not None
+        key = (view.likeness, ranges)
+        table = self._worth_at.get(key)
+        if table is None:
+            on = self.group_cost(view)
+            wake = on + self._tiered.wake_cost(view, self.snapshot)
+            nodes, index_of = self._nodes_of(ranges)
+            table = SiteWorth(self.snapshot, self.packing, view, nodes, index_of, self._usable, on, wake)
+            self._worth_at[key] = table
+        return table
 
     def _room_at_site(
         self, view: SpecView, left_s: float, ranges: tuple[tuple[int, int, int], ...], enough: int
@@ -301,7 +412,7 @@ class NodeChoice:
         at: IntArray,
         fit: IntArray,
     ) -> tuple[IntArray, IntArray]:
-        """(nodes, room) of one site, least c(n) + π · loss(n) first, then fullest, then by number.
+        """(nodes, room) of one site, least c(n) / π + loss(n) first, then fullest, then by number.
 
         c(n): `on` or `wake`, what one replica costs on the node as it is (yuan/h); loss(n): GPUs of packing value that
         it destroys; π: PACKING_YUAN_PER_GPU_H. `may_alternate`: a node may come several times, with others between.
@@ -310,27 +421,24 @@ class NodeChoice:
             return at, fit
         snapshot = self.snapshot
         group_of = snapshot.topology.node_group[at]
-        cost = np.where(snapshot.empty_node[at], wake[group_of], on[group_of])
-        price_milli = np.round(cost, COST_DIGITS) * (WHOLE_GPU_MILLI / PACKING_YUAN_PER_GPU_H)
+        price = price_milli(np.where(snapshot.empty_node[at], wake[group_of], on[group_of]))
         if may_alternate and enough > 1:
             price_of_node = np.zeros(snapshot.topology.node_count)
-            price_of_node[at] = price_milli
+            price_of_node[at] = price
             chosen = packing.order(view, enough, np.sort(at), price_of_node)
             return chosen, np.ones(len(chosen), np.int64)
-        worth = packing.loss_milli(view, at) + price_milli
+        worth = packing.loss_milli(view, at) + price
         if enough == 1:
             least = np.flatnonzero(worth == worth.min())
             if len(least) > 1:
-                least = least[_smallest(self._free(at[least]), at[least], 1)]
+                least = least[_smallest(free_of(self.snapshot, at[least]), at[least], 1)]
             return at[least], fit[least]
-        order = np.lexsort((at, self._free(at), worth))
+        order = np.lexsort((at, free_of(self.snapshot, at), worth))
         return at[order], fit[order]
 
     def _open_groups(self, view: SpecView, shut: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(G,) groups in which one more replica might find room."""
-        if self.snapshot.returned:
-            self._no_room.clear()
-        open_group = self._bounds.may_hold(view)
+        open_group = self.may_hold(view)
         open_group &= ~shut[self.snapshot.topology.group_site]
         if self.snapshot.low_used is not None:
             open_group &= self.snapshot.floor_room(view) > 0
@@ -368,13 +476,6 @@ class NodeChoice:
         has = fit > 0
         return (at, fit) if has.all() else (at[has], fit[has])
 
-    def _free(self, at: IntArray) -> IntArray:
-        nodes = self.snapshot.nodes
-        free: IntArray = nodes.cpu_milli[at] + CPU_MILLI_OF_GPU_MILLI * np.maximum(
-            nodes.gpu_milli[at], 0
-        ).sum(axis=1)
-        return free
-
     # ------------------------------------------------------------------ costs node by node
 
     def _all_sorted(
@@ -397,7 +498,7 @@ class NodeChoice:
         cost = np.round(cost + self.scorer.node_cost(view, snapshot)[at], COST_DIGITS)
         if self.node_penalty is not None:
             cost = cost + self.node_penalty[at]
-        order = _cheapest(cost, self._free(at), at, enough)
+        order = _cheapest(cost, free_of(self.snapshot, at), at, enough)
         return at[order], fit[order]
 
     # ------------------------------------------------------------------ fill
@@ -425,12 +526,6 @@ class NodeChoice:
             if len(taken.nodes) >= count:
                 break
         return np.array([] if taken.to_find else taken.nodes, np.int64)
-
-    def _watts_of(self, view: SpecView) -> _SiteWatts:
-        known = self._site_watts.get(view.likeness)
-        if known is None:
-            known = self._site_watts[view.likeness] = _SiteWatts.of(view, self.snapshot)
-        return known
 
 
 def _joined(parts: list[tuple[IntArray, IntArray]]) -> tuple[IntArray, IntArray]:
@@ -576,42 +671,23 @@ class _GroupBounds:
 # ---------------------------------------------------------------------- power, links and reserved floors
 
 
-@dataclass(frozen=True)
-class _SiteWatts:
-    """What one replica of a spec draws at each site (S,), and what its flows load on links."""
-
-    least_w: NDArray[np.float64]
-    """On the best group, a node that is on; inf where no group may hold it."""
-    most_w: NDArray[np.float64]
-    """On the worst group, a node that has to wake; 0 where no group may hold it."""
-    most_mbps: NDArray[np.float64] | None
-    """(L,) wherever it goes; None without flows to zones."""
-
-    @classmethod
-    def of(cls, view: SpecView, snapshot: Snapshot) -> _SiteWatts:
-        topology = snapshot.topology
-        here = view.candidate_groups
-        least, most = np.full(topology.site_count, np.inf), np.zeros(topology.site_count)
-        site = topology.group_site[here]
-        np.minimum.at(least, site, view.watts[here])
-        np.maximum.at(most, site, (view.watts + topology.group_idle_w)[here])
-        mbps = None
-        if view.has_traffic:
-            mbps = snapshot.views.link_mbps_per_replica(view.spec.spec).max(axis=0)
-        return cls(least, most, mbps)
-
-
 class _SiteRoom:
     """Power and links that sites have left, and groups above their floors, while nodes are being chosen; free of charge
     where there is plenty."""
 
-    def __init__(self, snapshot: Snapshot, view: SpecView, watts: _SiteWatts, count: int) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        view: SpecView,
+        count: int,
+        spare_w: NDArray[np.float64],
+        spare_mbps: NDArray[np.float64],
+    ) -> None:
         self._snapshot, self._view = snapshot, view
-        spare_w = snapshot.spare_w()
-        self.is_plenty = bool((watts.most_w * count <= spare_w + POWER_SLACK_W)[watts.most_w > 0].all())
-        if self.is_plenty and watts.most_mbps is not None:
-            spare = snapshot.spare_mbps() + LINK_SLACK_MBPS
-            self.is_plenty = not bool((watts.most_mbps * count > spare).any())
+        self.is_plenty = not (view.site_most_w * count > spare_w + POWER_SLACK_W).any()
+        if self.is_plenty and view.has_traffic:
+            most_mbps = snapshot.views.most_mbps_per_replica(view.spec.spec)
+            self.is_plenty = not (most_mbps * count > spare_mbps + LINK_SLACK_MBPS).any()
         self._floor_room: list[int] | None = None
         """Replicas by group; None where no floor could bind."""
         if snapshot.low_used is not None:
@@ -619,7 +695,7 @@ class _SiteRoom:
             if (room < count).any():
                 self.is_plenty, self._floor_room = False, room.tolist()
         self._spare_w = [] if self.is_plenty else spare_w.tolist()
-        self._spare_mbps = np.zeros(0) if self.is_plenty else snapshot.spare_mbps()
+        self._spare_mbps = spare_mbps
         self._route: dict[int, tuple[IntArray, NDArray[np.float64]]] = {}
         self._cut_off: set[int] = set()
         self._woken: set[int] = set()
@@ -688,16 +764,22 @@ class _SiteRoom:
         return known
 
 
-def _sites_shut(snapshot: Snapshot, view: SpecView, watts: _SiteWatts) -> NDArray[np.bool_]:
+def _sites_shut(
+    snapshot: Snapshot, view: SpecView, spare_w: NDArray[np.float64], spare_mbps: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """(S,) sites without power or links for one more replica, even on a node that is on."""
-    shut: NDArray[np.bool_] = snapshot.spare_w() + POWER_SLACK_W < watts.least_w
-    return shut | links_full(snapshot, view) if view.has_traffic else shut
+    shut: NDArray[np.bool_] = spare_w + POWER_SLACK_W < view.site_least_w
+    return shut | _links_full(snapshot, view, spare_mbps) if view.has_traffic else shut
 
 
 def links_full(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
     """(S,) sites to which some link cannot carry one more replica."""
     if not view.has_traffic:
         return np.zeros(snapshot.topology.site_count, bool)
+    return _links_full(snapshot, view, snapshot.spare_mbps())
+
+
+def _links_full(snapshot: Snapshot, view: SpecView, spare_mbps: NDArray[np.float64]) -> NDArray[np.bool_]:
     mbps = snapshot.views.link_mbps_per_replica(view.spec.spec)
-    full: NDArray[np.bool_] = np.any(mbps > snapshot.spare_mbps() + LINK_SLACK_MBPS, axis=1)
+    full: NDArray[np.bool_] = np.any(mbps > spare_mbps + LINK_SLACK_MBPS, axis=1)
     return full

@@ -16,6 +16,7 @@ from scheduler.domain.ledger import day_start_s, overdrawn_kwh, released_kwh
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
+from scheduler.planner.deferral import may_be_put_off, owed_running
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
 from scheduler.planner.folds import Folds, folds_of
 from scheduler.planner.forecast import expected_arrivals
@@ -54,6 +55,10 @@ LEDGER_MARGIN_FRAC = 0.03
 """Share of the reference energy that a plan leaves unspent: forecasts of facility power err by up to 3 %. With it the
 tightest room of the reference day ended 1 % of its facility energy below its release (measured, songjiang-s)."""
 DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
+PLANNED_WITHIN_S = 12 * SECONDS_PER_HOUR
+"""What is due later than so long after it may begin is planned as if due then (18 h, by buckets): far enough to reach
+the cheap night from any hour of the day, and not the night after the one that has begun, to which every plan would put
+off what is left."""
 NAN = float("nan")
 
 
@@ -64,6 +69,8 @@ class Compiled:
     problem: PlacementProblem
     class_fold: NDArray[np.int64]
     class_deferrable: NDArray[np.bool_]
+    owed_running: dict[int, float]
+    """fold → deferrable replicas to run now at least (`deferral.owed_running`)."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +110,22 @@ def slots_from(now_s: int, horizon_hours: int, outlook: CalendarOutlook, topolog
 
 
 def compile_problem(
-    state: ClusterState, views: Views, now_s: int, *, pue_blind: bool = False, slots: Slots | None = None
+    state: ClusterState,
+    views: Views,
+    now_s: int,
+    *,
+    pue_blind: bool = False,
+    slots: Slots | None = None,
+    all_wait: bool = False,
 ) -> Compiled:
     """The whole planning problem at `now_s`; `pue_blind` drops plants and caps, for the baseline of that name.
 
-    `slots` replaces those of the policy's horizon.
+    `slots` replaces those of the policy's horizon; with `all_wait` even long deferrable work may be split over hours.
     """
     topology = views.topology
     outlook = CalendarOutlook(topology, state.forecast)
     slots = slots or slots_from(now_s, state.policy.horizon_hours, outlook, topology)
-    folded = _fold(state, folds_of(views), topology, slots, now_s)
+    folded = _fold(state, folds_of(views), topology, slots, now_s, all_wait)
     legs = _Legs(topology)
     graphs = _graphs(state, folded, legs, slots, now_s)
     problem = PlacementProblem(
@@ -134,13 +147,17 @@ def compile_problem(
         policy_revision=state.policy.revision,
         base_revision=state.revision,
     )
-    return Compiled(problem, folded.fold, folded.deferrable)
+    fold_of = folds_of(views).all(len(state.shapes.specs))
+    return Compiled(problem, folded.fold, folded.deferrable, owed_running(state, fold_of, now_s))
 
 
 # ---------------------------------------------------------------------- fold rows into classes
 
 
-def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, now_s: int) -> _Folded:
+def _fold(
+    state: ClusterState, folds: Folds, topology: Topology, slots: Slots, now_s: int, all_wait: bool
+) -> _Folded:
+    """Work that waits may be put into any hours; what may not be put off runs from now."""
     replicas = state.replicas
     live = np.flatnonzero(state.active_mask() & (replicas["phase"] != Phase.DONE))
     spec = replicas["spec"][live].astype(np.int64)
@@ -156,7 +173,12 @@ def _fold(state: ClusterState, folds: Folds, topology: Topology, slots: Slots, n
         else np.zeros(0, bool)
     )
     waits = is_deferrable & ~running
-    bucket = np.where(waits, (state.workloads["deadline_s"][owner] - now_s) // DEADLINE_BUCKET_S, -1)
+    if not all_wait:
+        waits &= (start_s > now_s) | may_be_put_off(state, live, now_s)
+    due_s = state.workloads["deadline_s"][owner] - now_s
+    if not all_wait:
+        due_s = np.minimum(due_s, start_s - now_s + PLANNED_WITHIN_S)
+    bucket = np.where(waits, due_s // DEADLINE_BUCKET_S, -1)
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
     fold_of = folds.all(len(state.shapes.specs))

@@ -189,11 +189,13 @@ def migration_yuan(state: ClusterState, row: int) -> float:
 
 
 def leave_yuan(state: ClusterState, choice: NodeChoice, rows: IntArray, now_s: int) -> dict[int, float]:
-    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice."""
+    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice.
+
+    What a service has served is not done again.
+    """
+    lost_gpu_s_of = np.where(np.isfinite(state.replicas["work_s"][rows]), lost_gpu_s(state, rows, now_s), 0.0)
     out = {}
-    for row, lost_gpu_h in zip(
-        rows.tolist(), (lost_gpu_s(state, rows, now_s) / SECONDS_PER_HOUR).tolist(), strict=True
-    ):
+    for row, lost_gpu_h in zip(rows.tolist(), (lost_gpu_s_of / SECONDS_PER_HOUR).tolist(), strict=True):
         view = choice.snapshot.views[int(state.replicas["spec"][row])]
         gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
         group = int(choice.snapshot.topology.node_group[state.replicas["node"][row]])
@@ -229,7 +231,7 @@ class _Helper:
         """Where nothing moves to: nodes kept for gangs by the round, and those cleared here."""
         self._cleared = np.zeros(snapshot.topology.node_count, bool)
         self._choice = NodeChoice(snapshot, scorer, self._kept, None)
-        self._movable = _movable_rows(state, leaving)
+        self._movable = movable_rows(state, leaving)
         self._leave_yuan = leave_yuan(state, self._choice, self._movable, now_s)
         self._on_node: dict[int, list[int]] = {}
         for row in sorted(self._movable.tolist(), key=lambda r: (self._leave_yuan[r], r)):
@@ -434,7 +436,7 @@ def _without_draining(state: ClusterState, snapshot: Snapshot) -> Snapshot:
     return drained
 
 
-def _movable_rows(state: ClusterState, leaving: Collection[int]) -> IntArray:
+def movable_rows(state: ClusterState, leaving: Collection[int]) -> IntArray:
     """Running replicas that may move: alone in their workload's rules, and losing little by it."""
     replicas = state.replicas
     may = np.array(

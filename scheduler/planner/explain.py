@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.state import ClusterState, Phase, Stopped
 from scheduler.domain.topology import RESOURCES
 from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
-from scheduler.planner.queue import heads, in_order, released, whole_is_released
+from scheduler.planner.queue import heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.relax import OCCUPIED
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
@@ -146,7 +146,8 @@ class Explainer:
             at_s=self._now_s,
             summary=self._why_not(rows, site_id, node, candidates)
             or _pending_summary(len(waiting), reasons, conflict, position)
-            + (NO_END if conflict and OCCUPIED in conflict and start is None else ""),
+            + (NO_END if conflict and OCCUPIED in conflict and start is None else "")
+            + _stopped_text([state.stopped[r] for r in waiting.tolist() if r in state.stopped]),
             reasons=reasons,
             conflict=conflict,
             candidates=candidates,
@@ -428,12 +429,12 @@ class Explainer:
             self._state,
             self._round,
             self._now_s,
-            lambda snapshot: trials.attempt(snapshot, template, trials.costs),
+            lambda snapshot, at_s, ends: trials.attempt(snapshot, template, trials.costs, at_s, ends),
         )
         return forecast.expected_start(index, waiting, template, self._queue_with(index, waiting))
 
     def _queue_with(self, index: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows left waiting that compete for the same groups, and the waiting ones; deferrable rivals wait anyway."""
+        """Rows left waiting that compete for the same groups, and the waiting ones; what may be put off gives way."""
         columns, replicas = self._state.shapes.columns, self._state.replicas
         placed = np.array([p.row for p in self._round.result.placed], np.int64)
         rows = np.union1d(self._turns, waiting)
@@ -444,8 +445,8 @@ class Explainer:
         )
         rivals = {s: bool((self._views[s].group_ok & wanted).any()) for s in np.unique(spec).tolist()}
         keep = np.array([rivals[s] for s in spec.tolist()], bool)
-        if not self._template(index).deferrable:
-            keep &= ~columns["deferrable"][spec]
+        if not self._template(index).deferrable or urgent(self._state, waiting, self._now_s).any():
+            keep &= ~columns["deferrable"][spec] | urgent(self._state, rows, self._now_s)
         queue: NDArray[np.int64] = rows[keep | np.isin(rows, waiting)]
         return queue
 
@@ -640,6 +641,14 @@ def _pending_summary(
     ahead = f", {_count(position - 1, 'workload')} ahead" if position > 1 else ""
     where = f" at {_count(sites, 'site')}" if sites else ""
     return f"{waits}{ahead}; {_count(len(reasons), 'reason')}{where}; these rules conflict: {' · '.join(conflict)}"
+
+
+def _stopped_text(stopped: Sequence[Stopped]) -> str:
+    """Why what waits no longer runs, the last stop first of all; "" for what was not told to stop."""
+    if not stopped:
+        return ""
+    last = max(stopped, key=lambda s: s.at_s)
+    return f"; stopped at {utc(last.at_s):%Y-%m-%d %H:%M} UTC: {last.cause}"
 
 
 def _count(n: int, what: str) -> str:

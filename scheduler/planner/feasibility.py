@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from scheduler.domain.shapes import ShapeTable, Spec
 from scheduler.domain.topology import RESOURCES, Topology
-from suanli.model import Reason, ReasonCode, Stage
+from suanli.model import PriorityClass, Reason, ReasonCode, Stage
 from suanli.model.units import MILLI
 
 CPU_PROCESSING = "cpu"
@@ -54,6 +55,22 @@ class SpecView:
     def likeness(self) -> tuple[object, ...]:
         """Equal for specs that a node, a site and a link cannot tell apart, priority and duration aside."""
         return self.need.tobytes(), self.group_ok.tobytes(), self.watts.tobytes(), self.traffic
+
+    @cached_property
+    def site_least_w(self) -> NDArray[np.float64]:
+        """(S,) what one replica draws on the best group of each site, on a node that is on; inf: nowhere there."""
+        least = np.full(self.topology.site_count, np.inf)
+        here = self.candidate_groups
+        np.minimum.at(least, self.topology.group_site[here], self.watts[here])
+        return least
+
+    @cached_property
+    def site_most_w(self) -> NDArray[np.float64]:
+        """(S,) what it draws on the worst group, with a node that has to wake; −inf where no group may hold it."""
+        most = np.full(self.topology.site_count, -np.inf)
+        here = self.candidate_groups
+        np.maximum.at(most, self.topology.group_site[here], (self.watts + self.topology.group_idle_w)[here])
+        return most
 
     @property
     def has_traffic(self) -> bool:
@@ -311,11 +328,6 @@ def processing_ms(stage: Stage, topology: Topology) -> NDArray[np.float64]:
     return np.array([declared.get(m, worst) for m in topology.group_gpu_model])
 
 
-def groups_of(topology: Topology, site: int) -> NDArray[np.int64]:
-    """Groups of a site."""
-    return np.flatnonzero(topology.group_site == site)
-
-
 def needs_on_groups(stage: Stage, topology: Topology) -> NDArray[np.int64]:
     """(G, R) what one replica takes of a node of each group; no GPU on models that the stage does not accept."""
     need = np.empty((len(topology.group_ids), len(RESOURCES)), np.int64)
@@ -469,6 +481,32 @@ def reasons_of_group(view: SpecView, group: int) -> tuple[Reason, ...]:
     return tuple(dict.fromkeys(r.model_copy(update={"node_count": 0}) for r in found))
 
 
+class _GrownRows:
+    """(specs, …) one row for each spec, added as specs are interned; room doubles, so that growing stays cheap."""
+
+    def __init__(self, row_shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._data = np.zeros((0, *row_shape), dtype)
+        self._size = 0
+
+    def upto(self, count: int, row_of: Callable[[int], Any]) -> NDArray[Any]:
+        """The first `count` rows; new ones are asked of `row_of`."""
+        if count > self._size:
+            if count > len(self._data):
+                grown = np.zeros((max(count, 2 * len(self._data)), *self._data.shape[1:]), self._data.dtype)
+                grown[: self._size] = self._data[: self._size]
+                self._data = grown
+            for spec in range(self._size, count):
+                self._data[spec] = row_of(spec)
+            self._size = count
+        return self._data[:count]
+
+    def fork(self) -> _GrownRows:
+        """The same rows, to grow on their own: what is known is shared until then."""
+        twin = _GrownRows(self._data.shape[1:], self._data.dtype)
+        twin._data, twin._size = self._data[: self._size], self._size
+        return twin
+
+
 class Views:
     """Views of all specs against one fleet; a cache, never a source of truth."""
 
@@ -478,9 +516,13 @@ class Views:
         """The views these were forked from: the key of what is kept per fleet."""
         self._shapes = shapes
         self._views: list[SpecView] = []
-        self._watts = np.zeros((0, len(topology.group_ids)))
-        self._needs = np.zeros((0, len(topology.group_ids), len(RESOURCES)), np.int64)
+        groups = len(topology.group_ids)
+        self._watts = _GrownRows((groups,), np.float64)
+        self._needs = _GrownRows((groups, len(RESOURCES)), np.int64)
+        self._hub_mbps = _GrownRows((len(topology.hub_routes),), np.float64)
+        self._off_floor = _GrownRows((), np.bool_)
         self._traffic: dict[tuple[tuple[str, float], ...], NDArray[np.float64]] = {}
+        self._most_traffic: dict[tuple[tuple[str, float], ...], NDArray[np.float64]] = {}
 
     def __getitem__(self, spec: int) -> SpecView:
         while len(self._views) <= spec:
@@ -489,27 +531,27 @@ class Views:
 
     def watts(self) -> NDArray[np.float64]:
         """(specs, G) mean dynamic power of one replica of every spec."""
-        count = len(self._shapes.specs)
-        if count > len(self._watts):
-            self[count - 1]
-            new = [v.watts for v in self._views[len(self._watts) :]]
-            self._watts = np.concatenate([self._watts, np.array(new)])
-        return self._watts[:count]
+        return self._watts.upto(len(self._shapes.specs), lambda spec: self[spec].watts)
 
     def needs(self) -> NDArray[np.int64]:
         """(specs, G, R) what one replica of every spec takes of a node."""
-        count = len(self._shapes.specs)
-        if count > len(self._needs):
-            self[count - 1]
-            new = [v.need for v in self._views[len(self._needs) :]]
-            self._needs = np.concatenate([self._needs, np.array(new)])
-        return self._needs[:count]
+        return self._needs.upto(len(self._shapes.specs), lambda spec: self[spec].need)
+
+    def hub_mbps(self) -> NDArray[np.float64]:
+        """(specs, hubs) what one replica of every spec exchanges with the zones of each hub."""
+        return self._hub_mbps.upto(len(self._shapes.specs), lambda spec: _by_hub(self[spec]))
+
+    def off_floor(self) -> NDArray[np.bool_]:
+        """(specs,) whether each spec keeps off the floors that are reserved for public services."""
+        return self._off_floor.upto(len(self._shapes.specs), lambda spec: keeps_off_floor(self[spec]))
 
     def fork(self, shapes: ShapeTable) -> Views:
         """The same views over a table that has grown: what is known is shared, what is new stays here."""
         twin = Views(self.topology, shapes)
         twin._views = list(self._views)
-        twin._traffic = self._traffic
+        twin._watts, twin._needs = self._watts.fork(), self._needs.fork()
+        twin._hub_mbps, twin._off_floor = self._hub_mbps.fork(), self._off_floor.fork()
+        twin._traffic, twin._most_traffic = self._traffic, self._most_traffic
         twin.root = self.root
         return twin
 
@@ -524,6 +566,14 @@ class Views:
             self._traffic[traffic] = known
         return known
 
+    def most_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
+        """(L,) the most that one replica puts on each link, wherever it goes."""
+        traffic = self[spec].traffic
+        known = self._most_traffic.get(traffic)
+        if known is None:
+            known = self._most_traffic[traffic] = self.link_mbps_per_replica(spec).max(axis=0)
+        return known
+
 
 def zone_traffic(spec: Spec, topology: Topology) -> tuple[tuple[str, float], ...]:
     """(hub, Mbps) of one replica's flows to and from zones."""
@@ -536,6 +586,20 @@ def zone_traffic(spec: Spec, topology: Topology) -> tuple[tuple[str, float], ...
         if zone_id in topology.zones and flow.mbps and me in (flow.source, flow.target):
             out.append((topology.zones[zone_id].hub_id, flow.mbps))
     return tuple(sorted(out))
+
+
+def _by_hub(view: SpecView) -> NDArray[np.float64]:
+    """(hubs,) Mbps of one replica with the zones of each hub."""
+    hubs = list(view.topology.hub_routes)
+    out = np.zeros(len(hubs))
+    for hub_id, mbps in view.traffic:
+        out[hubs.index(hub_id)] += mbps
+    return out
+
+
+def keeps_off_floor(view: SpecView) -> bool:
+    """Whether the work ranks below public services, for which the reserved floor is kept."""
+    return view.spec.workload.priority_class.rank > PriorityClass.PUBLIC_SERVICE.rank
 
 
 def gang_capacity(stage: Stage, view: SpecView, group: int, topology: Topology) -> int:

@@ -8,6 +8,7 @@ day and not with every submission.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,6 +31,21 @@ class PackingModels:
     def __init__(self) -> None:
         self._of_history: tuple[int, PackingModel | None] = (-1, None)
         self._shapes: dict[tuple[bytes, bytes], Shape] = {}
+        self._idle: list[Placer] = []
+        """Placers that no round holds, with what they computed of nodes as the last round left them."""
+
+    def lend(self, model: PackingModel, views: Views) -> Placer:
+        """A placer of that model which nobody else uses, until it is handed back."""
+        try:
+            placer = self._idle.pop()  # one step, so that rounds in two threads never hold the same
+        except IndexError:
+            return Placer(installed_nodes(views), model)
+        return placer if placer.model is model else Placer(installed_nodes(views), model)
+
+    def hand_back(self, placer: Placer) -> None:
+        """Keep it for the next round, with a state of its own."""
+        placer.state = placer.state.copy()
+        self._idle = [placer]
 
     def of(self, state: ClusterState, views: Views) -> PackingModel | None:
         """Model for the work submitted so far; None as long as none of it asked for a GPU."""
@@ -83,21 +99,37 @@ def installed_nodes(views: Views) -> NodeState:
 
 
 class Fragmentation:
-    """Loss of packing value by one more replica, on the nodes of one round's snapshot; scratch of that round."""
+    """Loss of packing value by one more replica, on the nodes of one round's snapshot; scratch of that round.
+
+    What was computed in earlier rounds of nodes that have not changed since is still true: the placer that holds it is
+    lent from round to round.
+    """
 
     def __init__(self, snapshot: Snapshot, models: PackingModels, model: PackingModel) -> None:
-        nodes = snapshot.nodes
-        state = installed_nodes(snapshot.views)
-        width = state.gpu_milli.shape[1]
-        state.cpu_milli, state.memory_mib = nodes.cpu_milli, nodes.memory_mib
-        state.storage_gib, state.gpu_milli = nodes.storage_gib, nodes.gpu_milli[:, :width]
-        state.up, state.stamp = nodes.up & ~nodes.cordoned, snapshot.stamp
-        self._placer = Placer(state, model)
-        self._models = models
+        self._snapshot, self._models = snapshot, models
+        self._model = model
+        self._lent: Placer | None = None
+
+    @property
+    def _placer(self) -> Placer:
+        if self._lent is None:
+            self._lent = self._models.lend(self._model, self._snapshot.views)
+            _follow(self._lent.state, self._snapshot)
+        return self._lent
+
+    def release(self) -> None:
+        """The round is over: what was computed serves the next one."""
+        if self._lent is not None:
+            self._models.hand_back(self._lent)
+            self._lent = None
 
     def loss_milli(self, view: SpecView, nodes: NDArray[np.int64]) -> NDArray[np.float64]:
         """(len(nodes),) milli-GPUs of packing value that one replica of a GPU spec destroys; inf without room."""
         return self._placer.costs_at(self._models.shape(view), nodes)
+
+    def losses_milli(self, view: SpecView, node: int) -> Iterator[float]:
+        """Loss by each of several replicas, one after the other on the same node, until it has no room."""
+        return self._placer.costs_on(self._models.shape(view), node)
 
     def order(
         self,
@@ -117,6 +149,19 @@ class Fragmentation:
         cost = self._placer.share_cost(node, need_milli)
         by_device = [cost[milli] for milli in free]
         return 1 << by_device.index(min(by_device))
+
+
+def _follow(state: NodeState, snapshot: Snapshot) -> None:
+    """Make the state the snapshot's own arrays; stamps grow where a node is not as the state had it."""
+    nodes, width = snapshot.nodes, state.gpu_milli.shape[1]
+    gpu_milli, up = nodes.gpu_milli[:, :width], nodes.up & ~nodes.cordoned
+    changed = (state.gpu_milli != gpu_milli).any(axis=1)
+    changed |= (state.cpu_milli != nodes.cpu_milli) | (state.memory_mib != nodes.memory_mib)
+    changed |= (state.storage_gib != nodes.storage_gib) | (state.up != up)
+    snapshot.stamp[:] = state.stamp + changed
+    state.cpu_milli, state.memory_mib = nodes.cpu_milli, nodes.memory_mib
+    state.storage_gib, state.gpu_milli = nodes.storage_gib, gpu_milli
+    state.up, state.stamp = up, snapshot.stamp
 
 
 _MODELS: WeakKeyDictionary[Views, PackingModels] = WeakKeyDictionary()

@@ -261,7 +261,10 @@ def _guide(compiled: Compiled, solution: PlanSolution) -> dict[str, Any]:
         ]
         for f in deferrable
     }
-    deferred = {f: round(float(now_running[fold == f].sum()), QUOTA_DIGITS) for f in deferrable}
+    deferred = {
+        f: round(max(float(now_running[fold == f].sum()), compiled.owed_running.get(f, 0.0)), QUOTA_DIGITS)
+        for f in deferrable
+    }
     sites = problem.sites
     price = sites.price_yuan_per_kwh[:, 0]
     fixed = (sites.fixed_kw[:, 0] - sites.off_kw[:, 0]) * price

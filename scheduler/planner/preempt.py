@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import ClusterState, Phase
-from scheduler.planner.snapshot import Snapshot, gpu_fit, gpus_for
+from scheduler.planner.snapshot import Snapshot, devices_among, devices_of, holds_gpus
 from suanli.model import PriorityClass
 from suanli.model.units import MILLI
 
@@ -58,18 +58,21 @@ class RoomMaker:
         self._unit_lost = np.bincount(self._unit, self._lost, int(self._unit.max(initial=-1)) + 1)
         """(units,) GPU-seconds that all its members lose together."""
         self._is_gone = np.zeros(len(self._unit_lost), bool)
-        by_unit = np.argsort(self._unit, kind="stable")
-        self._members = np.split(self._rows[by_unit], np.cumsum(np.bincount(self._unit))[:-1])
+        self._by_unit = self._rows[np.argsort(self._unit, kind="stable")].tolist()
+        self._first_of_unit = [0, *np.cumsum(np.bincount(self._unit)).tolist()]
         self._on_node: dict[int, list[_Unit]] = {}
 
     def _units_on(self, node: int) -> list[_Unit]:
         """Units with a member on the node, smallest loss first."""
         known = self._on_node.get(node)
         if known is None:
-            here = np.unique(self._unit[self._node == node]).tolist()
-            units = [_Unit(u, tuple(self._members[u].tolist()), float(self._unit_lost[u])) for u in here]
+            here = sorted(set(self._unit[self._node == node].tolist()))
+            units = [_Unit(u, self._members(u), float(self._unit_lost[u])) for u in here]
             known = self._on_node[node] = sorted(units, key=lambda u: (u.lost_gpu_s, u.rows))
         return known
+
+    def _members(self, unit: int) -> tuple[int, ...]:
+        return tuple(self._by_unit[self._first_of_unit[unit] : self._first_of_unit[unit + 1]])
 
     def has_victims(self) -> bool:
         """Whether anybody could still give way."""
@@ -134,6 +137,8 @@ class RoomMaker:
             if len(chosen) == len(units):
                 return None
             chosen.append(units[len(chosen)])
+        if len(chosen) == 1:
+            return chosen  # without it there was no room
         for unit in sorted(chosen, key=lambda u: (-u.lost_gpu_s, u.rows)):
             fewer = [u for u in chosen if u is not unit]
             if self._holds(node, specs, already, fewer):
@@ -144,28 +149,31 @@ class RoomMaker:
         """Whether the node holds one replica of each spec once the units have left it."""
         snapshot, replicas = self._snapshot, self._state.replicas
         nodes, group = snapshot.nodes, int(snapshot.topology.node_group[node])
-        free = [int(nodes.cpu_milli[node]), int(nodes.memory_mib[node]), int(nodes.storage_gib[node])]
-        gpus = nodes.gpu_milli[node].copy()
-        left = [r for u in units for r in u.rows if int(replicas["node"][r]) == node]
+        cpu_milli, memory_mib = int(nodes.cpu_milli[node]), int(nodes.memory_mib[node])
+        storage_gib, gpus = int(nodes.storage_gib[node]), nodes.gpu_milli[node].tolist()
+        left = [r for u in units for r in u.rows if replicas["node"][r] == node]
         for row in (*already, *left):
-            view = snapshot.views[int(replicas["spec"][row])]
-            need, mask = view.need[group], int(replicas["gpu_mask"][row])
-            free = [f + int(need[r]) for f, r in zip(free, (0, 1, 3), strict=True)]
-            for g in range(len(gpus)):
-                if mask >> g & 1:
-                    gpus[g] += int(need[2]) // mask.bit_count()
+            need = snapshot.views[int(replicas["spec"][row])].need[group].tolist()
+            cpu_milli, memory_mib, storage_gib = (
+                cpu_milli + need[0],
+                memory_mib + need[1],
+                storage_gib + need[3],
+            )
+            mask = int(replicas["gpu_mask"][row])
+            for g in devices_of(mask):
+                gpus[g] += need[2] // mask.bit_count()
         for spec in specs:
-            need = snapshot.views[spec].need[group]
-            free = [f - int(need[r]) for f, r in zip(free, (0, 1, 3), strict=True)]
-            if min(free) < 0:
+            need = snapshot.views[spec].need[group].tolist()
+            cpu_milli, memory_mib, storage_gib = (
+                cpu_milli - need[0],
+                memory_mib - need[1],
+                storage_gib - need[3],
+            )
+            if min(cpu_milli, memory_mib, storage_gib) < 0 or not holds_gpus(gpus, need[2]):
                 return False
-            if need[2]:
-                if gpu_fit(gpus[None, :], need[2:3])[0] < 1:
-                    return False
-                mask = gpus_for(gpus, int(need[2]))
-                for g in range(len(gpus)):
-                    if mask >> g & 1:
-                        gpus[g] -= int(need[2]) // mask.bit_count()
+            mask = devices_among(gpus, need[2])
+            for g in devices_of(mask):
+                gpus[g] -= need[2] // mask.bit_count()
         return True
 
     def remove(self, victims: Sequence[int]) -> None:
@@ -179,8 +187,8 @@ class RoomMaker:
 
     def record(self, victims: Sequence[int], by_row: int) -> list[Preempted]:
         """What the round reports of them."""
-        lost = dict(zip(self._rows.tolist(), self._lost.tolist(), strict=True))
-        return [Preempted(row, by_row, lost[row]) for row in victims]
+        lost = self._lost[np.searchsorted(self._rows, victims)].tolist()
+        return [Preempted(row, by_row, each) for row, each in zip(victims, lost, strict=True)]
 
 
 def _units(state: ClusterState, rows: NDArray[np.int64]) -> NDArray[np.int64]:

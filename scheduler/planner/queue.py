@@ -12,10 +12,13 @@ bulk.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
+from scheduler.planner.deferral import may_be_put_off
 from suanli.model.units import SECONDS_PER_HOUR
 
 FAIR_STEP_FRAC = 0.01
@@ -63,8 +66,9 @@ def in_order(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> list[N
     first = np.full(int(inverse.max()) + 1, NEVER_S)
     np.minimum.at(first, inverse, workload)
     order = np.lexsort((rows, inverse, first[inverse], step, rank))
-    cuts = np.flatnonzero(np.diff(inverse[order]) != 0) + 1
-    return np.split(rows[order], cuts)
+    cuts = (np.flatnonzero(np.diff(inverse[order])) + 1).tolist()
+    ordered = rows[order]
+    return [ordered[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
 
 
 def _helped_gangs(state: ClusterState, now_s: int) -> list[int]:
@@ -116,8 +120,7 @@ def shares_in_use(state: ClusterState) -> NDArray[np.float64]:
     placed = np.flatnonzero(state.replicas["node"] >= 0)
     tenant = state.workloads["tenant"][state.replicas["workload"][placed]]
     amounts = spec_amounts(state)[state.replicas["spec"][placed]]
-    used = np.zeros((len(state.tenants), amounts.shape[1]))
-    np.add.at(used, tenant, amounts)
+    used = np.stack([np.bincount(tenant, each, len(state.tenants)) for each in amounts.T], axis=1)
     shares: NDArray[np.float64] = (used / state.topology.fleet_capacity).max(axis=1, initial=0.0)
     return shares
 
@@ -148,17 +151,18 @@ def wakes_of_queue(state: ClusterState, now_s: int) -> list[int]:
 
 
 def urgent(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> NDArray[np.bool_]:
-    """(rows,) deferrable rows whose latest start has come."""
+    """(rows,) deferrable rows that wait for no hour: their latest start has come, or no plan may put them off."""
     left_s = state.replicas["work_s"][rows] - state.replicas["done_work_s"][rows]
     deadline_s = state.workloads["deadline_s"][state.replicas["workload"][rows]]
-    late: NDArray[np.bool_] = now_s + left_s + START_MARGIN_S >= deadline_s
-    return late
+    late = now_s + left_s + START_MARGIN_S >= deadline_s
+    out: NDArray[np.bool_] = late | ~may_be_put_off(state, rows, now_s)
+    return out
 
 
 def released(
     state: ClusterState, rows: NDArray[np.int64], wanted: int | None, now_s: int
 ) -> NDArray[np.int64]:
-    """Deferrable rows that start now: those whose latest start has come, then earliest deadlines up to `wanted`."""
+    """Deferrable rows that start now: those that wait for no hour, then earliest deadlines up to `wanted`."""
     if wanted is None:
         return rows
     late = urgent(state, rows, now_s)

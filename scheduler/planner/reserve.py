@@ -36,6 +36,17 @@ class Ends:
         """Some of the rows."""
         return Ends(self.node[keep], self.spec[keep], self.gpu_mask[keep], self.at_s[keep])
 
+    def with_started(self, state: ClusterState, placed: Sequence[tuple[int, int, int]], at_s: float) -> Ends:
+        """And those of the (row, node, devices) that start at an instant and end as declared."""
+        new = np.array(placed, np.int64).reshape(len(placed), 3)
+        left_s = (state.replicas["work_s"] - state.replicas["done_work_s"])[new[:, 0]]
+        return Ends(
+            node=np.concatenate([self.node, new[:, 1]]),
+            spec=np.concatenate([self.spec, state.replicas["spec"][new[:, 0]].astype(np.int64)]),
+            gpu_mask=np.concatenate([self.gpu_mask, new[:, 2]]),
+            at_s=np.concatenate([self.at_s, at_s + left_s]),
+        )
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -57,6 +68,8 @@ class Reservations:
     whose: NDArray[np.int64] = field(init=False)
     """(N,) workload for which it is kept; −1: for none."""
     groups: set[int] = field(default_factory=set)
+    sites: set[int] = field(default_factory=set)
+    """Of the groups in which nodes are kept."""
     instants: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """The different instants for which nodes are kept, in order."""
 
@@ -78,7 +91,7 @@ class Reservations:
         """The same kept nodes over another snapshot."""
         twin = Reservations(snapshot, self.now_s)
         twin.until_s[:], twin.whose[:] = self.until_s, self.whose
-        twin.groups, twin.instants = set(self.groups), self.instants
+        twin.groups, twin.sites, twin.instants = set(self.groups), set(self.sites), self.instants
         return twin
 
     def keep(self, slot: Slot | None, workload: int) -> None:
@@ -86,6 +99,7 @@ class Reservations:
         if slot is None or slot.at_s <= self.now_s:
             return
         self.groups.add(slot.group)
+        self.sites.add(int(self.snapshot.topology.group_site[slot.group]))
         self.until_s[slot.nodes], self.whose[slot.nodes] = slot.at_s, workload
         self.instants = np.unique(self.until_s[self.until_s > 0])
 
@@ -95,6 +109,7 @@ class Reservations:
         at = at[self.until_s[at] == 0]
         self.until_s[at] = NEVER_S
         self.groups.update(self.snapshot.topology.node_group[at].tolist())
+        self.sites.update(self.snapshot.topology.node_site[at].tolist())
 
 
 def ends_of(

@@ -10,15 +10,16 @@ much as it has different needs and placements, not as it has pending work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
-from scheduler.planner.choice import NodeChoice, Ranges, Spread, links_full
+from scheduler.planner.choice import NodeChoice, Spread, links_full
 from scheduler.planner.feasibility import SpecView, Views, per_empty_node
 from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
@@ -42,6 +43,8 @@ from suanli.model import ReasonCode, Stage, Workload
 PREEMPTING_RANKS = 2
 """hard_safety (0) and public_service (1) may displace preemptible batch work."""
 MAX_PATTERN_TRIES = 256
+MAX_SUBSETS_OF = 5
+"""Of so many stages all 31 subsets are tried to leave with one that has no place; of more only all together."""
 MAX_ROOM_TRIES = 32
 """Attempts at preemption in one round: each costs some milliseconds, and a round must answer in time."""
 MAX_SHORTER_TRIES = 32
@@ -108,8 +111,12 @@ class Round:
     packing: Fragmentation | None = None
     """What breaks ties between equally dear GPU nodes; None: the fullest comes first."""
     is_trial: bool = False
-    """Over another moment's snapshot: nobody is displaced and no nodes are kept, for the state says nothing of it."""
+    """Over another moment's snapshot: nobody is displaced, for the state says nothing of it."""
+    declared: Ends | None = None
+    """Of a trial: what its snapshot holds and when that ends. Without it no nodes are kept for gangs."""
     choice: NodeChoice = field(init=False)
+    _work_left_s: NDArray[np.float64] = field(init=False)
+    """(replicas,) declared time left of every row."""
     _full: dict[tuple[int, bytes], float] = field(default_factory=dict)
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
@@ -118,12 +125,14 @@ class Round:
     _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
+    _leave_tries: int = 0
     _ends: tuple[tuple[int, int], Ends] | None = None
     _placed_known: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kept = Reservations(self.snapshot, self.now_s)
         self.choice = NodeChoice(self.snapshot, self.scorer, kept, self.packing)
+        self._work_left_s = self.state.replicas["work_s"] - self.state.replicas["done_work_s"]
 
     @property
     def reservations(self) -> Reservations:
@@ -221,7 +230,7 @@ class Round:
         if not len(rows):
             return rows
         key = (view.spec.spec, groups.tobytes())
-        among = Ranges.of_groups(groups, self.snapshot)
+        among = self.choice.ranges_of(groups)
         left: list[NDArray[np.int64]] = []
         for batch in self._alike(rows):
             left_s = self._left_s(batch)
@@ -242,10 +251,9 @@ class Round:
     def _alike(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Rows that may use the same kept nodes, together; without reservations that is all of them."""
         instants = self.reservations.instants
-        if not len(instants):
+        if not len(instants) or len(rows) == 1:
             return [rows]
-        left_s = self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]
-        bucket = np.searchsorted(instants, self.now_s + left_s + START_MARGIN_S)
+        bucket = np.searchsorted(instants, self.now_s + self._work_left_s[rows] + START_MARGIN_S)
         order = np.lexsort((rows, -bucket))
         return np.split(rows[order], np.flatnonzero(np.diff(bucket[order]) != 0) + 1)
 
@@ -256,7 +264,7 @@ class Round:
 
     def _left_s(self, rows: NDArray[np.int64]) -> float:
         """Longest declared time left among the rows."""
-        return float((self.state.replicas["work_s"][rows] - self.state.replicas["done_work_s"][rows]).max())
+        return float(self._work_left_s[rows].max())
 
     def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
         """Put the rows on the nodes chosen for them, on the devices that suit best."""
@@ -279,9 +287,7 @@ class Round:
             return
         starts = np.flatnonzero(np.diff(owner, prepend=-1) != 0)
         size = np.diff(np.append(starts, len(block)))
-        left_s = np.maximum.reduceat(
-            self.state.replicas["work_s"][block] - self.state.replicas["done_work_s"][block], starts
-        )
+        left_s = np.maximum.reduceat(self._work_left_s[block], starts)
         late = np.logical_or.reduceat(urgent(self.state, block, self.now_s), starts)
         bound = size != self.state.workloads["replica_count"][owner[starts]]
         template = self._template_of(int(block[0]))
@@ -332,10 +338,14 @@ class Round:
         left_s = self._left_s(rows)
         if not self._shared_stages_run(rows, template) or (key is not None and self._is_full(key, left_s)):
             return False
+        if len(template.stages) > 1 and self._still_stops(rows):
+            return False
         if self.place_whole(rows, template):
             return True
         if template.priority_class.rank < PREEMPTING_RANKS and self._make_room(rows, template):
             return True
+        if self._leave_together(rows, template):
+            return False  # what waits starts beside them once they have stopped
         if key is not None:
             self._full[key] = left_s
         return False
@@ -413,10 +423,11 @@ class Round:
             apart = Spread(each_node, frozenset(), spread.min_domains, over_sites=False)
         cost = self.choice.group_cost(view)
         wanted = {g for g, room in self._quota_room(view) if room >= len(rows)}
-        order = sorted(np.flatnonzero(groups).tolist(), key=lambda g: (g not in wanted, cost[g], g))
+        may = np.flatnonzero(groups & self.choice.may_hold(view)).tolist()
+        order = sorted(may, key=lambda g: (g not in wanted, cost[g], g))
         for group in order:
             for first, last in self._island_choices(view, rows, group):
-                among = Ranges.of_nodes(group, first, last)
+                among = self.choice.range_of(group, first, last)
                 nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
                 if len(nodes) == len(rows):
                     self._commit(view, rows, nodes)
@@ -462,7 +473,9 @@ class Round:
         wanted = np.zeros_like(groups)
         wanted[[g for g, _ in self._quota_room(view)]] = True
         for choice in (groups & wanted, groups):
-            among = Ranges.of_groups(choice, self.snapshot)
+            if not choice.any():
+                continue
+            among = self.choice.ranges_of(choice)
             nodes = self.choice.nodes_for(view, len(rows), self._left_s(rows), among, apart)
             if len(nodes) == len(rows):
                 self._commit(view, rows, nodes)
@@ -631,6 +644,70 @@ class Round:
                 cause = f"what it shares went elsewhere: {where}"
                 self.result.displaced += [Displaced(int(row), cause) for row in on]
 
+    def _still_stops(self, rows: NDArray[np.int64]) -> bool:
+        """Whether other stages of the workload have yet to say that they stopped: stages are placed together."""
+        state = self.state
+        own = state.rows_of(int(state.replicas["workload"][rows[0]]))
+        held = (state.replicas["phase"][own] == Phase.WAITING) & (
+            state.replicas["hold_until_s"][own] > self.now_s
+        )
+        return bool(held.any())
+
+    def _leave_together(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        """A stage that runs nowhere has no place beside the others: as few of them as can be leave with it.
+
+        Only when all of them then have room somewhere, tried as if those had left already, and no work is lost by it.
+        """
+        if self.is_trial or len(template.stages) == 1 or self._leave_tries >= MAX_ROOM_TRIES:
+            return False
+        state, snapshot = self.state, self.snapshot
+        workload = int(state.replicas["workload"][rows[0]])
+        own = stage_sites_own(state, workload)
+        stage_of = {int(r): self._view_of(int(r)).spec.stage.stage_id for r in rows}
+        missing = sorted(set(stage_of.values()) - set(own))
+        lasting = [s for s in own if not _keeps_work(template.stage(s))]
+        if not missing or len(lasting) == len(own):
+            return False
+        self._leave_tries += 1
+        all_rows = np.arange(state.rows_of(workload).start, state.rows_of(workload).stop)
+        on = {s: [int(r) for r in all_rows if self._lies_as(int(r), s)] for s in own}
+        shape, before = int(state.workloads["shape"][workload]), self._stage_sites(workload)
+        saved, placed_before = snapshot.copy(), len(self.result.placed)
+        for leaving in sets_to_leave(sorted(set(own) - set(lasting)), self._shared_by_others(workload)):
+            gone = [r for s in leaving for r in on[s]]
+            for r in gone:
+                node, mask = (int(state.replicas[c][r]) for c in ("node", "gpu_mask"))
+                snapshot.take_node(self._view_of(r), node, mask, -1)
+            kept = {s: site for s, site in before.items() if s not in leaving}
+            snapshot.link_mbps -= pipeline_mbps(template, before, snapshot.topology)
+            snapshot.link_mbps += pipeline_mbps(template, kept, snapshot.topology)
+            together = np.sort(np.concatenate([rows, np.array(gone, np.int64)]))
+            has_room = False
+            for sites in self._pattern_order(shape, workload, together, kept):
+                has_room = self._try_pattern(together, sites, shape, template, kept)
+                if has_room:
+                    break
+                self._undo(placed_before)
+            del self.result.placed[placed_before:]
+            snapshot.restore(saved)
+            if has_room:
+                cause = f"{', '.join(missing)} has no place beside it, so they go elsewhere together"
+                self.result.displaced += [Displaced(r, cause) for r in gone]
+                return True
+        return False
+
+    def _lies_as(self, row: int, stage_id: str) -> bool:
+        return self.state.replicas["node"][row] >= 0 and self._view_of(row).spec.stage.stage_id == stage_id
+
+    def _shared_by_others(self, workload: int) -> frozenset[str]:
+        """Stages of the workload that live others use."""
+        state, name = self.state, self.state.names[workload]
+        active = state.active_workloads()
+        users = [u for u in state.sharers.get(name, []) if active[u]]
+        shapes = {int(state.workloads["shape"][u]) for u in users}
+        stages = [s for shape in shapes for s in state.shapes.templates[shape].stages]
+        return frozenset(s.stage_id for s in stages if s.shared_with == name)
+
     def _undo(self, keep: int) -> None:
         for placed in self.result.placed[keep:]:
             self.snapshot.take_node(self._view_of(placed.row), placed.node, placed.gpu_mask, -1)
@@ -731,7 +808,8 @@ class Round:
 
     def _reserve(self, rows: NDArray[np.int64]) -> None:
         """Keep the nodes of one pool that come free first for this gang."""
-        if self.is_trial or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
+        is_blind = self.is_trial and self.declared is None
+        if is_blind or not self.reservations.may_keep(self._view_of(int(rows[0])).candidate_groups):
             return
         slot = earliest_slot(
             self.snapshot,
@@ -750,7 +828,12 @@ class Round:
             gone = {p.row for p in self.result.preempted}
             new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
             self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
-            self._ends = (decided, ends_of(self.state, self._placed_known, self.now_s, gone))
+            self._ends = (
+                decided,
+                ends_of(self.state, self._placed_known, self.now_s, gone)
+                if self.declared is None
+                else self.declared.with_started(self.state, self._placed_known, self.now_s),
+            )
         return self._ends[1]
 
     # -------------------------------------------------------------- why not
@@ -767,6 +850,22 @@ class Round:
 
     def _template_of(self, row: int) -> Workload:
         return self.state.spec(int(self.state.replicas["spec"][row])).workload
+
+
+def sets_to_leave(stages: Collection[str], shared: Collection[str]) -> list[tuple[str, ...]]:
+    """Which stages could leave their places, fewest first; those that others share only when all leave."""
+    own = [s for s in stages if s not in shared]
+    private = (
+        [c for n in range(1, len(own) + 1) for c in combinations(own, n)]
+        if len(own) <= MAX_SUBSETS_OF
+        else []
+    )
+    return [*private, *([tuple(own)] if own and not private else []), *([tuple(stages)] if shared else [])]
+
+
+def _keeps_work(stage: Stage) -> bool:
+    """Whether a stop loses no work to speak of."""
+    return stage.is_service or stage.checkpoint_interval_s > 0
 
 
 def _spans_sites(stage: Stage) -> bool:
@@ -786,37 +885,47 @@ def shortage_codes(
     codes: Counter[ReasonCode] = Counter()
     up, cordoned = nodes.up[at], nodes.cordoned[at]
     usable = up & ~cordoned
-    codes[ReasonCode.SITE_DOWN] = int((~up).sum())
-    codes[ReasonCode.SITE_CORDONED] = int((up & cordoned).sum())
-    cpu_short = usable & (nodes.cpu_milli[at] < stage.cpu_milli)
-    memory_short = usable & (nodes.memory_mib[at] < stage.memory_mib)
-    storage_short = usable & (nodes.storage_gib[at] < stage.storage_gib)
-    codes[ReasonCode.CPU_SHORT] = int(cpu_short.sum())
-    codes[ReasonCode.MEMORY_SHORT] = int(memory_short.sum())
-    codes[ReasonCode.STORAGE_SHORT] = int(storage_short.sum())
-    fits = snapshot.fit_of_nodes(view, at) > 0
-    if snapshot.low_used is not None:
-        codes[ReasonCode.RESERVED_FLOOR] = int((fits & (snapshot.fit(view, at) <= 0)).sum())
+    codes[ReasonCode.SITE_DOWN] = int(np.count_nonzero(~up))
+    codes[ReasonCode.SITE_CORDONED] = int(np.count_nonzero(up & cordoned))
+    short = np.zeros(len(at), bool)
+    for code, free, need in (
+        (ReasonCode.CPU_SHORT, nodes.cpu_milli, stage.cpu_milli),
+        (ReasonCode.MEMORY_SHORT, nodes.memory_mib, stage.memory_mib),
+        (ReasonCode.STORAGE_SHORT, nodes.storage_gib, stage.storage_gib),
+    ):
+        if need:
+            too_little = usable & (free[at] < need)
+            codes[code] = int(np.count_nonzero(too_little))
+            short |= too_little
+    fits = usable & ~short
+    codes[ReasonCode.RESERVED_FLOOR] = 0  # before the GPU's, which decides between equal counts
     if stage.gpu_milli:
-        total = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
-        short = usable & (total < view.need[topology.node_group[at], 2])
-        codes[ReasonCode.GPU_SHORT] = int(short.sum())
-        other = cpu_short | memory_short | storage_short
-        codes[ReasonCode.GPU_FRAGMENTED] = int((usable & ~other & ~short & ~fits).sum())
-    codes[ReasonCode.POWER_LIMIT] = int(_power_blocked(snapshot, view, at, fits).sum())
-    codes[ReasonCode.LINK_FULL] = int((fits & links_full(snapshot, view)[topology.node_site[at]]).sum())
+        enough = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1) >= view.need[topology.node_group[at], 2]
+        whole = snapshot.holds_one(view, at)
+        codes[ReasonCode.GPU_SHORT] = int(np.count_nonzero(usable & ~enough))
+        codes[ReasonCode.GPU_FRAGMENTED] = int(np.count_nonzero(fits & enough & ~whole))
+        fits &= whole
+    if snapshot.low_used is not None:
+        codes[ReasonCode.RESERVED_FLOOR] = int(np.count_nonzero(fits & (snapshot.fit(view, at) <= 0)))
+    codes[ReasonCode.POWER_LIMIT] = _power_blocked_count(snapshot, view, at, fits)
+    full = links_full(snapshot, view)
+    if full.any():
+        codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits & full[topology.node_site[at]]))
     positive = Counter({code: n for code, n in codes.items() if n > 0})
     return positive or Counter({ReasonCode.RESERVED_FOR_GANG: int(fits.sum())})
 
 
-def _power_blocked(
+def _power_blocked_count(
     snapshot: Snapshot, view: SpecView, at: NDArray[np.int64], fits: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+) -> int:
+    """Nodes `at` that have room, at sites that have no power for one more replica there."""
     topology = snapshot.topology
+    spare_w = snapshot.spare_w()[topology.group_site] + POWER_SLACK_W
+    on, asleep = view.watts > spare_w, view.watts + topology.group_idle_w > spare_w
+    if not asleep.any():
+        return 0
     group = topology.node_group[at]
-    asked_w = view.watts[group] + np.where(snapshot.empty_node[at], topology.group_idle_w[group], 0.0)
-    blocked: NDArray[np.bool_] = fits & (asked_w > snapshot.spare_w()[topology.node_site[at]] + POWER_SLACK_W)
-    return blocked
+    return int(np.count_nonzero(fits & np.where(snapshot.empty_node[at], asleep[group], on[group])))
 
 
 def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer: Scorer, now_s: int) -> Round:
@@ -825,6 +934,8 @@ def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer:
     packing = fragmentation_of(state, snapshot) if isinstance(scorer, TieredScorer) else None
     done = Round(state, snapshot, patterns, scorer, now_s, packing=packing)
     done.run()
+    if packing is not None:
+        packing.release()
     return done
 
 

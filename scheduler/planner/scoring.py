@@ -19,6 +19,9 @@ from suanli.model.units import W_PER_KW
 CLOSED_SITE_YUAN_PER_HOUR = 1e4
 """Above any energy price: a site that the plan keeps closed is opened only when nothing open can take the work."""
 
+LEAST_WANTED = 0.01
+"""Part of a replica below which a plan's count is rounding."""
+
 
 class Scorer(Protocol):
     """Ranks nodes for one spec; lower is better."""
@@ -94,8 +97,9 @@ class GuidedScorer:
         return self.quotas.get(int(snapshot.fold[spec]), {})
 
     def may_start_deferred(self, spec: int, snapshot: Snapshot) -> int | None:
-        """Up to the plan's count; without a plan nothing waits."""
+        """Up to the plan's count, where a part of a replica counts as one: what is to run for a part of the slot is to
+        start in it. Without a plan nothing waits."""
         if not self.has_plan:
             return None
         wanted = self.deferred_running.get(int(snapshot.fold[spec]), 0.0)
-        return max(0, round(wanted) - int(snapshot.running_of_fold(spec).sum()))
+        return max(0, int(np.ceil(wanted - LEAST_WANTED)) - int(snapshot.running_of_fold(spec).sum()))

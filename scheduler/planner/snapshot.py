@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from scheduler.domain.state import MAX_GPUS_PER_NODE, ClusterState, NodeResources
 from scheduler.domain.topology import Topology
-from scheduler.planner.feasibility import SpecView, Views
+from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor
 from scheduler.planner.folds import folds_of
-from suanli.model import PriorityClass, Workload
+from suanli.model import Workload
 from suanli.model.units import MILLI
 
 WHOLE_GPU_MILLI = MILLI
@@ -52,31 +52,35 @@ class Snapshot:
     """(N,) grows with every change of a node, so that what is computed of a node can be kept until then."""
     returned: list[int] = field(default_factory=list)
     """Nodes to which room was given back since somebody last emptied this list."""
+    changed: list[list[int]] = field(init=False)
+    """(S,) nodes of each site that changed, in order of the changes."""
     low_used: NDArray[np.int64] | None = None
     """(G, R) taken by work ranked below public service; None when the policy reserves no floor."""
     _nodes_of: dict[bytes, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.stamp = np.ones(self.topology.node_count, np.int64)
+        self.changed = [[] for _ in range(self.topology.site_count)]
 
     @classmethod
     def take(cls, state: ClusterState, views: Views) -> Snapshot:
         """From the state; costs one pass over the replica columns."""
         topology, nodes = state.topology, state.nodes
         assert topology is not None and nodes is not None
+        specs, groups = len(state.shapes.specs), len(topology.group_ids)
         node = state.replicas["node"]
         placed = np.flatnonzero(node >= 0)
-        old_node = np.array([d.node for d in state.draining.values()], np.int64)
-        old_spec = np.array([d.spec for d in state.draining.values()], np.int64)
-        at = np.concatenate([node[placed], old_node])
-        running = np.zeros((len(state.shapes.specs), len(topology.group_ids)), np.int64)
-        np.add.at(running, (state.replicas["spec"][placed], topology.node_group[node[placed]]), 1)
-        drawing = running.copy()
-        np.add.at(drawing, (old_spec, topology.node_group[old_node]), 1)
+        at = node[placed].astype(np.int64)
+        pair = state.replicas["spec"][placed] * np.int64(groups) + topology.node_group[at]
+        running = np.bincount(pair, minlength=specs * groups).reshape(specs, groups)
+        drawing = running
+        if state.draining:
+            old_node = np.array([d.node for d in state.draining.values()], np.int64)
+            old_spec = np.array([d.spec for d in state.draining.values()], np.int64)
+            drawing = running.copy()
+            np.add.at(drawing, (old_spec, topology.node_group[old_node]), 1)
+            at = np.concatenate([at, old_node])
         count = np.bincount(at, minlength=topology.node_count)
-        fold = folds_of(views).all(len(running))
-        fold_running = np.zeros((int(fold.max(initial=-1)) + 1, running.shape[1]), np.int64)
-        np.add.at(fold_running, fold, running)
         snapshot = cls(
             topology=topology,
             views=views,
@@ -91,33 +95,30 @@ class Snapshot:
             ).astype(np.float64),
             link_mbps=np.zeros(len(topology.link_capacity_mbps)),
             replica_count=count,
-            fold=fold,
-            fold_running=fold_running,
+            fold=(fold := folds_of(views).all(specs)),
+            fold_running=_by_fold(running, fold),
             low_used=None if topology.reserved_floor_frac is None else np.zeros_like(topology.group_capacity),
         )
         snapshot._add_loads(drawing)
-        snapshot._add_low_used(drawing)
         for workload, sites in pipelines_placed(state):
             snapshot.link_mbps += pipeline_mbps(workload, sites, topology)
         return snapshot
 
     def _add_loads(self, drawing: NDArray[np.int64]) -> None:
-        """Power and zone traffic of everything that is placed, moving replicas at both ends."""
-        topology = self.topology
-        by_group = (drawing * self.views.watts()).sum(axis=0)
+        """Power, zone traffic and use of what stands above floors, of `drawing` (specs, G) replicas more or fewer."""
+        topology, views = self.topology, self.views
+        spec, group = np.nonzero(drawing)
+        count = drawing[spec, group]
+        site = topology.group_site[group]
+        by_group = np.bincount(group, count * views.watts()[spec, group], len(topology.group_ids))
         self.dynamic_w += np.bincount(topology.group_site, by_group, topology.site_count)
-        for spec in np.flatnonzero(drawing.any(axis=1)).tolist():
-            if self.views[spec].has_traffic:
-                by_site = np.bincount(topology.group_site, drawing[spec], topology.site_count)
-                self.link_mbps += by_site @ self.views.link_mbps_per_replica(spec)
-
-    def _add_low_used(self, drawing: NDArray[np.int64]) -> None:
-        if self.low_used is None:
-            return
-        for spec in np.flatnonzero(drawing.any(axis=1)).tolist():
-            view = self.views[spec]
-            if keeps_off_floor(view):
-                self.low_used += drawing[spec][:, None] * view.need
+        hub_mbps = views.hub_mbps()[spec]
+        for hub, routes in enumerate(topology.hub_routes.values()):
+            mbps_of_site = np.bincount(site, count * hub_mbps[:, hub], topology.site_count)
+            self.link_mbps += (mbps_of_site[:, None] * routes).sum(axis=0)
+        if self.low_used is not None:
+            low = views.off_floor()[spec]
+            np.add.at(self.low_used, group[low], count[low, None] * views.needs()[spec[low], group[low]])
 
     def copy(self) -> Snapshot:
         """Own arrays, for a trial."""
@@ -151,7 +152,9 @@ class Snapshot:
             changed |= (now != then).any(axis=1) if now.ndim == 2 else now != then
             now[...] = then
         self.stamp += changed
-        self.returned += np.flatnonzero(changed).tolist()
+        nodes_back = np.flatnonzero(changed).tolist()
+        self.returned += nodes_back
+        self._note_changed(nodes_back)
 
     def running_of_fold(self, spec: int) -> NDArray[np.int64]:
         """(G,) replicas ordered or running of every spec that plans count together with this one."""
@@ -297,6 +300,7 @@ class Snapshot:
         self.running[view.spec.spec, group] += count_sign
         self.fold_running[self.fold[view.spec.spec], group] += count_sign
         self.stamp[node] += 1
+        self.changed[site].append(node)
         if count_sign < 0:
             self.returned.append(node)
         was_empty = self.replica_count[node] == 0
@@ -310,6 +314,10 @@ class Snapshot:
             self.low_used[group] += count_sign * view.need[group]
         if view.has_traffic:
             self.link_mbps += count_sign * self.views.link_mbps_per_replica(view.spec.spec)[site]
+
+    def _note_changed(self, nodes: list[int]) -> None:
+        for node, site in zip(nodes, self.topology.node_site[nodes].tolist(), strict=True):
+            self.changed[site].append(node)
 
     def give_back(
         self, spec: NDArray[np.int64], node: NDArray[np.int64], gpu_mask: NDArray[np.int64]
@@ -327,16 +335,17 @@ class Snapshot:
         leaving = np.zeros_like(self.running)
         np.add.at(leaving, (spec, topology.node_group[node]), 1)
         self.running -= leaving
-        np.subtract.at(self.fold_running, self.fold, leaving)
+        self.fold_running -= _by_fold(leaving, self.fold, len(self.fold_running))
         self.replica_count -= np.bincount(node, minlength=topology.node_count)
         asleep = (self.replica_count == 0) & ~self.empty_node
         self.empty_node |= asleep
         idle_w = np.where(asleep, topology.group_idle_w[topology.node_group], 0.0)
         self.idle_w -= np.bincount(topology.node_site, idle_w, topology.site_count)
         self._add_loads(-leaving)
-        self._add_low_used(-leaving)
         np.add.at(self.stamp, node, 1)
-        self.returned += np.unique(node).tolist()
+        nodes_back = np.unique(node).tolist()
+        self.returned += nodes_back
+        self._note_changed(nodes_back)
 
     def take_many(self, view: SpecView, at: NDArray[np.int64], gpu_mask: NDArray[np.int64]) -> None:
         """Put one replica of the spec on each of these nodes, on these devices; a node may come several times."""
@@ -353,6 +362,7 @@ class Snapshot:
         self.running[view.spec.spec] += by_group
         self.fold_running[self.fold[view.spec.spec]] += by_group
         self.stamp[node] += 1
+        self._note_changed(node.tolist())
         woken = node[self.replica_count[node] == 0]
         self.replica_count[node] += count
         self.empty_node[woken] = False
@@ -364,9 +374,16 @@ class Snapshot:
             self.link_mbps += by_site @ self.views.link_mbps_per_replica(view.spec.spec)
 
 
-def keeps_off_floor(view: SpecView) -> bool:
-    """Whether the work ranks below public services, for which the reserved floor is kept."""
-    return view.spec.workload.priority_class.rank > PriorityClass.PUBLIC_SERVICE.rank
+def _by_fold(
+    running: NDArray[np.int64], fold: NDArray[np.int64], folds: int | None = None
+) -> NDArray[np.int64]:
+    """(folds, G) counts (specs, G) summed over the specs of each fold."""
+    folds = int(fold.max(initial=-1)) + 1 if folds is None else folds
+    groups = running.shape[1]
+    spec, group = np.nonzero(running)
+    pair = fold[spec] * groups + group
+    summed = np.bincount(pair, running[spec, group], folds * groups).astype(np.int64)
+    return summed.reshape(folds, groups)
 
 
 @lru_cache(maxsize=1 << MAX_GPUS_PER_NODE)
@@ -391,6 +408,13 @@ def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) ->
         return whole
     share = (np.maximum(gpu_free_milli, 0) // np.maximum(need_milli, 1)[:, None]).sum(axis=1)
     return np.where(need_milli <= 0, 0, np.where(need_milli >= WHOLE_GPU_MILLI, whole, share))
+
+
+def holds_gpus(free: list[int], need_milli: int) -> bool:
+    """Whether the GPUs of one node hold one more replica; work without GPUs always fits."""
+    if need_milli >= WHOLE_GPU_MILLI:
+        return free.count(WHOLE_GPU_MILLI) * WHOLE_GPU_MILLI >= need_milli
+    return need_milli <= 0 or need_milli <= max(free)
 
 
 def gpus_for(gpu_free_milli: NDArray[np.int64], need_milli: int) -> int:
@@ -477,6 +501,7 @@ __all__ = [
     "devices_of",
     "gpu_fit",
     "gpus_for",
+    "holds_gpus",
     "keeps_off_floor",
     "pipeline_mbps",
     "pipelines_placed",

@@ -10,7 +10,7 @@ would leave it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scheduler.domain.shapes import Spec
 from scheduler.domain.state import ClusterState
 from scheduler.domain.topology import Topology, under_policy
-from scheduler.planner.feasibility import SpecView, Views, view_spec
+from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor, view_spec
 from scheduler.planner.patterns import Patterns, enumerate_patterns
 from scheduler.planner.relax import (
     LIMITS,
@@ -40,13 +40,14 @@ from scheduler.planner.relax import (
     with_flow_limit,
     with_path_budget,
 )
+from scheduler.planner.reserve import Ends
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
 from suanli.model import Policy, Relaxation, StartEstimate, Workload
 from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, W_PER_KW, utc
 
-Amount = TypeVar("Amount", np.int64, np.float64)
+Amount = TypeVar("Amount", np.int64, np.float64, np.bool_)
 
 MAX_RELAXED_TENTHS_MS = 20_000
 WATTS_ROUNDED = 10.0
@@ -195,8 +196,18 @@ class Trials:
         placed = attempt.fits_together(self._waiting if rows is None else rows, relaxed)
         return attempt if placed else None
 
-    def attempt(self, snapshot: Snapshot, relaxed: Workload, scorer: FlatScorer | None = None) -> Round:
-        """A round of this workload, as relaxed, over a snapshot that becomes its own."""
+    def attempt(
+        self,
+        snapshot: Snapshot,
+        relaxed: Workload,
+        scorer: FlatScorer | None = None,
+        at_s: int | None = None,
+        declared: Ends | None = None,
+    ) -> Round:
+        """A round of this workload, as relaxed, over a snapshot that becomes its own; at another instant if named.
+
+        Gangs keep nodes in it only where `declared` says when what the snapshot holds ends.
+        """
         shape = int(self._state.workloads["shape"][self._index])
         own = [
             Spec(s, shape, i, stage, relaxed)
@@ -207,7 +218,15 @@ class Trials:
         views = _TrialViews(self._asked.views, [view_spec(s, self._topology) for s in own])
         snapshot.views = views
         patterns = _TrialPatterns(views, relaxed, shape)
-        return Round(self._state, snapshot, patterns, scorer or FlatScorer(), self._now_s, is_trial=True)
+        return Round(
+            self._state,
+            snapshot,
+            patterns,
+            scorer or FlatScorer(),
+            self._now_s if at_s is None else at_s,
+            is_trial=True,
+            declared=declared,
+        )
 
     def _snapshot(self, rules: frozenset[str]) -> Snapshot:
         """The fleet after the round, without policy, outages or other work where those rules are dropped."""
@@ -581,8 +600,14 @@ class _TrialViews(Views):
     def needs(self) -> NDArray[np.int64]:
         return self._with_own(self._known.needs(), {s: v.need for s, v in self._own.items()})
 
+    def hub_mbps(self) -> NDArray[np.float64]:
+        return self._known.hub_mbps()
+
+    def off_floor(self) -> NDArray[np.bool_]:
+        return self._with_own(self._known.off_floor(), {s: keeps_off_floor(v) for s, v in self._own.items()})
+
     @staticmethod
-    def _with_own(known: NDArray[Amount], own: dict[int, NDArray[Amount]]) -> NDArray[Amount]:
+    def _with_own(known: NDArray[Amount], own: Mapping[int, NDArray[Amount] | bool]) -> NDArray[Amount]:
         out = known.copy()
         for spec, row in own.items():
             out[spec] = row
@@ -590,6 +615,9 @@ class _TrialViews(Views):
 
     def link_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
         return self._known.link_mbps_per_replica(spec)
+
+    def most_mbps_per_replica(self, spec: int) -> NDArray[np.float64]:
+        return self._known.most_mbps_per_replica(spec)
 
 
 class _TrialPatterns(PatternCache):

@@ -67,8 +67,3 @@ class History:
         """(revision, instant) of the last change; KeyError for an unknown name."""
         row = self._index[name]
         return int(self._rows["changed"][row]), int(self._rows["changed_s"][row])
-
-    def names_by(self, column: str) -> list[str]:
-        """All names in order of `created` or `changed`."""
-        names = list(self._index)
-        return [names[i] for i in np.argsort(self._rows[column], kind="stable").tolist()]

@@ -68,7 +68,10 @@ class Plans:
     def placement_page(
         self, parent: str = "tenants/-/workloads/-", *, size: int = 0, token: str = "", filter_text: str = ""
     ) -> Page[Placement]:
-        """Placements that hold now, of one workload, one tenant or all, in order of the workload's name."""
+        """Placements that hold now, of one workload, one tenant or all, in order of the workload's name.
+
+        NotFound for one workload that never was.
+        """
         size = page_size(size)
         question = (parent, filter_text)
         start = read_token(token, question) or 0
@@ -79,6 +82,8 @@ class Plans:
             node = c.value if c.field == "node_id" else node
 
         def look(state: ClusterState) -> tuple[list[str], int]:
+            if not parent.endswith("/-") and not state.has_workload(parent):
+                raise NotFound(f"no workload {parent}")
             rows = list(placed_rows(state, _prefix(parent), site_id, node))
             return [state.placement_id(row) for row in rows[start : start + size]], len(rows)
 

@@ -84,16 +84,6 @@ def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecor
         placed_replica_count=status.placed_replica_count,
         running_replica_count=status.running_replica_count,
         site_ids=status.site_ids,
-        summary=elastic_note(workload),
-    )
-
-
-def elastic_note(workload: Workload) -> str:
-    """What becomes of `replicas_max`; "" where no stage names more than it runs."""
-    return "; ".join(
-        f"{s.stage_id} runs {s.replicas} replicas, up to {s.replicas_max} is noted and not used"
-        for s in workload.stages
-        if s.is_elastic
     )
 
 

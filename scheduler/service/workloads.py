@@ -21,7 +21,6 @@ from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
 from scheduler.service.views import (
     WorkloadStatus,
-    elastic_note,
     find_node,
     need_topology,
     placement_of,
@@ -448,13 +447,12 @@ def _check_batch(workloads: Sequence[Workload]) -> None:
 
 
 def _as_pending(workload: Workload) -> WorkloadRecord:
-    return WorkloadRecord.of(workload, WorkloadState.PENDING, summary=elastic_note(workload))
+    return WorkloadRecord.of(workload, WorkloadState.PENDING)
 
 
 def _waiting_record(record: WorkloadRecord, status: WaitingStatus) -> WorkloadRecord:
-    """The record with what is said of its waiting; a note that was there stays behind it."""
-    summary = "; ".join(text for text in (status.summary, record.summary) if text)
-    return record.model_copy(update={**vars(status), "summary": summary})
+    """The record with what is said of its waiting."""
+    return record.model_copy(update=vars(status))
 
 
 def _order(order_by: str) -> tuple[str, bool]:
@@ -518,9 +516,6 @@ def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> Workload
         explanation = run.explanations.get(workload.name) or Explanation(
             workload=workload.name, state=state.value, at_s=now_s, summary=summary
         )
-        note = elastic_note(workload)
-        if note:
-            explanation = explanation.model_copy(update={"summary": f"{explanation.summary}; {note}"})
         planned.append(
             PlannedWorkload(
                 workload=workload.name,

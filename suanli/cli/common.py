@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 DEFAULT_TENANT = "default"
 CLI_RETRY_S = 2.0
 """A person at a terminal would rather hear soon that nobody answers."""
+
+_IN_BATCH = re.compile(r"^(?:requests|workloads)\[(\d+)\](?:\.workload)?\.?")
+"""Where the problems of a batch lie, in the API's words."""
 
 ADDRESS_HELP = "address of the service, host:port"
 
@@ -137,6 +142,25 @@ def read_workloads(files: Iterable[Path], tenant: str) -> list[Workload]:
     if problems:
         raise InvalidRequest(problems)
     return workloads
+
+
+@contextmanager
+def naming(workloads: Sequence[Workload]) -> Iterator[None]:
+    """Problems that the service finds in a batch, told by the workloads' names instead of their places in it."""
+    from suanli.model import InvalidRequest
+
+    def named(field: str) -> str:
+        found = _IN_BATCH.match(field)
+        if found is None or int(found[1]) >= len(workloads):
+            return field
+        return f"{workloads[int(found[1])].workload_id}: {field[found.end() :]}".removesuffix(": ")
+
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            [p.model_copy(update={"field": named(p.field)}) for p in error.problems]
+        ) from None
 
 
 def when(at_s: int) -> str:

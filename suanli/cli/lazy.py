@@ -180,7 +180,7 @@ def _report_ours(error: Any) -> int:
     if isinstance(error, model.NotFound):
         return EXIT_NOT_FOUND
     if isinstance(error, model.Unavailable):
-        if "failed to connect" in str(error):
+        if any(words in str(error) for words in ("failed to connect", "errors resolving")):
             typer.echo(
                 "  is it running? `suanli serve` starts one; --address or SUANLI_ADDRESS names it", err=True
             )

@@ -17,6 +17,7 @@ from suanli.cli.common import (
     connect,
     fixed,
     gpus,
+    naming,
     place_name,
     read_workloads,
     reason_text,
@@ -115,7 +116,8 @@ def submit(
     records: list[WorkloadRecord] = []
     with connect(address) as client:
         for batch in chunks(workloads, MAX_PAGE_SIZE):
-            records += client.batch_create_workloads(batch, validate_only=dry_run, plan_etag=if_etag)
+            with naming(batch):
+                records += client.batch_create_workloads(batch, validate_only=dry_run, plan_etag=if_etag)
         if dry_run and output is Format.TABLE:
             labels = site_labels(client.list_sites())
             for batch in chunks(workloads, MAX_PAGE_SIZE):
@@ -299,7 +301,8 @@ def plan(
     """
     workloads = read_workloads(files, tenant)
     with connect(address) as client:
-        answer = client.plan_workloads(workloads)
+        with naming(workloads):
+            answer = client.plan_workloads(workloads)
         labels = site_labels(client.list_sites()) if output is Format.TABLE else {}
     if output is Format.TABLE:
         _print_plan(answer, labels)

@@ -6,7 +6,7 @@
             ...
 
 Every method raises `suanli.model` errors: InvalidRequest with its problems, NotFound, Conflict, Unavailable and so on.
-`sync.py` is the same, method by method; a test keeps the two in step.
+`sync.py` is made from this file by `tools/gen_sync_client.py`; a test keeps the two in step.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@
             ...
 
 Every method raises `suanli.model` errors: InvalidRequest with its problems, NotFound, Conflict, Unavailable and so on.
-`aio.py` is the same, method by method, for asyncio; a test keeps the two in step.
+Made from `aio.py` by `tools/gen_sync_client.py`; a test keeps the two in step.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -218,7 +219,7 @@ class Client:
             Unavailable: the service was away for longer than `retry_unavailable_for_s`.
         """
 
-        def open_stream(fold: WatchFold) -> Iterator[Any]:
+        def open_stream(fold: WatchFold) -> Generator[Any]:
             request = calls.watch_workloads_request(parent, filter, full, fold.resume_token)
             return self._stream(calls.METHODS["WatchWorkloads"], request, self._settings.watch_age_s)
 
@@ -344,14 +345,15 @@ class Client:
         while True:
             request = calls.watch_commands_request(parent, resume_token)
             try:
-                for message in self._stream(
-                    calls.METHODS["WatchCommands"], request, self._settings.watch_age_s
-                ):
-                    patience.well()
-                    resume_token = message.resume_token
-                    command = calls.read_command(message)
-                    if command is not None:
-                        yield command
+                with closing(
+                    self._stream(calls.METHODS["WatchCommands"], request, self._settings.watch_age_s)
+                ) as stream:
+                    for message in stream:
+                        patience.well()
+                        resume_token = message.resume_token
+                        command = calls.read_command(message)
+                        if command is not None:
+                            yield command
                 self._sleep(self._settings.backoff.first_s)
             except Unavailable as failure:
                 self._wait(patience, failure)
@@ -460,11 +462,14 @@ class Client:
         while True:
             request = calls.export_log_request(name, after_revision, wanted)
             try:
-                for message in self._stream(calls.METHODS["ExportLog"], request, self._settings.watch_age_s):
-                    patience.well()
-                    for event in calls.read_events(message):
-                        after_revision = event.revision
-                        yield event
+                with closing(
+                    self._stream(calls.METHODS["ExportLog"], request, self._settings.watch_age_s)
+                ) as stream:
+                    for message in stream:
+                        patience.well()
+                        for event in calls.read_events(message):
+                            after_revision = event.revision
+                            yield event
                 return
             except Unavailable as failure:
                 self._wait(patience, failure)
@@ -515,7 +520,7 @@ class Client:
             self._unary[method.path] = found
         return found
 
-    def _stream(self, method: Method, request: Any, timeout_s: float) -> Iterator[Any]:
+    def _stream(self, method: Method, request: Any, timeout_s: float) -> Generator[Any]:
         send = self._channel.unary_stream(
             method.path, request_serializer=method.encode, response_deserializer=method.decode
         )
@@ -543,14 +548,15 @@ class Client:
         self._sleep(wait_s)
 
     def _watch(
-        self, open_stream: Callable[[WatchFold], Iterator[Any]], fold: WatchFold
+        self, open_stream: Callable[[WatchFold], Generator[Any]], fold: WatchFold
     ) -> Iterator[WorkloadChange]:
         patience = Patience(self._settings)
         while True:
             try:
-                for message in open_stream(fold):
-                    patience.well()
-                    yield from fold.feed(calls.read_change(message))
+                with closing(open_stream(fold)) as stream:
+                    for message in stream:
+                        patience.well()
+                        yield from fold.feed(calls.read_change(message))
                 fold.cut()
                 self._sleep(self._settings.backoff.first_s)
             except SuanliError as failure:

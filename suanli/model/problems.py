@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, 
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from suanli.model.amounts import amount_meant, unit_of
 from suanli.model.errors import FieldProblem, InvalidRequest
 
 V = TypeVar("V", bound=BaseModel)
@@ -374,6 +375,8 @@ def _describe(item: Any, spot: _Spot, names: Names, prefix: str) -> tuple[FieldP
         return _bad_length(path, kind, ctx, given)
     if kind == "value_error":
         return FieldProblem(field=path, problem=str(ctx.get("error", item["msg"])), code="invalid"), None
+    if kind in _NUMBERS and isinstance(given, str):
+        return _no_number(path, spot, names, given, whole=kind in _WHOLE_NUMBERS)
     wanted = _PLAIN_WORDS.get(kind) or str(item["msg"]).removeprefix("Input should be ").removeprefix(
         "Value error, "
     )
@@ -391,12 +394,37 @@ _BOUNDS = {
 }
 
 
+_WHOLE_NUMBERS = ("int_parsing", "int_type", "int_from_float")
+_NUMBERS = (*_WHOLE_NUMBERS, "float_parsing", "float_type")
+_INSTANT = "an instant with its time zone, e.g. 2026-07-15T10:00:00+08:00"
 _PLAIN_WORDS = {
+    **dict.fromkeys(_WHOLE_NUMBERS, "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("datetime_parsing", "datetime_from_date_parsing", "datetime_type"), _INSTANT),
+    "string_type": "text",
     "model_type": "a mapping of fields",
     "dict_type": "a mapping",
     "tuple_type": "a list",
-    "timezone_aware": "an instant with its time zone, e.g. 2026-07-15T10:00:00+08:00",
+    "timezone_aware": _INSTANT,
 }
+
+
+def _no_number(
+    path: str, spot: _Spot, names: Names, given: str, *, whole: bool
+) -> tuple[FieldProblem, float | None]:
+    """A text where a number belongs; one with a unit is understood, but only to say which number it is."""
+    step = spot.field_step
+    field = "" if step is None else str(step.key)
+    unit, meant = unit_of(field), amount_meant(field, given, whole=whole)
+    problem = FieldProblem(
+        field=path,
+        problem=f"{_short(given)} is no number",
+        expected=("a whole number" if whole else "a number") + (f" of {unit}" if unit else ""),
+        nearest="" if meant is None else spot.show(names, meant),
+        code="no_number",
+    )
+    return problem, meant
 
 
 def _unknown_field(path: str, spot: _Spot, names: Names) -> FieldProblem:
@@ -461,18 +489,22 @@ def _nearest_name(given: str) -> str:
 def _bad_length(path: str, kind: str, ctx: Any, given: object) -> tuple[FieldProblem, Any]:
     is_text = kind.startswith("string")
     limit = int(ctx["max_length"] if kind.endswith("long") else ctx["min_length"])
-    unit = "characters" if is_text else "items"
-    bound = f"at {'most' if kind.endswith('long') else 'least'} {limit} {unit}"
+    unit = "character" if is_text else "item"
+    bound = f"at {'most' if kind.endswith('long') else 'least'} {_counted(limit, unit)}"
     count = len(given) if isinstance(given, (str, list, tuple, dict)) else int(ctx.get("actual_length", 0))
     shortened = given[:limit] if kind.endswith("long") and isinstance(given, (str, list, tuple)) else None
     problem = FieldProblem(
         field=path,
-        problem=f"has {count} {unit}",
+        problem=f"has {_counted(count, unit)}",
         expected=bound,
         nearest=shortened if isinstance(shortened, str) else "",
         code="length",
     )
     return problem, list(shortened) if isinstance(shortened, (list, tuple)) else shortened
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _quote(spot: _Spot, names: Names, given: object) -> str:

@@ -22,17 +22,11 @@ MICROS_PER_MS = 1000
 NANOS_PER_MS = 1_000_000
 MIB_PER_GIB = 1024
 MBPS_PER_GBPS = 1000
-BITS_PER_BYTE = 8
 
 
 def need_milli(units: float) -> int:
     """Whole or broken units (cores, GPUs) as milli, rounded up: a need is never understated."""
     return math.ceil(round(units * MILLI, 6))
-
-
-def capacity_milli(units: float) -> int:
-    """Whole or broken units (cores, GPUs) as milli, rounded down: a capacity is never overstated."""
-    return math.floor(round(units * MILLI, 6))
 
 
 def need_mib(gib: float) -> int:
@@ -83,21 +77,6 @@ def need_nanos(duration_ms: float) -> int:
 def ms_from_nanos(duration_nanos: float) -> float:
     """Nanoseconds as milliseconds."""
     return duration_nanos / NANOS_PER_MS
-
-
-def hours_from_s(duration_s: float) -> float:
-    """Seconds as hours."""
-    return duration_s / SECONDS_PER_HOUR
-
-
-def s_from_hours(duration_hours: float) -> int:
-    """Hours as whole seconds, rounded up."""
-    return math.ceil(round(duration_hours * SECONDS_PER_HOUR, 6))
-
-
-def transfer_s(size_gib: float, rate_gbps: float) -> float:
-    """Seconds that `size_gib` GiB take over `rate_gbps` Gbit/s."""
-    return size_gib * MIB_PER_GIB * MIB_PER_GIB * MIB_PER_GIB * BITS_PER_BYTE / (rate_gbps * 1e9)
 
 
 def epoch_s(at: datetime) -> int:

@@ -81,7 +81,7 @@ class Stage(Value):
     stage_id: Identifier
     replicas: int = Field(1, ge=1, le=MAX_REPLICAS)
     replicas_max: int | None = Field(
-        None, ge=1, le=MAX_REPLICAS, description="noted, not used yet: `replicas` run, never more"
+        None, ge=1, le=MAX_REPLICAS, description="stages do not grow yet: refused above `replicas`"
     )
     cpu_milli: int = Field(ge=0, le=10_000_000)
     memory_mib: int = Field(ge=0, le=100_000_000)
@@ -116,7 +116,7 @@ class Stage(Value):
 
     @property
     def is_elastic(self) -> bool:
-        """More replicas than run are noted in `replicas_max`."""
+        """May run more than `replicas`."""
         return self.replicas_max is not None and self.replicas_max > self.replicas
 
     @property

@@ -532,7 +532,7 @@ class Stage(_message.Message):
     replica_count: _builtins.int
     """Replicas wanted; 1 when unset, at most 100 000."""
     replica_max_count: _builtins.int
-    """Noted, not used yet: replica_count run. At least replica_count; the record's summary says so where it is larger."""
+    """Room for stages that grow; none does yet, so anything but replica_count is refused."""
     cpu_milli: _builtins.int
     """CPU per replica, 1000 is one core; 0 to 10 000 000."""
     memory_mebibytes: _builtins.int

@@ -101,12 +101,6 @@ CODECS = (
 """All outer codecs, for tests that must not miss one."""
 
 
-def site_id_from_name(name: str) -> str:
-    """`e01` from `sites/e01`; empty when it is not a site's name."""
-    found = id_from_name(name, "sites")
-    return found if isinstance(found, str) else ""
-
-
 def site_name(site_id: str) -> str:
     """`sites/{site}`."""
     return f"sites/{site_id}"
@@ -165,7 +159,6 @@ __all__ = [
     "run_progress_to_proto",
     "run_to_proto",
     "site_from_proto",
-    "site_id_from_name",
     "site_name",
     "site_record_from_proto",
     "site_record_to_proto",

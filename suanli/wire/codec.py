@@ -236,13 +236,6 @@ def converted(
     return Field(model, proto, read, write, lambda v: show_plain(write(v)) + unit)
 
 
-def converted_list(model: str, proto: str, read: Callable[[Any], Any], write: Callable[[Any], Any]) -> Field:
-    """A list of numbers whose unit changes."""
-    return Field(
-        model, proto, lambda v: [read(x) for x in v], lambda v: [write(x) for x in v], _show_by(write)
-    )
-
-
 def converted_map(model: str, proto: str, read: Callable[[Any], Any], write: Callable[[Any], Any]) -> Field:
     """A map of numbers whose unit changes."""
     return Field(

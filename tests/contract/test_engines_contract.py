@@ -218,3 +218,36 @@ def test_a_second_ray_beside_the_first_does_not_collide_and_leaves_nothing(ray_s
         assert len(first.step([], TINY.start_s + 600).meters) == 3
     finally:
         first.close()
+
+
+ONE_AFTER_THE_OTHER = """
+from cluster_sim.engines.ray_engine import RayEngine
+from cluster_sim.scenarios import load_scenario
+from solvers.decompose import RayRunner
+
+tiny = load_scenario("tiny-cloud-edge")
+for _ in range(2):
+    engine = RayEngine(tiny, 1, {}, shard_count=1)
+    print(len(engine.step([], tiny.start_s + 300).meters))
+    engine.close()
+with RayRunner(1) as runner:
+    print(*runner.map(lambda x: -x, [-7]))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_one_process_may_start_several_rays_one_after_the_other():
+    """Ray keeps the first token of a process: a second engine, or a solver's Ray after it, has to use the same."""
+    root = Path(__file__).resolve().parents[2]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER],
+        cwd=root,
+        env=environment | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.stdout.split() == ["3", "3", "7"], done.stderr[-2000:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from suanli.model import EventKind, NotFound, ReplicaPhase, TelemetryReport
@@ -308,6 +310,65 @@ def test_sharers_follow_when_what_they_share_has_to_go_elsewhere():
     city.expect("guest", replicas=0, state="pending").when_planned(after_s=61).expect("guest", on="e02")
 
 
+def a_twin_that_lost(stage: str, *, budget_ms: float, second: a_site, **of_stages: Any) -> City:
+    """A twin on e01 whose one stage is lost while e01 takes nothing new; `second` is the other site."""
+    twin = a_twin("t", budget_ms)
+    for of_stage in twin.stages:
+        of_stage |= of_stages
+    city = given(a_fleet(a_site("e01").cpus(nodes=4).rtt(10), second), PlainScorer({"e02": 2.0}))
+    city.submits(twin).when_planned().all_run().expect("t", on="e01", replicas=3)
+    (lost,) = [i for i in city.placements("t") if f"/{stage}/" in i]
+    city.apply(city.cycle.cordon(city.state, city.now_s, "e01", True))
+    return city.reports((lost, ReplicaPhase.LOST))
+
+
+def stops_and_returns(city: City) -> City:
+    """What was told to stop has stopped, and rounds go on."""
+    stopped = [e.subject for e in city.events(EventKind.REPLICA_STOP_ORDERED)]
+    return city.reports(*((i, ReplicaPhase.STOPPED) for i in stopped), after_s=5).when_planned()
+
+
+def test_one_stage_is_placed_anew_without_the_others_noticing():
+    city = a_twin_that_lost("sync", budget_ms=200, second=a_site("e02").cpus(nodes=4).rtt(10)).when_planned()
+    assert city.stage_sites("t") == {"ingest": "e01", "sync": "e02", "render": "e01"}
+    assert city.events(EventKind.REPLICA_STOP_ORDERED) == []
+
+
+def test_a_stage_that_has_no_place_beside_the_others_takes_them_along():
+    """52 ms keep the loop on one site, and its site takes nothing new: without the others it would wait for ever."""
+    city = a_twin_that_lost("sync", budget_ms=52, second=a_site("e02").cpus(nodes=4).rtt(10)).when_planned()
+    causes = {e.body["cause"] for e in city.events(EventKind.REPLICA_STOP_ORDERED)}
+    assert causes == {"sync has no place beside it, so they go elsewhere together"}
+    stops_and_returns(city)
+    assert city.stage_sites("t") == dict.fromkeys(("ingest", "sync", "render"), "e02")
+    assert violations_of(city) == []
+
+
+def test_nothing_is_stopped_for_a_stage_when_there_is_no_room_for_all():
+    full = a_site("e02").cpus(nodes=1, cores=2).rtt(10)
+    city = a_twin_that_lost("sync", budget_ms=52, second=full).when_planned()
+    assert city.stage_sites("t") == {"ingest": "e01", "render": "e01"}
+    assert city.events(EventKind.REPLICA_STOP_ORDERED) == []
+
+
+def test_work_without_checkpoints_is_not_stopped_for_another_stage():
+    second = a_site("e02").cpus(nodes=4).rtt(10)
+    city = a_twin_that_lost("sync", budget_ms=52, second=second, duration_s=9000).when_planned()
+    assert city.stage_sites("t") == {"ingest": "e01", "render": "e01"}
+
+
+def test_as_few_stages_leave_as_can_be():
+    """The loop needs sync and render on one site; ingest is not part of it and stays."""
+    fleet = a_fleet(a_site("e01").cpus(nodes=4).rtt(10), a_site("e02").cpus(nodes=4).rtt(10))
+    twin = a_twin("t", 200.0).path(2 * 11 + 20.0, "zones/z1", "stages/sync", "stages/render", "zones/z1")
+    twin.stages[1]["site_ids"] = ("e01", "e02")
+    city = given(fleet, PlainScorer({"e02": 2.0})).submits(twin).when_planned().all_run()
+    (lost,) = [i for i in city.placements("t") if "/sync/" in i]
+    city.apply(city.cycle.cordon(city.state, city.now_s, "e01", True))
+    stops_and_returns(city.reports((lost, ReplicaPhase.LOST)).when_planned())
+    assert city.stage_sites("t") == {"ingest": "e01", "sync": "e02", "render": "e02"}
+
+
 def test_cancelling_the_owner_sends_its_sharers_back_to_wait():
     city = given(a_fleet(a_site("e01").cpus(nodes=4))).submits(a_twin("owner"), sharing("guest", "owner"))
     city.when_planned().all_run().cancels("owner").expect("guest", replicas=0, state="pending")
@@ -319,7 +380,7 @@ def test_cancelling_the_owner_sends_its_sharers_back_to_wait():
 
 def test_deferrable_work_waits_for_the_plan_and_says_so_once():
     scorer = PlainScorer(wanted_deferred=1)
-    city = given(two_edges(), scorer).submits(
+    city = given(two_edges().cheaper_from(6), scorer).submits(
         *(a_workload(f"d{i}").lasts(600).deferrable(START_S + 10 * HOUR_S) for i in range(3))
     )
     city.when_planned()
@@ -332,7 +393,7 @@ def test_deferrable_work_waits_for_the_plan_and_says_so_once():
 
 
 def test_deferrable_work_starts_in_time_for_its_deadline():
-    city = given(two_edges(), PlainScorer(wanted_deferred=0))
+    city = given(two_edges().cheaper_from(2), PlainScorer(wanted_deferred=0))
     city.submits(
         a_workload("d").lasts(HOUR_S).deferrable(START_S + 3 * HOUR_S)
     ).when_planned().expect_waiting("d")
@@ -342,7 +403,7 @@ def test_deferrable_work_starts_in_time_for_its_deadline():
 
 def test_a_deferrable_gang_starts_when_the_plan_wants_half_of_it():
     scorer = PlainScorer(wanted_deferred=1)
-    city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=4, cores=1)), scorer)
+    city = given(a_fleet(a_site("dc", "cloud").cpus(nodes=4, cores=1)).cheaper_from(6), scorer)
     city.submits(a_workload("g").gang(4).lasts(600).deferrable(START_S + 24 * HOUR_S)).when_planned()
     city.expect_waiting("g")
     scorer.wanted_deferred = 2

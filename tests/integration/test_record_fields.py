@@ -15,6 +15,7 @@ from scheduler.service import Service
 from scheduler.workers.pools import InlineSolverPool
 from suanli.model import (
     EventKind,
+    InvalidRequest,
     Plan,
     Policy,
     PueCap,
@@ -183,19 +184,22 @@ def test_the_price_of_a_placement_is_energy_and_not_the_wall_around_a_closed_sit
     assert start.body["price_yuan_per_hour"] == pytest.approx(0.25)
 
 
-# ---------------------------------------------------------------------- what is noted and not done
+# ---------------------------------------------------------------------- what is refused rather than forgotten
 
 
-def test_a_stage_that_could_grow_says_that_it_does_not():
+def test_a_stage_that_wants_to_grow_is_refused_in_every_way_of_asking():
     elastic = a_workload("w").replicas(2)._last(replicas_max=8).build()
-    note = "main runs 2 replicas, up to 8 is noted and not used"
     with running(a_service(), a_fleet(a_site("e01").cpus()).build()) as service:
-        assert service.workloads.create(elastic, validate_only=True).result(10).summary == note
-        (planned,) = service.workloads.plan([elastic]).result(10).workloads
-        assert len(planned.placements) == 2 and planned.explanation.summary.endswith(note)
-        assert service.workloads.create(elastic).result(10).summary == note
-        wait_until(lambda: service.workloads.get(elastic.name).placed_replica_count == 2)
-        assert service.workloads.get(elastic.name).summary == note
+        asked = (
+            lambda: service.workloads.create(elastic),
+            lambda: service.workloads.create(elastic, validate_only=True),
+            lambda: service.workloads.plan([elastic]),
+        )
+        for ask in asked:
+            with pytest.raises(InvalidRequest, match="stages do not grow yet") as refused:
+                ask().result(10)
+            (problem,) = refused.value.problems
+            assert problem.field.endswith("stages[0].replicas_max") and problem.nearest == "2"
 
 
 def test_more_domains_than_replicas_are_refused_however_many_there_could_be():

@@ -495,6 +495,9 @@ async def test_rounds_and_placements_are_read():
                 timeout=DEADLINE_S,
             )
             assert [p.site for p in page.placements] == ["sites/edge"]
+        nobody = plans_pb2.ListPlacementsRequest(parent=f"{ACME}/workloads/nobody")
+        error = await refused(client.plans.ListPlacements(nobody, timeout=DEADLINE_S))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
         assert not (await client.plans.ListPlans(plans_pb2.ListPlansRequest(), timeout=DEADLINE_S)).plans
         error = await refused(
             client.plans.GetPlan(plans_pb2.GetPlanRequest(name="plans/latest"), timeout=DEADLINE_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,3 +164,27 @@ def test_a_full_fleet_takes_nothing_more_and_fragmentation_stays_a_share(world):
     for shape in mix:
         if all(need.cpu_milli or need.gpu_count for need in shape.needs):
             assert not fits_by_hand(state, shape)
+
+
+@given(worlds(), st.integers(0, 4))
+def test_a_few_nodes_cost_what_they_cost_among_all(world, warm):
+    """One node at a time through kept values, against the tables over the whole fleet."""
+    state, mix = world
+    placer = a_placer(state, mix)
+    for shape in mix:
+        placer.place(shape, warm)
+        everywhere = placer.costs(shape)
+        with_gpus = np.flatnonzero(state.gpu_installed.any(axis=1))
+        assert placer.costs_at(shape, with_gpus).tolist() == everywhere[with_gpus].tolist()
+
+
+@given(worlds())
+def test_several_replicas_on_one_node_cost_what_they_cost_when_placed_there(world):
+    state, mix = world
+    placer = a_placer(state, mix)
+    for node in np.flatnonzero(state.gpu_installed.any(axis=1)).tolist():
+        for shape in mix:
+            trial = placer.copy()
+            foretold = list(itertools.islice(placer.costs_on(shape, node), 12))
+            placed = trial.place(shape, 12, np.array([node]))
+            assert foretold == placed.cost_milli.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from scheduler.planner.choice import PACKING_YUAN_PER_GPU_H
 from scheduler.planner.feasibility import Views
 from scheduler.planner.fragmentation import fragmentation_of
 from scheduler.planner.round import PatternCache, Placed, Round, place_all
 from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.worth import PACKING_YUAN_PER_GPU_H
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload
 from tests.property.test_planner_safety import play, some_fleet, some_workload
 
@@ -118,3 +119,38 @@ def test_equal_states_give_equal_rounds_also_after_a_restart(seed):
         return place_all(state, views, PatternCache(views), city.strategy.plain, city.now_s + 60)[0].placed
 
     assert placed_from(city.state) == placed_from(city.replayed())
+
+
+@for_all(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_replicas_placed_in_turn_lie_where_working_them_out_together_puts_them(seed):
+    """What is kept of each node from head to head, against every node with room looked at anew for each head."""
+    city = crowded(seed)
+    kept = placed_by(city, city.strategy.plain, True)
+    with patch("scheduler.planner.choice.MAX_IN_TURN", 0):
+        assert placed_by(city, city.strategy.plain, True) == kept
+
+
+@for_all(SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_a_round_that_reuses_what_earlier_rounds_computed_decides_as_one_that_computes_it_anew(seed):
+    """Work comes and goes between the rounds; what was kept of nodes that changed since is not used."""
+    city = crowded(seed)
+    assert city.state.topology is not None
+    views = Views(city.state.topology, city.state.shapes)
+    rng = random.Random(seed)
+    for i in range(6):
+        work = (
+            a_workload(f"more{i}").cpu(rng.choice((1, 3))).replicas(rng.randint(1, 4)).gpus(**some_gpus(rng))
+        )
+        if not city.cycle.admit(city.state, [work.build()])[0]:
+            city.submits(work)
+        if rng.random() < 0.5 and city.workloads:
+            city.cancels(rng.choice(sorted(city.workloads)))
+        afresh = Views(city.state.topology, city.state.shapes)
+        reused, anew = (
+            place_all(city.state, v, PatternCache(v), city.strategy.plain, city.now_s)[0]
+            for v in (views, afresh)
+        )
+        assert reused.placed == anew.placed
+        city.when_planned().all_run()

@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.assignment import Instance, check, placement_problem
+from solvers.archive import IntArray
 from solvers.assignment import AssignmentProblem
 from solvers.assignment_bounds import ascend, fewest_bins, lagrangian, linear_relaxation, promising_pairs
+from solvers.assignment_tree import assignment_program, branch
+from solvers.dual_bound import usable_pairs
 from solvers.linear import LpLimits
+from solvers.proof import verify_proof
 from solvers.single_source import Budget, WorkLimits, solve_assignment, solve_single_source
 from solvers.solution import SolveStatus
+from solvers.whole_bound import knapsack_value, whole_bound_yuan
 from tests.assignment_problems import arrays_of, cheapest, every_assignment, random_instance
 
 some = settings(max_examples=40, deadline=None, derandomize=True)
@@ -94,6 +99,44 @@ def test_the_program_without_struck_out_pairs_proves_the_optimum(seed):
     assert answer.bin_of is not None and p.objective(answer.bin_of) == pytest.approx(optimum)
 
 
+@some
+@given(seeds, st.integers(1, 4))
+def test_branching_proves_the_optimum_and_its_bound_holds_wherever_it_stops(seed, nodes):
+    p = arrays_of(random_instance(seed, fixed_costs=True))
+    optimum = cheapest(p)
+    whole, cut_short = (branch(p, p.allowed, None, n) for n in (10**6, nodes))
+    assert cut_short.bound <= optimum + 1e-6
+    if np.isinf(optimum):
+        assert whole.bin_of is None and whole.bound == np.inf
+        return
+    assert whole.bin_of is not None and p.objective(whole.bin_of) == pytest.approx(optimum)
+    assert whole.bound == pytest.approx(optimum)
+    from_a_bad_start = branch(p, p.allowed, _dearest(p), 10**6)
+    assert from_a_bad_start.bin_of is not None and p.objective(from_a_bad_start.bin_of) == pytest.approx(
+        optimum
+    )
+
+
+def _dearest(p: AssignmentProblem) -> IntArray:
+    everything = [b for b in every_assignment(p.bin_count, p.job_count) if p.is_feasible(b)]
+    return max(everything, key=p.objective)
+
+
+@settings(some, max_examples=15)
+@given(seeds)
+def test_no_assignment_breaks_a_row_of_the_program(seed):
+    p = arrays_of(random_instance(seed))
+    model = assignment_program(p, p.allowed)
+    for bin_of in every_assignment(p.bin_count, p.job_count):
+        if p.is_feasible(bin_of):
+            opened = np.isin(np.arange(p.bin_count), bin_of) | (p.fixed == 0)
+            point = np.append(bin_of[model.jobs] == model.bins, opened).astype(float)
+            sides = model.program.matrix @ point
+            assert (sides >= model.program.row_lower - 1e-9).all()
+            assert (sides <= model.program.row_upper + 1e-9).all()
+            assert model.program.cost @ point + model.program.offset == pytest.approx(p.objective(bin_of))
+
+
 @settings(some, max_examples=15)
 @given(seeds)
 def test_penalties_keep_every_pair_of_every_cheaper_assignment(seed):
@@ -139,3 +182,52 @@ def test_scaling_money_scales_the_answer(seed):
     scaled = Instance("scaled", instance.cost * 0.37, instance.load, instance.capacity, instance.fixed * 0.37)
     answer = solve_single_source(placement_problem(scaled), FEW)
     assert answer.plan.objective_yuan == pytest.approx(0.37 * optimum)
+
+
+@some
+@given(seeds)
+def test_any_prices_of_classes_prove_a_bound_for_whole_classes(seed):
+    instance = random_instance(seed)
+    problem, optimum = placement_problem(instance), cheapest(arrays_of(instance))
+    if np.isinf(optimum):
+        return
+    rng = np.random.default_rng(seed)
+    prices = [float(rng.uniform(-5, 40)) for _ in range(instance.cost.shape[1])]
+    assert whole_bound_yuan(problem, usable_pairs(problem), prices) <= optimum + 1e-6
+
+
+@some
+@given(seeds)
+def test_a_knapsack_has_its_value_by_trying_every_subset_and_a_cut_one_no_less(seed):
+    rng = np.random.default_rng(seed)
+    worth, size = rng.uniform(0.1, 9, 7), rng.integers(0, 9, 7)
+    capacity = int(rng.integers(0, 30))
+    subsets = ((np.arange(2**7)[:, None] >> np.arange(7)) & 1).astype(bool)
+    best = max(float(worth[s].sum()) for s in subsets if size[s].sum() <= capacity)
+    assert knapsack_value(worth, size, capacity) == pytest.approx(best)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("solvers.whole_bound.MOST_CELLS", 0)
+        assert knapsack_value(worth, size, capacity) >= best - 1e-9
+
+
+@settings(some, max_examples=15)
+@given(seeds)
+def test_every_answer_carries_a_certificate_that_holds_and_one_that_claims_more_does_not(seed):
+    instance = random_instance(seed)
+    problem = placement_problem(instance)
+    plan = solve_single_source(problem, FEW, seed=seed).plan
+    if not plan.has_plan:
+        return
+    certificate = plan.certificate
+    assert certificate is not None
+    assert certificate.bound_yuan <= cheapest(arrays_of(instance)) + 1e-6
+    assert verify_proof(problem, plan) == []
+    for changed in (
+        {"bound_yuan": certificate.objective_yuan + 1.0},
+        {
+            "whole_class_yuan": certificate.whole_class_yuan[:-1],
+            "bound_yuan": certificate.objective_yuan + 1.0,
+        },
+    ):
+        false = dataclasses.replace(plan, certificate=dataclasses.replace(certificate, **changed))
+        assert "certified_bound" in {v.rule for v in verify_proof(problem, false)}

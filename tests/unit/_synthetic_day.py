@@ -374,7 +374,8 @@ def _outage(day: Day) -> None:
         EventKind.REPLICA_PREEMPTED,
         lost.placement_id,
         by="tenants/city/workloads/w1-000",
-        cause="priority",
+        cause="hard_safety work found no free room",
+        lost_gpu_hours=0.25,
     )
 
 

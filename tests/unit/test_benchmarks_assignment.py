@@ -6,12 +6,14 @@ import csv
 import dataclasses
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import assignment, gap, instances, sscflp
+from benchmarks import assignment, assignment_curve, gap, instances, sscflp
 from benchmarks.assignment import placement_problem
 from solvers.single_source import WorkLimits, solve_single_source
 
@@ -59,6 +61,24 @@ def test_a_command_solves_checks_and_writes(command, text, objective, bins, tmp_
     assert 0 < last["seconds"] < 5
 
 
+def test_the_saved_problem_and_plan_are_verified_without_a_solver(tmp_path, capsys):
+    saved = tmp_path / "tiny.problem"
+    file = written(tmp_path / "tiny.txt", SSCFLP)
+    assert sscflp.main([file, "--seconds", "5", "--save", str(saved), "--json"]) == 0
+    stated = json.loads(capsys.readouterr().out.splitlines()[-1])
+    program = (
+        "import sys; sys.modules['ortools'] = None\n"
+        "import typer; from solvers.commands import verify; typer.run(verify)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(saved), "--json"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(told.stdout)
+    assert found["violations"] == []
+    assert found["certificate"]["bound_yuan"] == stated["certified_bound"]
+    assert found["bounds"][0]["bound_yuan"] == stated["bound"] >= stated["certified_bound"] - 1e-6
+
+
 def test_a_family_is_measured_file_by_file(tmp_path, capsys):
     written(tmp_path / "one.txt", GAP)
     with gzip.open(tmp_path / "two.txt.gz", "wt") as file:
@@ -96,7 +116,8 @@ def test_a_broken_file_is_refused(text, words, tmp_path, capsys):
 
 def test_a_missing_file_and_a_negative_fixed_cost_are_refused(tmp_path, capsys):
     assert sscflp.main([str(tmp_path / "none.txt")]) == 2
-    assert "No such file" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "none.txt: no such file" in told.err and told.out == ""
     assert sscflp.main([written(tmp_path / "bad.txt", SSCFLP.replace("12 3\n", "12 -3\n"))]) == 2
     assert "fixed cost is negative" in capsys.readouterr().err
 
@@ -143,3 +164,30 @@ def test_the_table_beside_the_file_gives_the_best_known_value(tmp_path):
         csv.writer(file).writerows([["instance", "best_known"], ["a", "12.5"]])
     assert assignment.best_known(tmp_path / "a.txt.gz") == 12.5
     assert assignment.best_known(tmp_path / "b.txt") is None
+
+
+def test_quality_against_time_is_measured_and_drawn_from_its_data(tmp_path, capsys):
+    file = written(tmp_path / "tiny.txt", GAP)
+    (tmp_path / "best_known.csv").write_text("instance,best_known\ntiny,4\n")
+    out = tmp_path / "gap-quality.json"
+    command = ["gap", "--seconds", "0.1,0.2", "--out", str(out), file, "--svg", str(tmp_path)]
+    assert assignment_curve.main(command) == 0
+    (row,) = json.loads(out.read_text())["files"]
+    assert row["name"] == "tiny" and row["best_known"] == 4
+    assert [p["limit_s"] for p in row["points"]] == [0.1, 0.2]
+    objective = json.loads(out.read_text())["files"][0]["points"][-1]["above_percent"] / 100 * 4 + 4
+    assert gap.main([file, "--seconds", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["objective"] == pytest.approx(objective)
+    drawn = (tmp_path / "gap-quality.svg").read_text()
+    assert drawn == assignment_curve.draw(tmp_path)["gap-quality.svg"]
+    assert drawn.count("<polyline") == 1 and ">tiny<" in drawn
+
+
+def test_quality_against_time_needs_values_to_compare_with(tmp_path, capsys):
+    file = written(tmp_path / "tiny.txt", GAP)
+    assert assignment_curve.main(["gap", "--seconds", "0.1", "--out", str(tmp_path / "o"), file]) == 1
+    assert "no best known value" in capsys.readouterr().err
+    assert assignment_curve.main(["gap", "--out", "o", str(tmp_path / "none.txt")]) == 2
+    for wrong in (["gap"], ["--seconds", "2,1", "--svg", "x"], ["--seconds", "x", "--svg", "x"]):
+        with pytest.raises(SystemExit):
+            assignment_curve.main(wrong)

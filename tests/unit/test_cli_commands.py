@@ -16,8 +16,10 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from suanli.cli import lazy
+from suanli.cli.common import naming
 from suanli.cli.main import app
-from suanli.model import Unavailable, WorkloadState
+from suanli.model import FieldProblem, InvalidRequest, Unavailable, WorkloadState
+from suanli.yaml_io import load_workloads
 from tests.fake_service import FakeService
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -52,6 +54,42 @@ def test_submit_accepts_files_and_standard_input(run: Run, service: FakeService)
     assert done.exit_code == 0
     assert done.stdout.splitlines() == list(service.records)
     assert len(service.records) == 3
+
+
+def test_what_the_service_refuses_is_told_by_name_and_not_by_place_in_the_batch(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        where = "requests[1].workload.stages[0].cpu_milli"
+        raise InvalidRequest(
+            [FieldProblem(field=where, problem="1000000 exceeds every node", nearest="64000")]
+        )
+
+    monkeypatch.setattr(service, "_accept", refuse)
+    batch = (EXAMPLES / "batch.yaml").read_text()
+    second = [*load_workloads(Path(V2X).read_text()), *load_workloads(batch)][1].workload_id
+    done = run("submit", V2X, "-", input=batch)
+    assert done.exit_code == 2
+    assert (
+        done.stderr
+        == f"error: {second}: stages[0].cpu_milli: 1000000 exceeds every node; nearest possible 64000\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("workloads[0].stages[0].replicas", "v2x-07: stages[0].replicas"),
+        ("requests[0].workload", "v2x-07"),
+        ("requests[9].workload.name", "requests[9].workload.name"),
+        ("plan_etag", "plan_etag"),
+    ],
+)
+def test_places_in_a_batch_become_names(field: str, told: str):
+    workloads = load_workloads(Path(V2X).read_text())
+    with pytest.raises(InvalidRequest) as refused, naming(workloads):
+        raise InvalidRequest([FieldProblem(field=field, problem="is wrong")])
+    assert [p.field for p in refused.value.problems] == [told]
 
 
 def test_submit_puts_short_names_into_the_tenant_asked_for(run: Run, service: FakeService):

@@ -139,3 +139,22 @@ def test_bad_input_is_answered_in_words_with_exit_code_2(tmp_path, capsys):
             openb.main(wrong)
         assert stop.value.code == 2
     assert openb.main(["--family", str(tmp_path / "absent")]) == 2
+
+
+def test_a_family_tells_where_each_seed_drops_its_first_pod(tmp_path, capsys):
+    inputs = write_inputs(tmp_path, PODS)
+    (tmp_path / "family").mkdir()
+    for name, target in ((1, openb.NODE_LIST), (3, f"{openb.POD_LIST_PREFIX}small.csv")):
+        (tmp_path / "family" / target).write_text(Path(inputs[name]).read_text())
+    assert openb.main(["--family", str(tmp_path / "family"), "--seeds", "42,43", "--json"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (trace,) = last["traces"]
+    fleet = openb.fleet_of(NODES)
+    streams = [openb.make_stream(PODS, fleet.gpu_milli, seed) for seed in (42, 43)]
+    first = [
+        openb.curve_of(fleet, s, openb.place_stream(fleet, PODS, s, 200).placements).first_drop_percent
+        for s in streams
+    ]
+    assert trace["trace"] == "small"
+    assert trace["first_drop_percent"] == pytest.approx([round(p, 4) for p in first])
+    assert all(50 < p <= 130 for p in first), "six GPUs cannot take 130 % of themselves"

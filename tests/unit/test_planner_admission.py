@@ -53,6 +53,15 @@ def test_before_a_fleet_is_registered_nothing_is_possible():
     assert found.code == "no_fleet"
 
 
+def test_a_stage_that_wants_to_grow(city):
+    for elastic in (
+        a_workload("w").replicas(2)._last(replicas_max=3),
+        a_workload("w").gang(2)._last(replicas_max=3),
+    ):
+        assert the_problem(city, elastic) == ("stages[0].replicas_max", "2", "not_elastic")
+    assert problems(city, a_workload("w").replicas(2)._last(replicas_max=2)) == []
+
+
 def test_a_replica_larger_than_any_node(city):
     assert the_problem(city, a_workload("w").cpu(65)) == ("stages[0].cpu_milli", "64000", "replica_too_large")
     assert the_problem(city, a_workload("w").cpu(1, memory_gib=300)) == (
@@ -108,6 +117,11 @@ def test_a_path_budget_below_the_physics_of_one_stage(city):
     work = a_workload("w").path(4.0, "zones/z1", "stages/main")
     work.stages[0]["processing_p99_ms"] = {"cpu": 3.5}
     assert the_problem(city, work) == ("paths[0].budget_ms", "4.5 ms", "path_below_physics")
+
+
+def test_a_flow_and_a_path_below_the_physics_come_in_one_answer(city):
+    found = problems(city, a_workload("w").within(0.5).path(0.5, "zones/z1", "stages/main"))
+    assert [p.field for p in found] == ["flows[0].rtt_p99_max_ms", "paths[0].budget_ms"]
 
 
 def test_a_path_budget_below_the_physics_of_a_pipeline(city):

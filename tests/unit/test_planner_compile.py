@@ -76,3 +76,32 @@ def test_deferrable_work_is_released_in_the_slot_in_which_it_may_begin():
     assert sorted(classes.release_slot.tolist()) == [0, 5]
     assert classes.work_replica_h.tolist() == [1.0, 1.0]
     assert len(set(classes.class_id)) == 2
+
+
+def test_long_work_runs_from_now_unless_a_night_makes_it_cheaper_and_short_work_is_the_plans():
+    city = given(a_fleet(a_site("e01").cpus(nodes=9)).cheaper_from(18).build()).submits(
+        a_workload("short").deferrable(START_S + 90 * HOUR_S).lasts(HOUR_S),
+        a_workload("night").deferrable(START_S + 90 * HOUR_S).lasts(6 * HOUR_S),
+        a_workload("days").deferrable(START_S + 90 * HOUR_S).lasts(48 * HOUR_S),
+    )
+    assert city.state.topology is not None
+    views = Views(city.state.topology, city.state.shapes)
+    classes = compile_problem(city.state, views, city.now_s).problem.classes
+    assert sorted(zip(classes.work_replica_h, classes.demand_count[:, -1], strict=True)) == [(0, 1), (7, 0)]
+    all_wait = compile_problem(city.state, views, city.now_s, all_wait=True).problem.classes
+    assert all_wait.work_replica_h.sum() == 1 + 6 + 48
+
+
+def test_what_is_due_in_days_is_planned_within_the_next_night():
+    city = given(a_fleet(a_site("e01").cpus(nodes=9)).cheaper_from(18).build()).submits(
+        a_workload("soon").deferrable(START_S + 5 * HOUR_S).lasts(HOUR_S),
+        a_workload("days").deferrable(START_S + 90 * HOUR_S).lasts(HOUR_S),
+        a_workload("later").deferrable(START_S + 90 * HOUR_S).lasts(HOUR_S).not_before(START_S + 20 * HOUR_S),
+    )
+    hourly = Slots(start_s=START_S + HOUR_S * np.arange(48), hours=np.ones(48))
+    assert city.state.topology is not None
+    views = Views(city.state.topology, city.state.shapes)
+    classes = compile_problem(city.state, views, city.now_s, slots=hourly).problem.classes
+    due = dict(zip(classes.release_slot.tolist(), classes.deadline_slot.tolist(), strict=True))
+    assert sorted(classes.deadline_slot.tolist()) == [6, 18, 36]
+    assert due[20] == 36, "its own night, counted from when it may begin"

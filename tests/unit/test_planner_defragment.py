@@ -24,10 +24,10 @@ LATENESS_YUAN = 5.0
 MIGRATION_YUAN = 2.0
 
 
-def two_rooms() -> City:
+def two_rooms(cheaper_from: int = 24) -> City:
     """Room `full` with two 8-GPU nodes for the gang, room `spare` of the same model with two more."""
     sites = [a_site(s, "cloud").gpus("h20", nodes=2, per_node=8, cores=64) for s in ("full", "spare")]
-    return given(a_fleet(*sites))
+    return given(a_fleet(*sites).cheaper_from(cheaper_from))
 
 
 def fragmented(*names: str, gpu_milli: int = 1000) -> City:
@@ -69,6 +69,24 @@ def test_a_service_leaves_the_nearly_empty_node_and_the_gang_then_fits():
     assert audit_placements(city.state, [move.placed]) == []
 
 
+def test_the_expected_start_counts_the_moves_of_the_next_plan():
+    """Services never end, so without moves nothing could be promised; the plan on the hour clears the node."""
+    city = fragmented("chat")
+    assert city.explain("gang").expected_start is None, "no plan has been made yet: nobody moves"
+    city.strategy.guide = {}
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, Policy(move_budget_per_hour=0)))
+    city.when_planned(after_s=60)
+    city.apply(city.cycle.revise_policy(city.state, city.now_s, Policy(move_budget_per_hour=10)))
+    found = city.explain("gang").expected_start
+    assert found is not None and "moves others to make room" in found.assumption
+    plan_s = (city.now_s // HOUR_S + 1) * HOUR_S
+    assert found.earliest_at_s == plan_s
+    city.strategy.guide = {}
+    city.when_planned(after_s=plan_s - city.now_s).all_run(30)
+    city.when_planned(after_s=60).expect("gang", replicas=2)
+    assert found.earliest_at_s <= city.now_s <= found.latest_at_s
+
+
 def test_cost_is_the_price_of_moving_and_gain_the_hours_of_waiting_saved():
     """Services never end, so the gang would wait the full day that is counted at most."""
     (helped,) = proposed(fragmented("chat"))
@@ -77,6 +95,14 @@ def test_cost_is_the_price_of_moving_and_gain_the_hours_of_waiting_saved():
     assert helped.cost_yuan == pytest.approx(
         MIGRATION_YUAN * 1, abs=0.1
     )  # and the idle power of the node it wakes
+
+
+def test_a_service_that_has_run_for_days_costs_no_more_to_move():
+    city = fragmented("chat")
+    (soon,) = proposed(city)
+    city.now_s += 9 * 24 * HOUR_S
+    (late,) = proposed(city)
+    assert late.cost_yuan == soon.cost_yuan
 
 
 def test_every_replica_that_is_in_the_way_moves_or_none():
@@ -237,7 +263,7 @@ def stop_of_old(city: City, *names: str) -> None:
 
 
 def test_deferrable_gangs_that_wait_for_their_hour_are_left_alone():
-    city = two_rooms()
+    city = two_rooms(cheaper_from=6)
     gang = a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S).deferrable(city.now_s + 99 * HOUR_S)
     city.submits(gang)
     assert waiting_gangs(city.state, city.now_s) == []

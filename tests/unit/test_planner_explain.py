@@ -138,7 +138,7 @@ def test_work_whose_latest_start_has_come_does_not_wait_for_a_price():
     ).when_planned()
     assert city.explain("late").conflict == ("capacity in use by other work",)
     assert city.explain("gang").conflict == ("capacity in use by other work",)
-    free = given(a_fleet(a_site("e01").cpus()), PlainScorer(wanted_deferred=0))
+    free = given(a_fleet(a_site("e01").cpus()).cheaper_from(6), PlainScorer(wanted_deferred=0))
     free.submits(a_workload("early").lasts(600).deferrable(START_S + 90_000)).when_planned()
     assert free.explain("early").conflict == ("waits for a cheaper hour (deferrable)",)
 

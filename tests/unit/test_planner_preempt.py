@@ -6,6 +6,7 @@ import pytest
 
 from suanli.model import EventKind, ReplicaPhase
 from suanli.model.telemetry import ReplicaReport
+from suanli.model.units import utc
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_twin, a_workload, given, name_of
 from tests.placement_oracle import violations_of
 
@@ -71,6 +72,20 @@ def test_the_stop_order_comes_before_the_start_and_says_who_why_and_what_for():
     }
     assert city.log[-1].body["preempted"] == 1
     city.expect("b0", state="pending")
+
+
+def test_who_gave_way_is_told_why_and_what_it_lost_until_it_runs_again():
+    city = full_room(nodes=1).submits(a_workload("plc", tenant="other").priority("hard_safety"))
+    at_s = city.when_planned().now_s
+    summary = city.explain("b0").summary
+    assert summary.endswith(
+        f"stopped at {utc(at_s):%Y-%m-%d %H:%M} UTC: it gave way, for hard_safety work found no free room; "
+        f"{1000 * 0.1 / 3600:.2g} GPU-hours of its work are lost"
+    )
+    assert "plc" not in summary, "other tenants' work has no name"
+    assert city.replayed().digest() == city.state.digest()
+    city.cancels("tenants/other/workloads/plc").when_planned(after_s=100).expect("b0", replicas=1)
+    assert city.state.stopped == {}
 
 
 def test_who_loses_least_work_leaves_first():

@@ -96,12 +96,17 @@ def test_what_is_not_due_final_or_placed_is_no_head():
     assert order_of(city) == []
 
 
+def cheaper_soon() -> City:
+    """The small city; energy is cheap from two hours after the start on."""
+    return given(a_fleet(a_site("e01").cpus(nodes=5, cores=2)).cheaper_from(2))
+
+
 def deferred_rows(city: City) -> np.ndarray:
     return heads(city.state, city.now_s)
 
 
 def test_the_earliest_deadlines_are_released_first_and_late_ones_always():
-    city = small_city().submits(
+    city = cheaper_soon().submits(
         a_workload("far").lasts(HOUR_S).deferrable(START_S + 9 * HOUR_S),
         a_workload("near").lasts(HOUR_S).deferrable(START_S + 5 * HOUR_S),
         a_workload("late").lasts(HOUR_S).deferrable(START_S + HOUR_S),
@@ -114,7 +119,7 @@ def test_the_earliest_deadlines_are_released_first_and_late_ones_always():
 
 
 def test_work_that_starts_together_waits_until_half_of_it_is_wanted():
-    city = small_city().submits(a_workload("g").gang(4).lasts(60).deferrable(START_S + 9 * HOUR_S))
+    city = cheaper_soon().submits(a_workload("g").gang(4).lasts(60).deferrable(START_S + 9 * HOUR_S))
     rows = deferred_rows(city)
     assert [whole_is_released(city.state, rows, n, city.now_s) for n in (0, 1, 2, None)] == [
         False,

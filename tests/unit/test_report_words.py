@@ -140,6 +140,9 @@ def test_events_that_tell_something_have_words():
     assert said[EventKind.SITE_UP] == "Songjiang Hub is back"
     assert "moves from" in said[EventKind.REPLICA_MOVED]
     assert "of the best" in said[EventKind.PLAN_COMMITTED]
+    assert said[EventKind.REPLICA_PREEMPTED].endswith(
+        "gives way to w1-000, which starts now; 0.25 GPU-hours lost"
+    )
     assert {EventKind.SITE_METERED, EventKind.REPLICA_RUNNING, EventKind.ROUND_COMMITTED}.isdisjoint(said)
 
 

@@ -81,3 +81,21 @@ def test_a_bad_setting_ends_with_exit_code_2(tmp_path):
     refused = CliRunner().invoke(app, ["serve", "--config", str(a_file(tmp_path, "port: x\n"))])
     assert refused.exit_code == 2
     assert "port" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "store", ["memory", "sqlite:///a.db", "postgresql://h/n", "postgresql+psycopg://h/n"]
+)
+def test_stores_that_there_are(store: str):
+    assert load({"store": store}, None, {}).settings.store == store
+
+
+@pytest.mark.parametrize("store", ["mysql://h/n", "suanli.db", ""])
+def test_a_store_that_there_is_not_is_refused_before_anything_listens(store: str):
+    with pytest.raises(InvalidRequest) as refused:
+        load({"store": store}, None, {})
+    (problem,) = refused.value.problems
+    assert problem.field == "store"
+    assert problem.problem == (
+        f"{store!r} is no store: `memory`, sqlite:///PATH, or a URL of PostgreSQL (from flag)"
+    )

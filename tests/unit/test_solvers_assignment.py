@@ -12,12 +12,17 @@ from benchmarks.instances import facility_location, generalised_assignment
 from solvers.assignment import AssignmentProblem, NotSingleSource, assignment_of, refusals
 from solvers.assignment_bounds import ascend, fewest_bins, knapsacks, linear_relaxation, priced, rounded_up
 from solvers.assignment_search import anneal
+from solvers.assignment_tree import assignment_program, branch
+from solvers.dual_bound import certified_bound_yuan
 from solvers.improve import ImproveLimits, improve
+from solvers.integer import IntegerLimits, solve_integer
 from solvers.linear import LpLimits
 from solvers.problem import PlacementProblem
+from solvers.proof import verify_proof
 from solvers.single_source import WorkLimits, solve_single_source
-from solvers.solution import SolveStatus
+from solvers.solution import PlanSolution, SolveStatus
 from solvers.verify import verify_placements, verify_plan
+from solvers.whole_bound import misfits
 from tests.assignment_problems import arrays_of, cheapest, random_instance
 from tests.plan_problems import Town
 
@@ -208,6 +213,31 @@ def test_improvement_starts_from_a_feasible_assignment_and_never_loses():
 # -- whole -------------------------------------------------------------------------------------------------------
 
 
+def test_large_jobs_that_exclude_each_other_are_said_to():
+    load = np.array([[7, 6, 4, 2]])
+    p = AssignmentProblem(np.ones((1, 4)), load, np.array([10]), np.array([5.0]), np.ones((1, 4), dtype=bool))
+    program = assignment_program(p, p.allowed).program
+    rows = {
+        tuple(np.flatnonzero(row)) for row in program.matrix.toarray() if row[4] == -1 and row.min() == -1
+    }
+    # 7 with 6 and 7 with 4 do not fit in 10; 6 with 4 and anything with 2 does
+    assert {(0, 1, 4), (0, 2, 4)} <= rows
+    assert not {(1, 2, 4), (0, 3, 4), (0, 1, 2, 4)} & rows
+
+
+def test_a_medium_problem_is_proven_by_few_nodes():
+    cost, fixed, demand, capacity = facility_location(15, 40, 5.0, np.random.default_rng(2))
+    p = AssignmentProblem(cost, np.tile(demand, (15, 1)), capacity, fixed, np.ones(cost.shape, dtype=bool))
+    found = branch(p, p.allowed, None, nodes=500)
+    assert found.bin_of is not None and p.is_feasible(found.bin_of)
+    assert found.bound == pytest.approx(p.objective(found.bin_of))
+    assert found.nodes < 500
+    # HiGHS on the same program agrees
+    program = assignment_program(p, p.allowed).program
+    exact = solve_integer(program, np.ones(len(program.cost), dtype=bool), IntegerLimits(nodes=10**5))
+    assert exact.objective == pytest.approx(p.objective(found.bin_of))
+
+
 def test_no_room_is_infeasible_and_no_jobs_cost_nothing():
     full = dataclasses.replace(TWO_BINS, capacity=np.array([4, 4]))
     answer = solve_single_source(placement_problem(full))
@@ -244,3 +274,59 @@ def test_a_larger_problem_is_sound_and_repeats_itself(fixed):
     bound = first.plan.bound("fleet")
     assert bound is not None and bound.bound_yuan is not None
     assert bound.bound_yuan <= first.plan.objective_yuan <= 1.03 * bound.bound_yuan
+
+
+# -- the certificate ---------------------------------------------------------------------------------------------
+
+
+def a_facility(bins: int = 12, jobs: int = 40, ratio: float = 3.0, seed: int = 3) -> PlacementProblem:
+    cost, fixed, demand, capacity = facility_location(bins, jobs, ratio, np.random.default_rng(seed))
+    return placement_problem(Instance("facility", cost, np.tile(demand, (bins, 1)), capacity, fixed))
+
+
+def test_the_certified_bound_comes_close_to_the_search_s_own():
+    problem = a_facility()
+    plan = solve_single_source(problem, WorkLimits()).plan
+    own = plan.bound("fleet")
+    assert own is not None and own.bound_yuan is not None and plan.certificate is not None
+    # branching proves the optimum; the prices at its root stay 4 % below
+    assert 0.95 * own.bound_yuan < plan.certificate.bound_yuan <= own.bound_yuan + 1e-6
+    # the knapsacks prove more than the multipliers alone, which may split a class
+    assert plan.certificate.bound_yuan > certified_bound_yuan(problem, plan, plan.certificate.leaves)
+
+
+def test_prices_of_some_columns_alone_are_not_what_certifies(monkeypatch):
+    monkeypatch.setattr("solvers.single_source.EASY_PAIRS", 0)
+    # the root of a tree on struck-out columns has prices at which the others would be taken: they prove next to nothing
+    plan = solve_single_source(a_facility(20, 60, ratio=8.0, seed=1), WorkLimits()).plan
+    own = plan.bound("fleet")
+    assert own is not None and own.bound_yuan is not None and plan.certificate is not None
+    assert 0.9 * own.bound_yuan < plan.certificate.bound_yuan <= own.bound_yuan + 1e-6
+
+
+def test_a_certificate_survives_its_file_and_is_checked_there(tmp_path):
+    problem = a_facility()
+    plan = solve_single_source(problem, WorkLimits(ascent_steps=20, integer_nodes=20, improve_rounds=1)).plan
+    problem.save(tmp_path / "a.problem")
+    plan.save(tmp_path / "a.problem.plan")
+    loaded = PlanSolution.load(tmp_path / "a.problem.plan")
+    assert loaded.to_bytes() == plan.to_bytes()
+    assert verify_proof(PlacementProblem.load(tmp_path / "a.problem"), loaded) == []
+
+
+def test_a_proof_for_whole_classes_is_refused_where_it_does_not_apply():
+    problem = a_facility()
+    plan = solve_single_source(problem, WorkLimits(ascent_steps=20, integer_nodes=20, improve_rounds=1)).plan
+    assert misfits(problem, plan) == []
+    free = dataclasses.replace(
+        problem,
+        classes=dataclasses.replace(
+            problem.classes, unserved_yuan_per_replica_h=np.zeros(problem.class_count)
+        ),
+    )
+    elsewhere = dataclasses.replace(plan, problem_sha256=free.content_hash())
+    assert [v.subject for v in verify_proof(free, elsewhere) if v.rule == "whole_classes"] == [
+        "classes that may be left out for free"
+    ]
+    uncertified = solve_single_source(free, WorkLimits(ascent_steps=20, integer_nodes=20, improve_rounds=1))
+    assert uncertified.plan.certificate is None

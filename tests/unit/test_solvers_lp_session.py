@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.linear import LpLimits, LpStatus, Program, solve
+from solvers.linear import LpLimits, LpResult, LpStatus, Program, solve
 from solvers.lp_session import Session
 
 LIMITS = LpLimits(iterations=10_000, wall_s=60.0)
@@ -66,8 +67,16 @@ def test_answers_as_a_fresh_solver_while_columns_rows_bounds_and_costs_change(se
 
 @pytest.mark.parametrize("seed", range(8))
 def test_watched_rows_join_only_when_an_optimum_breaks_them_and_the_answer_is_that_of_all_rows(
-    seed: int,
+    seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rows_told: list[int] = []
+    solve_told = Session._solve_told
+
+    def counting(self: Session, program: Program, *rest: Any) -> LpResult:
+        rows_told.append(program.matrix.shape[0])
+        return solve_told(self, program, *rest)
+
+    monkeypatch.setattr(Session, "_solve_told", counting)
     rng = np.random.default_rng(seed)
     whole = _covering(rng, 30, 40)
     whole.row_lower[::3] = rng.uniform(0.0, 0.05, 10)  # these seldom bind
@@ -82,7 +91,8 @@ def test_watched_rows_join_only_when_an_optimum_breaks_them_and_the_answer_is_th
         reduced = program.cost - program.matrix.T @ ours.duals
         bound = program.row_lower @ ours.duals + np.minimum(reduced, 0.0) @ program.upper
         assert bound == pytest.approx(ours.objective)
-    assert session.rows_left_out > 0
+    assert rows_told[0] == 20, "GLOP begins without the watched third"
+    assert max(rows_told) < 30, "and is never told of rows that no optimum breaks"
 
 
 def test_a_program_bounded_only_by_watched_rows_is_solved() -> None:
