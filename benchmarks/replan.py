@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         print_json(
             {
                 "seconds": p99, "seconds_p50": p50, "cpu_seconds_p99": cpu99, "gap": bound.gap_frac,
-                "gap_most": max(gaps), "gaps": gaps, "violations": len(broken), "moved": moved, "objective": bound.objective_yuan,
+                "gap_most": max(gaps), "violations": len(broken), "moved": moved, "objective": bound.objective_yuan,
                 "bound": bound.bound_yuan, "baseline_objective": afresh.solution.objective_yuan,
                 "baseline_seconds": afresh.solution.seconds["total"], "changes": options.changes,
                 "change_frac": options.change_frac, "phases": dict(plan.solution.seconds), **sizes(problem),

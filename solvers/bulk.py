@@ -66,6 +66,8 @@ class BulkPlan:
 
     solution: PlanSolution
     filling: Filling
+    progress: tuple[tuple[float, float], ...] = ()
+    """(processor seconds since the start, gap of the best plan so far) after each filling that was counted."""
 
     @property
     def relaxation(self) -> Relaxation:
@@ -122,6 +124,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
     """Plan one slot onto nodes: always an answer, but `NotBulk` for several slots, batch work or graphs."""
     simplex, clock = Simplex(limits or BulkLimits()), Clock()
     best: tuple[Filling, PlanSolution] | None = None
+    begun, progress = time.process_time(), []
     with clock.phase("total"):
         try:
             with clock.phase("relaxation"):
@@ -136,6 +139,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     solution = counted(filling)
                 if best is None or weighted(filling, solution) < weighted(*best):
                     best = filling, solution
+                progress.append((time.process_time() - begun, best[1].bounds[0].gap_frac or 0.0))
                 is_late = number >= YIELD_ROUNDS
                 if number > YIELD_ROUNDS and keeps_promises(*best):
                     break
@@ -152,7 +156,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                 greedy = greedy_bulk(problem)
                 return replace(greedy, solution=replace(greedy.solution, message=str(unsolved)))
     assert best is not None
-    return BulkPlan(replace(best[1], seconds=clock.seconds), best[0])
+    return BulkPlan(replace(best[1], seconds=clock.seconds), best[0], tuple(progress))
 
 
 def tightened_by(

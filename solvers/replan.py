@@ -199,7 +199,7 @@ class Repricer:
         self._session.solve(self._program_of(plan.relaxation, placed), self._column_keys(), FIRST_LIMITS)
 
     def renewed(self, relaxation: Relaxation) -> tuple[Relaxation, FloatArray | None]:
-        """The relaxation with the optimal duals of its own program and the better bound; and replicas[V] at the optimum.
+        """The relaxation with the duals of its own optimum and the better bound; and replicas[V] at the optimum.
 
         As it came, and no target, where the optimum is more than `REPRICE_ITERATIONS` away.
         """
@@ -210,7 +210,7 @@ class Repricer:
         if result.status is not LpStatus.OPTIMAL:
             return relaxation, None
         duals = carried_duals(self._base, model, result.duals)
-        leaves = (Leaf.root(s.problem.site_count, duals),)
+        leaves: tuple[Leaf, ...] = (Leaf.root(s.problem.site_count, duals),)
         bound = bound_of(model, relaxation.exact, leaves)
         if relaxation.bound_yuan is not None and relaxation.bound_yuan >= bound:
             leaves, bound = relaxation.leaves, relaxation.bound_yuan
@@ -238,9 +238,11 @@ class Repricer:
             lower[block.slice], upper[block.slice] = exact.lower[now], exact.upper[now]
         for name, block in self._base.rows.items():
             _, here, there = np.intersect1d(self._base.keys[name], model.keys[name], return_indices=True)
-            now = model.rows[name].start + there if name in model.rows else there[:0]
-            row_lower[block.start + here[: len(now)]] = exact.row_lower[now]
-            row_upper[block.start + here[: len(now)]] = exact.row_upper[now]
+            rows = model.rows[name].start + there
+            row_lower[block.start + here], row_upper[block.start + here] = (
+                exact.row_lower[rows],
+                exact.row_upper[rows],
+            )
         saved = s.problem.classes.migration_yuan[s.pair_class[stays]]
         return Program(
             matrix=sp.csr_array(sp.hstack([self._columns, self._columns[:, x.start + stays]], format="csr")),
