@@ -181,6 +181,12 @@ def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Rel
         exact = model.lp.program()
         result = simplex.solve(exact)
     leaves, on = branch_on_sites(model, exact, result, simplex)
+    if (
+        "move_budget" in model.rows
+    ):  # the bound knows no budget: a site with work on it may only close in a trial
+        running = sets.problem.pairs.running_count[sets.pair]
+        works = np.bincount(sets.pair_site, weights=running, minlength=len(on)) > 0
+        on = np.where(works, np.maximum(on, 0.5), on)
     site_on, answer = choose_sites(model, exact, on, simplex, trials)
     answer = whole_gangs(model, exact, site_on, answer, simplex)
     side, upper = side_rows(model, exact)
