@@ -144,7 +144,8 @@ def _with_a_tenth_of_the_work(problem: PlacementProblem) -> PlacementProblem:
     possible = np.zeros(problem.class_count)
     np.add.at(possible, problem.pairs.class_index[bulk_sets(problem).pair], 1.0)
     gang = problem.classes.gang_size
-    tenth = np.ceil(problem.classes.demand_count[:, 0] / 10 / gang) * gang * (possible > 0)
+    gangs = np.where(possible > 0, np.ceil(problem.classes.demand_count[:, 0] / 10 / gang), 0.0)
+    tenth = np.asarray(gangs * gang, dtype=float)
     return dataclasses.replace(
         problem, classes=dataclasses.replace(problem.classes, demand_count=tenth[:, None])
     )
