@@ -155,7 +155,11 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
             if best is None:
                 greedy = greedy_bulk(problem)
                 return replace(greedy, solution=replace(greedy.solution, message=str(unsolved)))
-    assert best is not None
+        assert best is not None
+        if moves_over_budget(problem, best[1].running_count[:, 0]) > WHOLE:
+            filling = as_it_runs(best[0].relaxation)
+            solution = counted(filling)
+            best = min(best, (filling, solution), key=lambda plan: weighted(*plan))
     return BulkPlan(replace(best[1], seconds=clock.seconds), best[0], tuple(progress))
 
 
@@ -267,6 +271,18 @@ def filled(relaxation: Relaxation) -> Filling:
     filling = Filling(relaxation, FleetState.empty(relaxation.sets.problem))
     filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x))
     filling.place_rest(only_gangs=True)
+    return filling
+
+
+def as_it_runs(relaxation: Relaxation) -> Filling:
+    """What runs packed again in the groups where it runs, as far as it is wanted; then the rest. Few moves, dear."""
+    sets = relaxation.sets
+    running = np.asarray(sets.problem.pairs.running_count[sets.pair], dtype=float)
+    ran = np.bincount(sets.pair_class, weights=running, minlength=len(sets.demand))
+    kept = np.divide(np.minimum(ran, sets.demand), ran, out=np.zeros(len(ran)), where=ran > 0)
+    filling = Filling(relaxation, FleetState.empty(sets.problem))
+    filling.place_quotas(whole_quotas(sets, running * kept[sets.pair_class]))
+    completed(filling)
     return filling
 
 

@@ -38,7 +38,6 @@ SMALLEST_SHARE = 1e-4
 GANG_ROUNDS = 3
 MOST_UNUSED_FRAC = 0.3
 """Of a group's nodes: packing loses a few per cent; a lesson beyond this is one about something else."""
-BRANCHINGS = 12
 LEAST_ON_YUAN = 1e-3
 SIDE_ROWS = ("floor", "spread", "links")
 
@@ -70,6 +69,8 @@ class BulkLimits:
 
     lp_iterations: int = 400_000
     """Over all solves of one plan."""
+    branchings: int = 12
+    """Over sites that the relaxation opens in part: two solves each, for the bound and the choice of sites."""
     wall_s: float = 600.0
 
 
@@ -77,12 +78,12 @@ class Simplex:
     """A live GLOP for the programs of one plan: the same columns, rows that join at the end, bounds that move."""
 
     def __init__(self, limits: BulkLimits) -> None:
-        self._session, self._limits = Session(), limits
+        self._session, self.limits = Session(), limits
         self.iterations = 0
 
     def solve(self, program: Program) -> LpResult:
         """The optimum; `Unsolved` where there is none within the limits."""
-        left = LpLimits(max(1, self._limits.lp_iterations - self.iterations), self._limits.wall_s)
+        left = LpLimits(max(1, self.limits.lp_iterations - self.iterations), self.limits.wall_s)
         columns = np.arange(program.matrix.shape[1])
         result = self._session.solve(program, columns, left)
         self.iterations += result.iterations
@@ -180,6 +181,12 @@ def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Rel
         exact = model.lp.program()
         result = simplex.solve(exact)
     leaves, on = branch_on_sites(model, exact, result, simplex)
+    if (
+        "move_budget" in model.rows
+    ):  # the bound knows no budget: a site with work on it may only close in a trial
+        running = sets.problem.pairs.running_count[sets.pair]
+        works = np.bincount(sets.pair_site, weights=running, minlength=len(on)) > 0
+        on = np.where(works, np.maximum(on, 0.5), on)
     site_on, answer = choose_sites(model, exact, on, simplex, trials)
     answer = whole_gangs(model, exact, site_on, answer, simplex)
     side, upper = side_rows(model, exact)
@@ -306,7 +313,7 @@ def whole_gangs(
 def branch_on_sites(
     model: BulkModel, exact: Program, root: LpResult, simplex: Simplex
 ) -> tuple[tuple[Leaf, ...], FloatArray]:
-    """Leaves of a best-first tree over sites that the relaxation opens in part, after at most `BRANCHINGS` branchings,
+    """Leaves of a best-first tree over sites that the relaxation opens in part, after at most so many branchings,
     and [S] how far the least leaf opens each site.
 
     It ends early where the least leaf has only whole sites: nothing more to prove, and no better choice of sites.
@@ -316,7 +323,7 @@ def branch_on_sites(
     open_leaves = [(lower_bound(model, exact, root.duals), 0, first, model.values("on", root.x))]
     done: list[Leaf] = []
     made = 1
-    for _ in range(BRANCHINGS):
+    for _ in range(simplex.limits.branchings):
         _, _, leaf, on = open_leaves[0]
         part = on * (1 - on)
         doubtful = np.flatnonzero((np.minimum(on, 1 - on) > INTEGRAL) & ~leaf.opened & ~leaf.closed)

@@ -308,7 +308,7 @@ def _rows(table: Any, rows: IntArray, count: int) -> Any:
 def solve_part(argument: tuple[PlacementProblem, BulkLimits]) -> PartPlan:
     """Plan one part; what comes back is small."""
     problem, limits = argument
-    plan = solve_bulk(problem, limits=limits)
+    plan = solve_bulk(problem, limits=replace(limits, branchings=0))  # the bound is the whole fleet's
     filling = plan.filling
     booked = filling.all_booked()
     return PartPlan(

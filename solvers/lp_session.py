@@ -152,6 +152,8 @@ class Session:
         if limits.is_guess:
             self._must_hint = self._basis is not None
             return result
+        if result.status is LpStatus.LIMIT and result.iterations >= limits.iterations:
+            return result  # the caller's limit: the live GLOP goes on from here next time
         left = replace(limits, iterations=max(1, limits.iterations - result.iterations))
         again = solve_patiently(program, left)
         if result.status is again.status is LpStatus.INFEASIBLE:

@@ -45,7 +45,7 @@ CARRIED = {
 
 WALL_S = 600.0
 FIRST_LIMITS = LpLimits(400_000, WALL_S)
-REPRICE_ITERATIONS = 1_500
+REPRICE_ITERATIONS = 1_200
 """Simplex iterations of one renewal: at 12 500 nodes a change of 1 % takes about 800, 0.1 s."""
 
 
