@@ -149,6 +149,7 @@ class Placer:
         self.model = model
         self._views: OrderedDict[Shape, _View] = OrderedDict()
         self._tables: OrderedDict[object, _Table] = OrderedDict()
+        self._costs: OrderedDict[Shape, tuple[IntArray, FloatArray]] = OrderedDict()
         self._preferences: dict[int, FloatArray] = {}
         self._share_costs: dict[tuple[int, int], list[float]] = {}
         self._worths: dict[_NodeKey, float] = {}
@@ -214,9 +215,27 @@ class Placer:
 
         Only these nodes are looked at: cheaper than `costs` where few nodes come into question.
         """
-        if len(nodes) <= FEW_NODES and not (self._any_without_gpu and self._without_gpu[nodes].any()):
-            return self._costs_of_few(shape, nodes)
-        return self._kept_costs_at(shape, nodes)
+        seen, cost = self._costs_seen(shape)
+        stamp = self.state.stamp[nodes]
+        stale = seen[nodes] != stamp
+        if stale.any():
+            asked = nodes[stale]
+            few = len(asked) <= FEW_NODES and not (self._any_without_gpu and self._without_gpu[asked].any())
+            cost[asked] = self._costs_of_few(shape, asked) if few else self._kept_costs_at(shape, asked)
+            seen[asked] = stamp[stale]
+        return cost[nodes]
+
+    def _costs_seen(self, shape: Shape) -> tuple[IntArray, FloatArray]:
+        """[N], [N] stamp at which `costs_at` last looked at each node, and the cost then."""
+        known = self._costs.get(shape)
+        if known is None:
+            n = self.state.node_count
+            known = self._costs[shape] = (np.zeros(n, np.int64), np.full(n, np.inf))
+            if len(self._costs) > MAX_TABLES:
+                self._costs.popitem(last=False)
+        else:
+            self._costs.move_to_end(shape)
+        return known
 
     def _kept_costs_at(self, shape: Shape, nodes: IntArray) -> FloatArray:
         """`costs_at` through the shape's table."""

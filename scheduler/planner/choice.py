@@ -33,7 +33,7 @@ from scheduler.planner.snapshot import (
     devices_among,
     devices_of,
 )
-from scheduler.planner.worth import COST_DIGITS, SiteWorth, free_of, price_milli
+from scheduler.planner.worth import COST_DIGITS, Prices, SiteWorth, free_of, price_milli
 
 IntArray = NDArray[np.int64]
 NODE_BITS = 20
@@ -109,6 +109,8 @@ class NodeChoice:
         self._bounds = _GroupBounds(snapshot, self._usable)
         self._no_room: set[tuple[object, ...]] = set()
         """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
+        self._prices: dict[object, Prices] = {}
+        """By likeness."""
         self._worth_at: dict[tuple[object, ...], SiteWorth] = {}
         """By likeness and ranges of one site."""
         self._by_site: dict[tuple[object, Ranges], list[_SiteRanges]] = {}
@@ -349,10 +351,14 @@ class NodeChoice:
         key = (view.likeness, ranges)
         table = self._worth_at.get(key)
         if table is None:
-            on = self.group_cost(view)
-            wake = on + self._tiered.wake_cost(view, self.snapshot)
+            prices = self._prices.get(view.likeness)
+            if prices is None:
+                on = self.group_cost(view)
+                prices = self._prices[view.likeness] = Prices.of(
+                    on, self._tiered.wake_cost(view, self.snapshot)
+                )
             nodes, index_of = self._nodes_of(ranges)
-            table = SiteWorth(self.snapshot, self.packing, view, nodes, index_of, self._usable, on, wake)
+            table = SiteWorth(self.snapshot, self.packing, view, nodes, index_of, self._usable, prices)
             self._worth_at[key] = table
         return table
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,21 @@ def free_of(snapshot: Snapshot, at: IntArray) -> IntArray:
     return free
 
 
+@dataclass(frozen=True)
+class Prices:
+    """(G,) what one replica costs on a node of each group that is on, or asleep: yuan per hour, and as worth."""
+
+    on: FloatArray
+    wake: FloatArray
+    on_milli: FloatArray
+    wake_milli: FloatArray
+
+    @classmethod
+    def of(cls, on: FloatArray, waking: FloatArray) -> Prices:
+        """From the cost on a node that is on, and what waking one adds."""
+        return cls(on, on + waking, price_milli(on), price_milli(on + waking))
+
+
 class SiteWorth:
     """Cost and worth of one more replica of alike specs on `nodes`, ascending, all of one site."""
 
@@ -58,15 +74,12 @@ class SiteWorth:
         nodes: IntArray,
         index_of: IntArray,
         usable: NDArray[np.bool_],
-        on: FloatArray,
-        wake: FloatArray,
+        prices: Prices,
     ) -> None:
-        """index_of: (N,) place of each node in `nodes`, −1 elsewhere; usable: (N,) up and not cordoned; on, wake: (G,)
-        cost of one replica on a node that is on, or asleep."""
+        """index_of: (N,) place of each node in `nodes`, −1 elsewhere; usable: (N,) up and not cordoned."""
         self.site = int(snapshot.topology.node_site[nodes[0]])
         self._snapshot, self._packing, self._view, self._nodes = snapshot, packing, view, nodes
-        self._index_of, self._usable, self._on, self._wake = index_of, usable, on, wake
-        self._on_milli, self._wake_milli = price_milli(on), price_milli(wake)
+        self._index_of, self._usable, self._prices = index_of, usable, prices
         self._cost = np.full(len(nodes), np.inf)
         self._worth = np.full(len(nodes), np.inf)
         self._price_milli = np.zeros(len(nodes))
@@ -163,8 +176,8 @@ class SiteWorth:
             and holds_gpus(gpus, int(self._view.need[group, 2]))
         ):
             asleep = snapshot.empty_node[node]
-            cost = float((self._wake if asleep else self._on)[group])
-            self._price_milli[i] = (self._wake_milli if asleep else self._on_milli)[group]
+            cost = float((self._prices.wake if asleep else self._prices.on)[group])
+            self._price_milli[i] = (self._prices.wake_milli if asleep else self._prices.on_milli)[group]
             self._free[i] = cpu_milli + CPU_MILLI_OF_GPU_MILLI * sum(g for g in gpus if g > 0)
         self._cost[i], self._worth[i], self._unvalued[i] = cost, np.inf, cost < np.inf
         if cost < self._least:
@@ -187,8 +200,10 @@ class SiteWorth:
             at, index = at[holds], index[holds]
             group = snapshot.topology.node_group[at]
             asleep = snapshot.empty_node[at]
-            self._cost[index] = np.where(asleep, self._wake[group], self._on[group])
-            self._price_milli[index] = np.where(asleep, self._wake_milli[group], self._on_milli[group])
+            self._cost[index] = np.where(asleep, self._prices.wake[group], self._prices.on[group])
+            self._price_milli[index] = np.where(
+                asleep, self._prices.wake_milli[group], self._prices.on_milli[group]
+            )
             self._free[index] = free_of(snapshot, at)
             self._unvalued[index] = True
         self._least = float(self._cost.min(initial=np.inf))
