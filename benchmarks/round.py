@@ -5,7 +5,9 @@
 The city is a scenario's, its node groups, power limits and links scaled to `--nodes`. First its opening round places
 all that waits at the start of the day; then the next arrivals of the day, up to `--pending` replicas, wait for the
 round that is measured. `--plan` lets both follow a horizon plan (some ten seconds more). Times are CPU seconds, the
-least of seven runs on the same state, from snapshot to decisions; the log that commits them is what is audited.
+least of seven runs on the same state, from snapshot to decisions; the log that commits them is what is audited. As in
+the service, what a round computed of nodes that did not change since serves the next one; `seconds_first` is the first
+run, which also sees shapes for the first time and, where the mix has grown by an eighth, builds the packing model.
 
 Before any figure is printed, an audit that shares nothing with the planner judges the log; its violations make the exit
 code 1. Beside the round stand two baselines on the same state: every replica by itself over all nodes (the same scores,
@@ -144,14 +146,14 @@ def next_arrivals(arrivals: Sequence[tuple[int, Workload]], after_s: int, replic
     return out
 
 
-def timed(action: Callable[[], Answer]) -> tuple[float, Answer]:
-    """Least CPU seconds of some runs, and the last answer: other work on the machine only ever adds."""
+def timed(action: Callable[[], Answer]) -> tuple[list[float], Answer]:
+    """CPU seconds of some runs, and the last answer. The least says most: other work on the machine only ever adds."""
     seconds = []
     for _ in range(RUNS):
         begun = time.process_time()
         answer = action()
         seconds.append(time.process_time() - begun)
-    return min(seconds), answer
+    return seconds, answer
 
 
 # ---------------------------------------------------------------------- what a placement costs, and the least it could
@@ -308,7 +310,9 @@ def run(scenario_id: str, node_count: int, pending: int, seed: int, with_plan: b
     views = Views(state.topology, state.shapes)
     patterns = PatternCache(views)
     opening_scorer = strategy.scorer(state, {}, day.start_s)
-    opening_s, (opening, _) = timed(lambda: place_all(state, views, patterns, opening_scorer, day.start_s))
+    opening_runs_s, (opening, _) = timed(
+        lambda: place_all(state, views, patterns, opening_scorer, day.start_s)
+    )
     gateway.advance(day.run_id, day.start_s, "a")
     strategy.may_plan = False
 
@@ -316,12 +320,12 @@ def run(scenario_id: str, node_count: int, pending: int, seed: int, with_plan: b
     now_s = day.start_s + WINDOW_S
     scorer = strategy.scorer(state, state.guide.body, now_s)
 
-    def judged(name: str, seconds: float, result: RoundResult, considered: int) -> Judged:
+    def judged(name: str, runs_s: Sequence[float], result: RoundResult, considered: int) -> Judged:
         cost = objective(state, views, scorer, result)
-        return Judged(name, seconds, considered, len(result.placed), cost)
+        return Judged(name, min(runs_s), considered, len(result.placed), cost)
 
-    seconds, (ours, _) = timed(lambda: place_all(state, views, patterns, scorer, now_s))
-    rows = [judged("round", seconds, ours, ours.considered)]
+    runs_s, (ours, _) = timed(lambda: place_all(state, views, patterns, scorer, now_s))
+    rows = [judged("round", runs_s, ours, ours.considered)]
     single = _HeadByHead(scorer)
     seconds_each, (each, _) = timed(lambda: place_all(state, views, patterns, single, now_s))
     rows.append(judged("head by head", seconds_each, each, each.considered))
@@ -334,7 +338,7 @@ def run(scenario_id: str, node_count: int, pending: int, seed: int, with_plan: b
     ordered = sum(e.kind.value == "replica.start_ordered" for e in gateway.log if e.revision > revision)
     if ordered != len(ours.placed):
         raise SystemExit(f"measured {len(ours.placed)} placements, committed {ordered}")
-    audit = audit_log(gateway.log, state.topology.fleet)
+    audit, opening_s = audit_log(gateway.log, state.topology.fleet), min(opening_runs_s)
     figures: dict[str, Any] = {
         "scenario": scenario_id,
         "nodes": state.topology.node_count,
@@ -344,9 +348,10 @@ def run(scenario_id: str, node_count: int, pending: int, seed: int, with_plan: b
         "pending": ours.considered,
         "placed": len(ours.placed),
         "shapes": len(np.unique(state.replicas["spec"][[p.row for p in ours.placed]])),
-        "seconds": round(seconds, 4),
+        "seconds": round(min(runs_s), 4),
+        "seconds_first": round(runs_s[0], 4),
         "decisions_per_s": round(rows[0].decisions_per_s),
-        "considered_per_s": round(ours.considered / seconds),
+        "considered_per_s": round(ours.considered / min(runs_s)),
         "seconds_opening": round(opening_s, 4),
         "opening_pending": opening.considered,
         "opening_placed": len(opening.placed),

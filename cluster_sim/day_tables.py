@@ -595,14 +595,19 @@ def moves_by_mode(
             cost_yuan=sum(e.body.get("cost_yuan", 0.0) for e in moved),
             gain_yuan=sum(e.body.get("gain_yuan", 0.0) for e in moved),
             example=_move_in_words(log, max(moved, key=_telling), class_names) if moved else "",
+            within_site_count=sum(not _is_between_sites(e) for e in moved),
         )
         for mode, moved in by_mode.items()
     )
 
 
-def _telling(event: Event) -> tuple[float, int]:
-    """The move that gained most; of equals the earliest."""
-    return event.body.get("gain_yuan", 0.0), -event.revision
+def _is_between_sites(event: Event) -> bool:
+    return bool(event.body["from_site_id"] != event.body["to_site_id"])
+
+
+def _telling(event: Event) -> tuple[bool, float, int]:
+    """A move between sites if there is one; of those the one that gained most, of equals the earliest."""
+    return _is_between_sites(event), event.body.get("gain_yuan", 0.0), -event.revision
 
 
 def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[str, str]]) -> str:
@@ -614,9 +619,11 @@ def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[st
     what = log.workloads.displays[row] or class_names.get(workload_class, (workload_class, ""))[0]
     who = f"{name} ({what})" if what != name else name
     gain, cost = body.get("gain_yuan", 0.0), body.get("cost_yuan", 0.0)
+    here = origin.display_name or origin.site_id
+    way = f"from {here} to {target.display_name or target.site_id}"
     return (
         f"at {clock(log.fleet, event.at_s)} replica {body['replica_index']} of {who} went "
-        f"from {origin.display_name or origin.site_id} to {target.display_name or target.site_id}: "
+        f"{way if _is_between_sites(event) else f'to another node of {here}'}: "
         f"{body['reason'].replace('_', ' ')}; the move cost ¥{cost:.2f} and saves ¥{gain:.2f}"
     )
 
@@ -647,7 +654,7 @@ def flows_between(log: DayLog, window: DayWindow) -> Flows:
     site_ids = list(log.site_index)
     moved: dict[tuple[str, str], int] = defaultdict(int)
     for event in log.by_kind[EventKind.REPLICA_MOVED]:
-        if window.start_s <= event.at_s < window.day_end_s:
+        if window.start_s <= event.at_s < window.day_end_s and _is_between_sites(event):
             moved[event.body["from_site_id"], event.body["to_site_id"]] += 1
     return Flows(
         zone_to_site=tuple(

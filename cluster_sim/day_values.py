@@ -153,6 +153,8 @@ class MoveCount:
     cost_yuan: float
     gain_yuan: float
     example: str
+    within_site_count: int = 0
+    """Of these, from one node of a site to another: room for a gang, or a node that may sleep."""
 
 
 @dataclass(frozen=True, slots=True)

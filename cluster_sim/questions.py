@@ -1,6 +1,6 @@
 """Two questions asked of the service while the day runs: why does this one wait, why does that one lie where it does.
 
-They are asked at whole hours through the public client; the answers with the most to tell are kept.
+They are asked at some whole hours through the public client; the answers with the most to tell are kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from suanli.model import Explanation
 from suanli.model.units import SECONDS_PER_HOUR
 
 ASKED_PER_HOUR = 3
+PENDING_ASKED_AT_HOURS = (1, 2, 3, 8, 10, 12, 15, 19, 23)
 PLACED_ASKED_AT_HOURS = (10, 12, 15)
 
 
@@ -26,15 +27,16 @@ class Questions:
         self.placed: Explanation | None = None
 
     def ask(self, now_s: int) -> None:
-        """Ask when a whole hour of the day has passed."""
+        """Ask at the hours meant for it."""
         elapsed_s = now_s - self._scenario.start_s
         if not elapsed_s or now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
             return  # at the opening everything waits, and only because it has just come
-        for name in self._names("state = PENDING"):
+        hour = elapsed_s // SECONDS_PER_HOUR
+        for name in self._names("state = PENDING") if hour in PENDING_ASKED_AT_HOURS else []:
             answer = self._client.explain_workload(name)
             if _telling(answer) > _telling(self.pending):
                 self.pending = self._client.explain_workload(name, with_relaxations=True)
-        if elapsed_s // SECONDS_PER_HOUR in PLACED_ASKED_AT_HOURS:
+        if hour in PLACED_ASKED_AT_HOURS:
             for name in self._names('state = RUNNING AND workload_class = "W9"') + self._names(
                 "state = RUNNING"
             ):

@@ -551,12 +551,14 @@ def _moves_section(day: DayResult) -> str:
         for m in day.moves
     )
     saved, cost = sum(m.gain_yuan for m in day.moves), sum(m.cost_yuan for m in day.moves)
+    within = sum(m.within_site_count for m in day.moves)
     return _section(
         "moved",
         "Moves",
         "云边协同",
-        "Running work that changed its site, in the plan's three modes: "
-        f"¥{number(cost)} of moving for ¥{number(saved)} of expected savings.",
+        "Running work that changed its place, in the plan's three modes: "
+        f"¥{number(cost)} of moving for ¥{number(saved)} of expected savings"
+        + (f"; {number(within)} of the moves stayed within their site." if within else "."),
         _chart("moves", "Number of moves per mode", "low") + f"<ul class=list>{examples}</ul>",
     )
 

@@ -257,6 +257,7 @@ def _print_moves(console: Console, day: DayResult) -> None:
         _indented(
             console,
             f"{english} {chinese}: {number(move.count)}"
+            + (f", {number(move.within_site_count)} of them within a site" if move.within_site_count else "")
             + (
                 f", cost ¥{number(move.cost_yuan, 2)}, saves ¥{number(move.gain_yuan, 2)}"
                 if move.count

@@ -29,6 +29,7 @@ from scheduler.domain.shapes import shape_document, shape_key
 from scheduler.domain.state import STATE_CODE, ClusterState, Phase
 from scheduler.planner.admission import impossible
 from scheduler.planner.audit import audit_placements
+from scheduler.planner.consolidate import consolidate
 from scheduler.planner.defragment import defragment, no_longer_needed, undo_moves
 from scheduler.planner.drafts import (
     start_draft,
@@ -543,7 +544,7 @@ def _start_events(
 
 
 def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
-    """Moves towards the plan, moves for gangs that wait, and back once those are gone; one budget for all."""
+    """Moves towards the plan, for gangs that wait, back once those are gone, off nodes that may sleep; one budget."""
     state, snapshot, scorer, now_s = done.state, done.snapshot, done.scorer, done.now_s
     budget = state.policy.move_budget_per_hour
     leaving = {d.row for d in done.result.displaced} | {p.row for p in done.result.preempted}
@@ -559,6 +560,8 @@ def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
         kept.close(helped.nodes)
     back = no_longer_needed(state)
     moves += undo_moves(state, snapshot, scorer, back, now_s, budget - len(moves), leaving=leaving, kept=kept)
+    leaving |= {m.placed.row for m in moves}
+    moves += consolidate(state, snapshot, scorer, now_s, budget - len(moves), leaving=leaving, kept=kept)
     return moves
 
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.bulk_fill import WHOLE, Filling, whole_quotas
-from solvers.bulk_model import HARD_CAP_YUAN, bulk_sets
+from solvers.bulk_model import HARD_CAP_YUAN, OVER_BUDGET_YUAN, bulk_sets
 from solvers.bulk_relax import BulkLimits, Relaxation, Simplex, Unsolved, relax, tightened, unpriced
-from solvers.bulk_report import hard_excess_kwh, make_solution, node_placements
+from solvers.bulk_report import hard_excess_kwh, make_solution, moves_over_budget, node_placements
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
 from solvers.solution import NodePlacements, PlanSolution
@@ -66,6 +66,8 @@ class BulkPlan:
 
     solution: PlanSolution
     filling: Filling
+    progress: tuple[tuple[float, float], ...] = ()
+    """(processor seconds since the start, gap of the best plan so far) after each filling that was counted."""
 
     @property
     def relaxation(self) -> Relaxation:
@@ -88,6 +90,8 @@ class Lessons:
     """[S] owed beyond the program, to be released less."""
     cap_kw: FloatArray
     """[S] short of a hard hourly cap, to be met by more."""
+    fewer_moves: float = 0.0
+    """Moves that whole replicas on nodes needed beyond the budget."""
 
     @classmethod
     def none(cls, relaxation: Relaxation) -> Lessons:
@@ -107,6 +111,7 @@ class Lessons:
         """What whole nodes owe and lack beyond the program."""
         hard = filling.sets.problem.sites.hourly_is_hard
         owed = np.maximum(solution.ledger_debt_kwh - filling.relaxation.debt_kwh, 0.0)
+        self.fewer_moves += moves_over_budget(filling.sets.problem, solution.running_count[:, 0])
         short = np.where(hard, solution.cap_excess_kw[:, 0], 0.0)
         # what a lesson did not cure is doubled: one replica more or less may weigh more than what is owed
         self.ledger_kwh = self.ledger_kwh + np.where(
@@ -119,6 +124,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
     """Plan one slot onto nodes: always an answer, but `NotBulk` for several slots, batch work or graphs."""
     simplex, clock = Simplex(limits or BulkLimits()), Clock()
     best: tuple[Filling, PlanSolution] | None = None
+    begun, progress = time.process_time(), []
     with clock.phase("total"):
         try:
             with clock.phase("relaxation"):
@@ -133,6 +139,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     solution = counted(filling)
                 if best is None or weighted(filling, solution) < weighted(*best):
                     best = filling, solution
+                progress.append((time.process_time() - begun, best[1].bounds[0].gap_frac or 0.0))
                 is_late = number >= YIELD_ROUNDS
                 if number > YIELD_ROUNDS and keeps_promises(*best):
                     break
@@ -149,7 +156,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                 greedy = greedy_bulk(problem)
                 return replace(greedy, solution=replace(greedy.solution, message=str(unsolved)))
     assert best is not None
-    return BulkPlan(replace(best[1], seconds=clock.seconds), best[0])
+    return BulkPlan(replace(best[1], seconds=clock.seconds), best[0], tuple(progress))
 
 
 def tightened_by(
@@ -171,6 +178,7 @@ def tightened_by(
         lessons.ledger_kwh,
         lessons.cap_kw,
         lessons.unused_nodes,
+        lessons.fewer_moves,
     )
 
 
@@ -225,11 +233,15 @@ def broken_caps_kwh(problem: PlacementProblem, solution: PlanSolution) -> float:
 
 
 def keeps_promises(filling: Filling, solution: PlanSolution) -> bool:
-    """Hard caps hold, and nothing is left out that the program serves."""
+    """Hard caps hold, nothing is left out that the program serves, and no budget of moves exceeded that it keeps."""
     relaxation = filling.relaxation
     left_out = relaxation.model.values("unserved", relaxation.columns)
     served = bool((solution.unserved_count[:, 0] <= left_out + 1 - WHOLE).all())
-    return served and broken_caps_kwh(filling.sets.problem, solution) <= WHOLE
+    planned = np.zeros(filling.sets.problem.pair_count)
+    planned[filling.sets.pair] = relaxation.x
+    p = filling.sets.problem
+    moves = moves_over_budget(p, solution.running_count[:, 0]) - moves_over_budget(p, planned)
+    return served and moves <= WHOLE and broken_caps_kwh(p, solution) <= WHOLE
 
 
 def weighted(filling: Filling, solution: PlanSolution) -> float:
@@ -237,6 +249,7 @@ def weighted(filling: Filling, solution: PlanSolution) -> float:
     sets = filling.sets
     plain_yuan = sets.problem.classes.unserved_yuan_per_replica_h * sets.hours
     ranks_yuan = float((sets.unserved_yuan - plain_yuan) @ solution.unserved_count[:, 0])
+    ranks_yuan += OVER_BUDGET_YUAN * moves_over_budget(sets.problem, solution.running_count[:, 0])
     return solution.objective_yuan + ranks_yuan + HARD_CAP_YUAN * broken_caps_kwh(sets.problem, solution)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.bulk_model import BulkSets
+from solvers.bulk_model import OVER_BUDGET_YUAN, BulkSets
 from solvers.bulk_relax import Relaxation
 from solvers.node_fill import Booked, FleetState, by_island, first_fit, spread, whole_gangs
 from solvers.problem import GPU_MILLI, W_PER_KW
@@ -69,6 +69,8 @@ class Filling:
         self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
         self.running = p.pairs.running_count[sets.pair]
         self.move_yuan = p.classes.migration_yuan[sets.pair_class]
+        if p.terms.move_budget_count is not None:
+            self.move_yuan = np.maximum(self.move_yuan, OVER_BUDGET_YUAN)
         self.class_start = np.searchsorted(sets.pair_class, np.arange(p.class_count + 1))
         # a gang is a workload of its own, everything else of a class is one
         members = np.where(self.gang > 1, self.gang, sets.demand)
@@ -301,6 +303,15 @@ class Filling:
         gone = np.zeros(self.fleet.node_count, dtype=bool)
         gone[nodes] = True
         self.remove(self.with_whole_gangs(gone[self.all_booked().node]))
+
+    def needed_nodes(self) -> FloatArray:
+        """[G] nodes that what is placed needs by its fullest resource or sharp row."""
+        s = self.sets
+        used = np.flatnonzero(self.placed)
+        needed = np.zeros((len(self.nodes_on), s.share.shape[1] + s.sharp.shape[1]))
+        table = np.concatenate([s.share[used], s.sharp[used]], axis=1)
+        np.add.at(needed, s.pair_group[used], table * self.placed[used, None])
+        return np.asarray(needed.max(axis=1))
 
     def _padding_room(self) -> IntArray:
         """[G] nodes that may be on by the padding rule, from what is placed now."""

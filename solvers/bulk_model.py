@@ -64,6 +64,9 @@ BROKEN_NODES = 0.05
 """A sharp row joins when the relaxation would need this many nodes more by it."""
 LEVEL_YUAN = (1e5, 1e3, 150.0, 25.0)
 """Added to the penalty of an unserved replica-hour by rank: service comes before cost, and ranks among themselves."""
+OVER_BUDGET_YUAN = 100.0
+"""Per move beyond the policy's budget: above any energy a move can save in a slot, below the penalty of unserved work,
+so that the replicas of a lost site start elsewhere."""
 HARD_CAP_YUAN = 1e4
 """Per kWh over a cap that the policy makes hard; as in the horizon plan, below hard safety and above other work."""
 
@@ -325,7 +328,9 @@ def define_columns(m: BulkModel) -> None:
 def define_moves(m: BulkModel) -> None:
     """x[k] + l[k] ≥ run[k]; a move costs migration·(Σ_k l[k] − max(Σ run − D, 0)): who leaves and is wanted moves.
 
-    Replicas on pairs that are candidates no more leave in any case.
+    Replicas on pairs that are candidates no more leave in any case. With a budget: Σ l ≤ budget + Σ max(stays − D, 0)
+    + over, where `over` costs `OVER_BUDGET_YUAN`. That row is for plans alone (`bulk_relax.plan_program` gives it its
+    right-hand side): the bound knows no budget.
     """
     s, p = m.sets, m.sets.problem
     classes, running = p.pairs.class_index, p.pairs.running_count
@@ -333,7 +338,8 @@ def define_moves(m: BulkModel) -> None:
     ran = np.bincount(classes, weights=running, minlength=p.class_count)
     stays = np.bincount(s.pair_class, weights=running[s.pair], minlength=p.class_count)
     m.lp.offset += float(yuan @ (ran - stays - np.maximum(ran - s.demand, 0.0)))
-    which = np.flatnonzero((running[s.pair] > 0) & (yuan[s.pair_class] > 0))
+    has_budget = p.terms.move_budget_count is not None
+    which = np.flatnonzero((running[s.pair] > 0) & ((yuan[s.pair_class] > 0) | has_budget))
     if not len(which):
         return
     here = running[s.pair[which]]
@@ -341,6 +347,20 @@ def define_moves(m: BulkModel) -> None:
     rows = m._rows("moves", which, lower=here)
     m.lp.add_entries(rows, leaving, 1.0)
     m.lp.add_entries(rows, m.columns_of("x")[which], 1.0)
+    if has_budget:
+        only = np.zeros(1, dtype=np.int64)
+        over = m._columns("moves_over", only, upper=float(here.sum()), cost=OVER_BUDGET_YUAN)
+        row = m._rows("move_budget", only)
+        m.lp.add_entries(row, leaving, 1.0)
+        m.lp.add_entries(row, over, -1.0)
+
+
+def move_budget(s: BulkSets) -> float:
+    """What Σ l may be: the budget, and replicas that leave because their class shrank."""
+    p = s.problem
+    assert p.terms.move_budget_count is not None
+    stays = np.bincount(s.pair_class, weights=p.pairs.running_count[s.pair], minlength=p.class_count)
+    return float(p.terms.move_budget_count + np.maximum(stays - s.demand, 0.0).sum())
 
 
 def define_demand(m: BulkModel) -> None:

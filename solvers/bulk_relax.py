@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_bound import Leaf, bound_of, leaf_program, lower_bound
 from solvers.bulk_gangs import gang_columns, with_gangs
-from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build
+from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build, move_budget
 from solvers.first_order import approximate
 from solvers.linear import LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
@@ -350,10 +350,11 @@ def tightened(
     ledger_margin_kwh: FloatArray,
     cap_margin_kw: FloatArray,
     unused_nodes: FloatArray,
+    fewer_moves: float,
 ) -> Relaxation:
     """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes of which packing leaves
     unused_nodes[G, R + F] in a resource or sharp row, at most count replicas on settled pairs, ledger_margin_kwh[S]
-    less released to each site and hourly caps met by cap_margin_kw[S] of facility power more.
+    less released to each site, hourly caps met by cap_margin_kw[S] of facility power more, and fewer moves.
     """
     model = relaxation.model
     program = plan_program(model, relaxation.exact, relaxation.site_on)
@@ -361,6 +362,8 @@ def tightened(
     program.upper[nodes] = np.clip(most_nodes, 0.0, program.upper[nodes])
     program.lower[nodes] = np.clip(least_nodes, 0.0, program.upper[nodes])
     program.upper[x] = count
+    if "move_budget" in model.rows:
+        program.row_upper[model.rows["move_budget"].slice] -= fewer_moves
     usable = relaxation.site_on[model.sets.problem.groups.site]
     unused_nodes = np.minimum(unused_nodes, MOST_UNUSED_FRAC * model.sets.nodes[:, None])
     for name in model.rows:
@@ -403,6 +406,8 @@ def plan_program(
             program.row_lower[block.slice] += margins.site * fixed_kw[members]
         elif name == "ledger":
             upper -= margins.ledger * fixed_kwh[members]
+        elif name == "move_budget":
+            upper[:] = move_budget(s)
         elif name == "portfolio":
             upper -= margins.ledger * fixed_kwh[sites.is_edge].sum()
     return program

@@ -172,6 +172,16 @@ def moved_count(p: PlacementProblem, per_pair: FloatArray, demand: FloatArray) -
     return np.asarray(leaving * share[c])
 
 
+def moves_over_budget(p: PlacementProblem, per_pair: FloatArray) -> float:
+    """Replicas that change group beyond the policy's budget: of each class, what leaves groups and joins others."""
+    if p.terms.move_budget_count is None:
+        return 0.0
+    step = per_pair - p.pairs.running_count
+    left = np.bincount(p.pairs.class_index, weights=np.maximum(-step, 0.0), minlength=p.class_count)
+    joined = np.bincount(p.pairs.class_index, weights=np.maximum(step, 0.0), minlength=p.class_count)
+    return max(0.0, float(np.minimum(left, joined).sum()) - p.terms.move_budget_count)
+
+
 def _cost(
     sets: BulkSets, nodes: FloatArray, per_pair: FloatArray, site_on: BoolArray, powers: Powers, excess: FloatArray,
     debt: FloatArray, portfolio: float, unserved: FloatArray, moved: FloatArray,

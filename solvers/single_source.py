@@ -53,6 +53,8 @@ COLUMNS_PER_JOB = 12
 """Columns that HiGHS is given for each job; more only slow it down where it cannot finish anyway."""
 FIRST_SETS, SETS, SET_EXCHANGES = 3, 20, 3_000
 """Sets of sites that get a short annealing run at first and later, and its exchanges (0.05 s with a few open sites)."""
+BETTER_SETS = 2
+"""Sets that look better than the incumbent's and get a longer search for an assignment, one after the other."""
 ASCENT_TARGET_FRAC = 0.01
 """Room above the bound that the ascent aims at while no solution is known."""
 UNLIMITED = 10**9
@@ -366,8 +368,13 @@ def assign_and_open(best: _Best, limits: WorkLimits, seed: int, budget: Budget) 
     sharp, prices = search.sharpened(budget.until(at(0.68 if is_small else 0.55)))
     best.raise_bound(sharp)
     best.note_prices(prices)
+    begin, end = (0.68, 0.78) if is_small else (0.55, 0.85)
+    better_sets = _sets_before_incumbent(best, search)
+    for i, sites in enumerate(better_sets):
+        part = (i + 1) / (len(better_sets) + 1)
+        _finish_within(best, sites, limits, seed, budget, at(begin + part * (end - begin)))
     sites = search.sites if best.bin_of is None else np.unique(best.bin_of)
-    _finish_within(best, sites, limits, seed, budget, at(0.78 if is_small else 0.85))
+    _finish_within(best, sites, limits, seed, budget, at(end))
     if best.bin_of is None:
         # the cheapest sets are the fullest ones: any assignment is better than none
         _finish_within(best, np.arange(p.bin_count), limits, seed, budget, at(0.93))
@@ -432,12 +439,18 @@ def _anneal_within(best: _Best, sites: IntArray, limits: WorkLimits, seed: int) 
     return None if found.bin_of is None else sites[found.bin_of]
 
 
+def _sets_before_incumbent(best: _Best, search: SiteSearch) -> list[IntArray]:
+    """Sets with a lower relaxed value than the incumbent's: full ones, where a short annealing run found nothing."""
+    own = np.inf if best.bin_of is None else search.judge.value(np.unique(best.bin_of))
+    return [sites for value, sites in search.judge.best_sets()[:BETTER_SETS] if value < own]
+
+
 def _finish_within(
     best: _Best, sites: IntArray, limits: WorkLimits, seed: int, budget: Budget, share: float
 ) -> None:
-    """The generalised assignment problem on these sites, which are the incumbent's if there is one."""
+    """The generalised assignment problem on these sites, from the incumbent where it uses no others."""
     within = _Best(best.problem.within(sites))
-    if best.bin_of is not None:
+    if best.bin_of is not None and np.isin(best.bin_of, sites).all():
         within.offer(np.searchsorted(sites, best.bin_of))
     found = assign_open(within, limits, seed, budget, share)
     if found.bin_of is not None:

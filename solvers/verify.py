@@ -60,6 +60,38 @@ def verify_plan(problem: PlacementProblem, plan: PlanSolution) -> list[Violation
     return [violation for check in checks for violation in check(problem, plan)]
 
 
+def verify_move_budget(problem: PlacementProblem, plan: PlanSolution) -> list[Violation]:
+    """Services that change group in the first slot beyond the policy's budget, moves that nothing forced.
+
+    Of each class as many move as leave groups or join others, whichever is less. Forced is what ran on pairs that are
+    candidates no more, on groups whose nodes no longer hold what runs there, and on sites above their power limit.
+    For plans that hold the budget (bulk plans); a horizon plan may buy moves beyond it at ten times their cost.
+    """
+    p = problem
+    if p.terms.move_budget_count is None or not plan.has_plan:
+        return []
+    running = np.where(p.classes.work_replica_h[p.pairs.class_index] > 0, 0.0, p.pairs.running_count)
+    free = np.ones(p.pair_count, dtype=bool)
+    for pair in np.flatnonzero(running > 0):
+        free[pair] = not pair_rule_broken(p, int(pair), site_allowed(p, int(p.pairs.class_index[pair])))
+    held = p.groups.capacity * p.groups.node_count[:, :1]
+    needed = _per_group(p, np.asarray(p.pairs.need * running[:, None], dtype=float))
+    lost = np.asarray((needed > held).any(axis=1))
+    work_kw = _per_site(p, _per_group(p, p.pairs.dynamic_w * running)) / 1000.0
+    share = _per_group(p, _dominant_share(p) * running)
+    idle_kw = _per_site(p, np.ceil(share - PRESENT) * p.groups.idle_w) / 1000.0
+    hot = np.asarray(work_kw + idle_kw > p.sites.power_limit_kw[:, 0])
+    free &= ~lost[p.pairs.group_index]
+    free &= ~hot[p.pair_site]
+    step = np.where(
+        p.classes.work_replica_h[p.pairs.class_index] > 0, 0.0, plan.running_count[:, 0] - running
+    )
+    left = _per_class(p, np.where(free, np.maximum(-step, 0.0), 0.0))
+    joined = _per_class(p, np.maximum(step, 0.0))
+    moved, budget = float(np.minimum(left, joined).sum()), float(p.terms.move_budget_count)
+    return list(_excesses("move_budget", np.array([moved]), budget, ("fleet",)))
+
+
 # -- shared derivations ------------------------------------------------------------------------------------------
 
 

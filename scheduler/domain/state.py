@@ -26,7 +26,8 @@ from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
 MAX_GPUS_PER_NODE = 16
 STATES = tuple(WorkloadState)
 STATE_CODE = {s: i for i, s in enumerate(STATES)}
-ACTIVE_STATES = tuple(STATE_CODE[s] for s in STATES if not s.is_final)
+IS_ACTIVE = np.array([not s.is_final for s in STATES])
+"""By state code."""
 NEVER_S = 2**62
 SERVICE_WORK_S = np.inf
 STOP_GRACE_S = 60
@@ -272,7 +273,7 @@ class ClusterState:
 
     def active_workloads(self) -> NDArray[np.bool_]:
         """(workloads,) those that are not final."""
-        active: NDArray[np.bool_] = np.isin(self.workloads["state"], ACTIVE_STATES)
+        active: NDArray[np.bool_] = IS_ACTIVE[self.workloads["state"]]
         return active
 
     def active_mask(self) -> NDArray[np.bool_]:

@@ -2,7 +2,8 @@
 
     1 tiers   nodes that are on, and nodes asleep, of each group, in order of cost: energy price, plus the idle power
               that waking adds; groups that cannot hold one more replica are passed over unseen
-      worth   for GPU work a tier is a site, ordered by cost and the packing value destroyed, that at a price
+      worth   for GPU work a tier is a site, ordered by cost and the packing value destroyed, that at a price; what is
+              known of the nodes is kept from head to head (`worth.py`), and few replicas are placed in turn from there
     2 order   within a tier: fullest, then by number
     3 fill    within the node's room, the site's power limit, the links and the spread rule
 

@@ -7,7 +7,7 @@ members lose. Loss decides twice: which node is taken (through a penalty on its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,16 +60,25 @@ class RoomMaker:
         self._is_gone = np.zeros(len(self._unit_lost), bool)
         self._by_unit = self._rows[np.argsort(self._unit, kind="stable")].tolist()
         self._first_of_unit = [0, *np.cumsum(np.bincount(self._unit)).tolist()]
-        self._on_node: dict[int, list[_Unit]] = {}
+        self._on_node: dict[int, list[int]] = {}
 
-    def _units_on(self, node: int) -> list[_Unit]:
+    def _units_on(self, node: int) -> list[int]:
         """Units with a member on the node, smallest loss first."""
         known = self._on_node.get(node)
         if known is None:
-            here = sorted(set(self._unit[self._node == node].tolist()))
-            units = [_Unit(u, self._members(u), float(self._unit_lost[u])) for u in here]
-            known = self._on_node[node] = sorted(units, key=lambda u: (u.lost_gpu_s, u.rows))
+            here = set(self._unit[self._node == node].tolist())
+            known = self._on_node[node] = sorted(
+                here, key=lambda u: (self._unit_lost[u], self._by_unit[self._first_of_unit[u]])
+            )
         return known
+
+    def _open_units_on(self, node: int, leaving: Collection[int]) -> Iterator[_Unit]:
+        """Those that may still leave, none of whose members are among the rows `leaving`."""
+        for number in self._units_on(node):
+            if not self._is_gone[number]:
+                unit = _Unit(number, self._members(number), float(self._unit_lost[number]))
+                if not leaving or not any(row in leaving for row in unit.rows):
+                    yield unit
 
     def _members(self, unit: int) -> tuple[int, ...]:
         return tuple(self._by_unit[self._first_of_unit[unit] : self._first_of_unit[unit + 1]])
@@ -105,13 +114,10 @@ class RoomMaker:
             near = full[np.isfinite(least[full])]
             near = near[np.argsort(least[near], kind="stable")]
             for node in near[:MAX_NODES_WEIGHED].tolist():
-                units = self._leave(node, [spec])
+                units = self._leave(node, [spec], is_full=True)
                 if units is not None:
                     out[node] = TAKEN_PENALTY + sum(u.lost_gpu_s for u in units) * LOSS_SCALE
         return out
-
-    def _open(self, unit: _Unit) -> bool:
-        return not bool(self._is_gone[unit.number])
 
     def victims_for(self, placed: Sequence[tuple[int, int]]) -> list[int] | None:
         """Rows that leave so that every (row, node) finds its room; None when they cannot."""
@@ -127,16 +133,25 @@ class RoomMaker:
         return sorted(victims)
 
     def _leave(
-        self, node: int, specs: Sequence[int], leaving: set[int] | frozenset[int] = frozenset()
+        self,
+        node: int,
+        specs: Sequence[int],
+        leaving: set[int] | frozenset[int] = frozenset(),
+        *,
+        is_full: bool = False,
     ) -> list[_Unit] | None:
-        """Units that leave the node for one replica of each of `specs`: smallest loss first, none in vain."""
-        units = [u for u in self._units_on(node) if self._open(u) and leaving.isdisjoint(u.rows)]
+        """Units that leave the node for one replica of each of `specs`: smallest loss first, none in vain.
+
+        `is_full`: it is known that the node holds none of them as it is.
+        """
+        units = self._open_units_on(node, leaving)
         already = [r for r in leaving if int(self._state.replicas["node"][r]) == node]
         chosen: list[_Unit] = []
-        while not self._holds(node, specs, already, chosen):
-            if len(chosen) == len(units):
+        while (is_full and not chosen) or not self._holds(node, specs, already, chosen):
+            unit = next(units, None)
+            if unit is None:
                 return None
-            chosen.append(units[len(chosen)])
+            chosen.append(unit)
         if len(chosen) == 1:
             return chosen  # without it there was no room
         for unit in sorted(chosen, key=lambda u: (-u.lost_gpu_s, u.rows)):

@@ -166,6 +166,8 @@ def released(
     if wanted is None:
         return rows
     late = urgent(state, rows, now_s)
+    if not wanted and not late.any():
+        return rows[:0]
     deadline_s = state.workloads["deadline_s"][state.replicas["workload"][rows]]
     order = np.lexsort((rows, deadline_s, ~late))
     return rows[order[: max(wanted, int(late.sum()))]]

@@ -246,7 +246,7 @@ class Round:
                         self._full[key] = left_s
                     break
             left.append(batch[placed:])
-        return np.concatenate(left)
+        return left[0] if len(left) == 1 else np.concatenate(left)
 
     def _alike(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Rows that may use the same kept nodes, together; without reservations that is all of them."""
@@ -882,8 +882,11 @@ def shortage_codes(
     """
     topology, nodes, stage = snapshot.topology, snapshot.nodes, view.spec.stage
     at = snapshot.nodes_of(view.group_ok) if at is None else at
+    here = (
+        slice(None) if len(at) == topology.node_count else at
+    )  # a slice saves copying what all nodes have free
     codes: Counter[ReasonCode] = Counter()
-    up, cordoned = nodes.up[at], nodes.cordoned[at]
+    up, cordoned = nodes.up[here], nodes.cordoned[here]
     usable = up & ~cordoned
     codes[ReasonCode.SITE_DOWN] = int(np.count_nonzero(~up))
     codes[ReasonCode.SITE_CORDONED] = int(np.count_nonzero(up & cordoned))
@@ -894,7 +897,7 @@ def shortage_codes(
         (ReasonCode.STORAGE_SHORT, nodes.storage_gib, stage.storage_gib),
     ):
         if need:
-            too_little = usable & (free[at] < need)
+            too_little = usable & (free[here] < need)
             codes[code] = int(np.count_nonzero(too_little))
             short |= too_little
     fits = usable & ~short

@@ -49,7 +49,7 @@ class Scorer(Protocol):
 @runtime_checkable
 class TieredScorer(Scorer, Protocol):
     """A scorer to which nodes of a group differ in one thing only: whether they are on. Its costs do not depend on what
-    else is placed in the round."""
+    else is placed in the round, and are equal for specs that are alike (`SpecView.likeness`)."""
 
     def wake_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(G,) what a sleeping node of the group adds to `group_cost`, as `node_cost` does node by node."""

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.domain.shapes import ShapeTable
 from scheduler.domain.state import MAX_GPUS_PER_NODE, ClusterState, NodeResources
 from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor
@@ -447,19 +449,28 @@ def pipeline_mbps(
 
 def pipelines_placed(state: ClusterState) -> list[tuple[Workload, dict[str, int]]]:
     """Live workloads of several stages with the site of every stage that lies somewhere, shared stages included."""
-    with_flows = [
-        shape
-        for shape, t in enumerate(state.shapes.templates)
-        if len(t.stages) > 1 and any(f.mbps and "zones/" not in f.source + f.target for f in t.flows)
-    ]
-    if not with_flows:
+    linked = _linked_shapes(state.shapes)
+    if not linked.any():
         return []
-    mine = np.flatnonzero(np.isin(state.workloads["shape"], with_flows) & state.active_workloads())
+    mine = np.flatnonzero(linked[state.workloads["shape"]] & state.active_workloads())
     return [
         (state.shapes.templates[int(state.workloads["shape"][w])], sites)
         for w in mine.tolist()
         if (sites := stage_sites(state, w))
     ]
+
+
+_LINKED: WeakKeyDictionary[ShapeTable, list[bool]] = WeakKeyDictionary()
+
+
+def _linked_shapes(shapes: ShapeTable) -> NDArray[np.bool_]:
+    """(shapes,) whether traffic flows between the stages of each; shapes are only ever added."""
+    known = _LINKED.setdefault(shapes, [])
+    for t in shapes.templates[len(known) :]:
+        known.append(
+            len(t.stages) > 1 and any(f.mbps and "zones/" not in f.source + f.target for f in t.flows)
+        )
+    return np.array(known, bool)
 
 
 def stage_sites(state: ClusterState, workload: int) -> dict[str, int]:

@@ -18,8 +18,8 @@ from solvers.decompose import solve_large
 from solvers.linear import LpLimits, LpStatus, solve
 from solvers.node_fill import FleetState, by_island, first_fit, spread, whole_gangs
 from solvers.problem import GPU_MILLI, PlacementProblem
-from solvers.replan import replan
-from solvers.verify import verify_placements, verify_plan
+from solvers.replan import Repricer, replan
+from solvers.verify import verify_move_budget, verify_placements, verify_plan
 from tests.bulk_towns import bulk_town
 from tests.plan_problems import Town
 
@@ -110,6 +110,61 @@ def test_a_plan_carried_over_a_change_is_as_sound_as_a_new_one(seed):
     for _ in range(3):
         problem = _changed(problem, plan, rng)
         plan = replan(plan, problem)
+        assert_sound(problem, plan)
+        assert_bounded(plan)
+
+
+@some_towns
+@given(seeds, st.integers(0, 6))
+def test_no_more_replicas_change_group_than_the_budget_allows(seed, budget):
+    """Running work under new prices, whose old place still holds it: every move is one that nobody needs."""
+    first = bulk_town(seed, scale=2)
+    plan = solve_bulk(first)
+    before = plan.solution.running_count[:, 0]
+    rng = np.random.default_rng(seed)
+    dearer = first.sites.price_yuan_per_kwh * rng.uniform(0.1, 10.0, (first.site_count, 1))
+    problem = dataclasses.replace(
+        first,
+        sites=dataclasses.replace(first.sites, price_yuan_per_kwh=dearer),
+        pairs=dataclasses.replace(first.pairs, running_count=before),
+        terms=dataclasses.replace(first.terms, move_budget_count=float(budget)),
+    )
+    again = solve_bulk(problem)
+    assert_sound(problem, again)
+    assert verify_move_budget(problem, again.solution) == []
+
+
+@some_towns
+@given(seeds)
+def test_a_replan_with_fresh_prices_proves_more_and_a_spent_budget_forbids_to_improve(seed):
+    rng = np.random.default_rng(seed)
+    first = bulk_town(seed, scale=2)
+    problem = dataclasses.replace(first, terms=dataclasses.replace(first.terms, move_budget_count=0.0))
+    plan = solve_bulk(problem)
+    if not plan.solution.bounds:
+        return  # no program could be solved: there are no prices to renew
+    one, other = Repricer(plan), Repricer(plan)
+    for _ in range(3):
+        problem = _changed(problem, plan, rng)
+        aged, renewed = replan(plan, problem), replan(plan, problem, one)
+        bounds = [p.relaxation.bound_yuan for p in (aged, renewed)]
+        assert bounds[0] is not None and bounds[1] is not None and bounds[1] >= bounds[0]
+        plan = replan(plan, problem, other, most_moves=50)
+        assert_sound(problem, plan)
+        assert_bounded(plan)
+        np.testing.assert_array_equal(plan.solution.running_count, renewed.solution.running_count)
+
+
+@some_towns
+@given(seeds)
+def test_a_replan_that_improves_is_as_sound_as_any(seed):
+    rng = np.random.default_rng(seed)
+    problem = bulk_town(seed, scale=2)
+    plan = solve_bulk(problem)
+    repricer = Repricer(plan)
+    for _ in range(3):
+        problem = _changed(problem, plan, rng)
+        plan = replan(plan, problem, repricer, most_moves=50)
         assert_sound(problem, plan)
         assert_bounded(plan)
 

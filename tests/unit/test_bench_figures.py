@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.model_error import draw
+from benchmarks import assignment_curve, model_error
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 
 
-@pytest.mark.parametrize("name", ["plan-quality.svg", "openb.svg"])
+@pytest.mark.parametrize("name", ["plan-quality.svg", "openb.svg", "sscflp-quality.svg"])
 def test_a_figure_is_its_data(name):
-    assert (FIGURES / name).read_text(encoding="utf-8") == draw(FIGURES)[name]
+    drawn = {**model_error.draw(FIGURES), **assignment_curve.draw(FIGURES)}
+    assert (FIGURES / name).read_text(encoding="utf-8") == drawn[name]

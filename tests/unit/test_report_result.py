@@ -315,6 +315,24 @@ def test_moves_are_counted_by_mode_and_told_by_the_one_that_gained_most():
     assert moves[MoveMode.CLOUD_CLOUD].gain_yuan == pytest.approx(2 * 31.0 + 2 * 12.0)
     assert "from Lingang hub to AI centre" in moves[MoveMode.CLOUD_CLOUD].example
     assert "¥31.00" in moves[MoveMode.CLOUD_CLOUD].example
+    assert [moves[m].within_site_count for m in MoveMode] == [0, 0, 0]
+
+
+def test_moves_within_a_site_are_told_apart_and_draw_no_arrow():
+    events, fleet, window = synthetic_day()
+    moves = (e for e in events if e.kind is EventKind.REPLICA_MOVED)
+    moved = next(e for e in moves if e.body["mode"] == MoveMode.CLOUD_CLOUD.value)
+    stays = moved.model_copy(
+        update={"body": {**moved.body, "to_site_id": moved.body["from_site_id"], "gain_yuan": 1e6}}
+    )
+    day = build_day_result(
+        [stays if e is moved else e for e in events], fleet, window, class_names=CLASS_NAMES
+    )
+    mode = next(m for m in day.moves if m.mode is MoveMode(moved.body["mode"]))
+    before = {m.mode: m for m in build_day_result(events, fleet, window, class_names=CLASS_NAMES).moves}
+    assert (mode.count, mode.within_site_count) == (before[mode.mode].count, 1)
+    assert " from " in mode.example, "one between sites is told, though it gained less"
+    assert all(a != b for a, b, _ in day.flows.site_to_site)
 
 
 # ---------------------------------------------------------------- plans and learning

@@ -1,0 +1,160 @@
+"""Consolidation: planned moves that empty nodes, so that they sleep, when the idle energy saved pays for the moves.
+
+A round fills nodes that are on before it wakes others, but what ends leaves holes, and a node stays on for the last
+replica on it. Once per plan the nodes are looked at whose replicas may all move and find room on others that are on at
+the same site: how much of what runs at which site stays the plan's business.
+
+Gain (yuan) of one node: its idle power at the site's marginal price (facility and ledger included, so that a site which
+needs load is left alone), for as long as something would have run there, at most as long as the plan's services stay.
+Cost: that of each replica's move (`defragment.leave_yuan`), and the dearer energy of its new place for the same time.
+Nodes with the most to gain go first; none is emptied in vain, and none that has just taken somebody in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.domain.state import ClusterState
+from scheduler.planner.choice import NodeChoice, Ranges
+from scheduler.planner.defragment import leave_yuan, movable_rows
+from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left
+from scheduler.planner.reserve import Reservations
+from scheduler.planner.round import Placed
+from scheduler.planner.scoring import Scorer
+from scheduler.planner.snapshot import Snapshot
+
+MAX_NODES_TRIED = 128
+"""Nodes for which places are looked for in one call, those with the most to gain first."""
+ASLEEP_YUAN_PER_HOUR = 1e6
+"""Keeps replicas that move off nodes that sleep or are to: above any price per hour."""
+
+
+@dataclass(frozen=True)
+class _Emptying:
+    """A node that could sleep: who leaves it, what their leaving costs, and what the sleep saves."""
+
+    node: int
+    rows: tuple[int, ...]
+    leave_yuan: float
+    hours: float
+    gain_yuan: float
+
+
+def consolidate(
+    state: ClusterState,
+    snapshot: Snapshot,
+    scorer: Scorer,
+    now_s: int,
+    budget: int,
+    *,
+    leaving: Collection[int] = (),
+    kept: Reservations | None = None,
+) -> list[PlannedMove]:
+    """At most `budget` moves in all, on the snapshot of a finished round; it takes in the new placements.
+
+    Replicas in `leaving` are stopped or moved by the same commit; nobody goes to nodes `kept` for gangs. A node is
+    emptied whole or not at all.
+    """
+    if budget <= 0:
+        return []
+    choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, now_s), None)
+    price = choice.node_penalty = np.where(snapshot.empty_node, ASLEEP_YUAN_PER_HOUR, 0.0)
+    moves: list[PlannedMove] = []
+    for emptying in _worth_emptying(state, snapshot, scorer, choice, now_s, leaving)[:MAX_NODES_TRIED]:
+        took_in = snapshot.replica_count[emptying.node] != len(emptying.rows)
+        if took_in or len(moves) + len(emptying.rows) > budget:
+            continue
+        price[emptying.node] = ASLEEP_YUAN_PER_HOUR
+        found = _moves(state, snapshot, choice, emptying, now_s)
+        if not found:
+            price[emptying.node] = 0.0
+            continue
+        moves += found
+    return moves
+
+
+def _worth_emptying(
+    state: ClusterState,
+    snapshot: Snapshot,
+    scorer: Scorer,
+    choice: NodeChoice,
+    now_s: int,
+    leaving: Collection[int],
+) -> list[_Emptying]:
+    """Nodes whose replicas may all move, and whose sleep is worth more than their leaving; the most gain first."""
+    movable = movable_rows(state, leaving)
+    node_of = state.replicas["node"][movable].astype(np.int64)
+    here = np.bincount(node_of, minlength=snapshot.topology.node_count)
+    whole = (here > 0) & (here == snapshot.replica_count)
+    rows = movable[whole[node_of]]
+    if not len(rows):
+        return []
+    cost_yuan = leave_yuan(state, choice, rows, now_s)
+    idle_yuan = _idle_yuan_per_hour(state, snapshot, scorer, rows)
+    on_node: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        on_node.setdefault(int(state.replicas["node"][row]), []).append(row)
+    out = []
+    for node, mine in on_node.items():
+        hours = min(GAIN_HOURS, max(hours_left(state, row, now_s) for row in mine))
+        cost, gain = sum(cost_yuan[row] for row in mine), float(idle_yuan[node]) * hours
+        if gain > cost:
+            out.append(_Emptying(node, tuple(mine), cost, hours, gain))
+    return sorted(out, key=lambda e: (e.leave_yuan - e.gain_yuan, e.node))
+
+
+def _idle_yuan_per_hour(
+    state: ClusterState, snapshot: Snapshot, scorer: Scorer, rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(N,) what a node costs for being on: what it would cost to wake, if it slept."""
+    asleep = snapshot.copy()
+    asleep.empty_node[:] = True
+    return scorer.node_cost(snapshot.views[int(state.replicas["spec"][rows[0]])], asleep)
+
+
+def _moves(
+    state: ClusterState, snapshot: Snapshot, choice: NodeChoice, emptying: _Emptying, now_s: int
+) -> list[PlannedMove]:
+    """A place on a node that is on for each row, largest first, taken in the snapshot; none when they do not pay."""
+    saved = snapshot.copy()
+    topology = snapshot.topology
+    assert choice.node_penalty is not None
+    moves: list[PlannedMove] = []
+    cost_yuan = 0.0
+    needs = snapshot.views.needs()[
+        state.replicas["spec"][list(emptying.rows)], topology.node_group[emptying.node]
+    ]
+    size = (needs / np.maximum(topology.group_capacity[topology.node_group[emptying.node]], 1)).max(axis=1)
+    for i in np.lexsort((emptying.rows, -size)).tolist():
+        row = emptying.rows[i]
+        view = snapshot.views[int(state.replicas["spec"][row])]
+        here = view.group_ok & (topology.group_site == topology.node_site[emptying.node])
+        nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_groups(here, snapshot))
+        if not len(nodes) or choice.node_penalty[nodes[0]] > 0:
+            break
+        there = int(nodes[0])
+        cost = choice.group_cost(view)
+        dearer = float(cost[topology.node_group[there]] - cost[topology.node_group[emptying.node]])
+        own_yuan = max(0.0, dearer) * min(GAIN_HOURS, hours_left(state, row, now_s))
+        own_yuan += leave_yuan(state, choice, np.array([row]), now_s)[row]
+        cost_yuan += own_yuan
+        (mask,) = choice.devices_for(view, [there])
+        snapshot.take_node(view, there, mask)
+        moves.append(
+            PlannedMove(
+                Placed(row, there, mask),
+                int(topology.node_site[emptying.node]),
+                int(topology.node_site[there]),
+                own_yuan,
+                emptying.gain_yuan / len(emptying.rows),
+                "lets its node sleep",
+            )
+        )
+    if len(moves) < len(emptying.rows) or cost_yuan >= emptying.gain_yuan:
+        snapshot.restore(saved)
+        return []
+    return moves
