@@ -22,6 +22,7 @@ import scipy.sparse as sp
 
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.linear import INFINITY, Program
+from solvers.pipelines import pattern_cost, transfer_yuan_per_h
 from solvers.plan_rules import LEVEL_OF_RANK, PlanModel, block_move_yuan, sum_over
 
 NOTHING = -1
@@ -83,6 +84,7 @@ class Master:
         self._units = self._columns[:, self.unit_column]
         self._runs = self._columns[:, self.run_column]
         self._patterns = self._columns[:, self.pattern_column]
+        self._transfer: dict[int, FloatArray] = {}
         self.active = np.concatenate([self.run_column[self._first_runs()], _first_pattern_columns(model)])
         """Batch columns and patterns that are in the program, in order of joining."""
         self._watched = _watched_rows(model, base.matrix.shape[0])
@@ -158,8 +160,8 @@ class Master:
     def cheapest_patterns(self, duals: FloatArray) -> tuple[IntArray, float]:
         """Patterns that pay at some duals, the best of each graph and era; and the most all valid ones can gain.
 
-        The patterns of a graph and era add up to at most 1. Where not all valid ones are described here, the cheapest
-        option of each stage bounds them; traffic between stages on full links only adds to that.
+        The patterns of a graph and era add up to at most 1. Where not all valid ones are described here, the
+        others are counted too.
         """
         duals = duals[: self._patterns.shape[0]]
         reduced = self.base.cost[self.pattern_column] - self._patterns.T @ duals
@@ -168,20 +170,48 @@ class Master:
         np.minimum.at(least, self.pattern_of, reduced)
         incomplete = [j for j, held in enumerate(self.model.sets.graphs) if not held.is_complete]
         gain = float(least[~np.isin(np.arange(len(least)) // self.model.sets.era_count, incomplete)].sum())
-        gain += sum(self._stagewise_gain(j, duals) for j in incomplete)
+        gain += sum(self._undescribed_gain(j, duals) for j in incomplete)
         return self.pattern_column[paying], gain
 
-    def _stagewise_gain(self, graph: int, duals: FloatArray) -> float:
-        """Most that patterns of a graph can gain, whatever they are: the cheapest option of every stage (≤ 0)."""
+    def _undescribed_gain(self, graph: int, duals: FloatArray) -> float:
+        """Most that patterns of a graph can gain, columns or not (≤ 0); traffic on links would only make it less.
+
+        Every valid pattern is priced where all are known; else the cheapest option of each stage bounds them.
+        """
         model, gain = self.model, 0.0
+        held = model.sets.graphs[graph]
+        count_h = sum_over(
+            model.sets.era_of_slot,
+            np.array(model.sets.problem.graphs[graph].count) * model.sets.problem.slots.hours,
+        )
         for row, era in zip(model.rows_of(f"graph_{graph}"), model.keys[f"graph_{graph}"][0], strict=True):
-            total = -duals[row]
-            for stage, options in enumerate(model.sets.graphs[graph].options):
-                if not options.is_fixed:
-                    name = f"stage_{graph}_{stage}"
-                    total += float(duals[model.rows_of(name)][model.keys[name][1] == era].min(initial=0.0))
-            gain += min(0.0, float(total))
+            yuan = [self._option_yuan(graph, stage, int(era), duals) for stage in range(len(held.options))]
+            if held.patterns.is_complete:
+                transfer = self._transfer_yuan_per_h(graph) * count_h[era]
+                least = float((pattern_cost(yuan, held.patterns.option) + transfer).min(initial=INFINITY))
+            else:
+                least = sum(float(each.min(initial=INFINITY)) for each in yuan)
+            gain += min(0.0, least - float(duals[row]))
         return gain
+
+    def _option_yuan(self, graph: int, stage: int, era: int, duals: FloatArray) -> FloatArray:
+        """[O] what an option of a stage costs in an era at some duals; nothing where the stage is fixed."""
+        options, name = self.model.sets.graphs[graph].options[stage], f"stage_{graph}_{stage}"
+        yuan = np.zeros(len(options.site))
+        if not options.is_fixed:
+            option, of_era = self.model.keys[name]
+            here = of_era == era
+            yuan[option[here]] = duals[self.model.rows_of(name)[here]]
+        return yuan
+
+    def _transfer_yuan_per_h(self, graph: int) -> FloatArray:
+        """[N] of every valid pattern; worked out once."""
+        if graph not in self._transfer:
+            p, held = self.model.sets.problem, self.model.sets.graphs[graph]
+            self._transfer[graph] = transfer_yuan_per_h(
+                p, p.graphs[graph], held.options, held.patterns.option
+            )
+        return self._transfer[graph]
 
     def add_routes(self, routes: Routes) -> int:
         """Add routes that are not there yet; returns how many were new."""

@@ -7,9 +7,11 @@ from itertools import product
 import numpy as np
 import pytest
 
+from solvers import plan_model
 from solvers.plan_master import NOTHING, Master, Routes
 from solvers.plan_model import PlanLimits, plan_sets
 from solvers.plan_rules import PlanOptions, build
+from solvers.problem import Graph, GraphFlow
 from tests.plan_problems import Town
 
 
@@ -84,3 +86,25 @@ def test_of_a_class_that_brings_much_the_best_route_through_every_place_and_bloc
             best = yuan[through].min()
             here = of_class & (found.routes.unit[:, block] == place)
             assert found.reduced_cost[here].min() == pytest.approx(best)
+
+
+def test_patterns_without_a_column_count_for_the_bound_as_if_they_had_one(monkeypatch):
+    def master(most_columns: int) -> Master:
+        monkeypatch.setattr(plan_model, "MOST_PATTERN_COLUMNS", most_columns)
+        town = Town(hours=(1, 2))
+        for i in range(3):
+            town.site(f"s{i}", price_yuan_per_kwh=[0.5 + 0.1 * i, 1.0]).group(f"g{i}", f"s{i}")
+        for stage in ("ingest", "sync", "render"):
+            town.work(stage)
+        town.graphs.append(Graph("twin", (2.0, 1.0), (0, 1, 2), (1, 2, 1), (GraphFlow(0, 1, 10.0, None),)))
+        model = build(plan_sets(town.problem(), PlanOptions(), PlanLimits()))
+        return Master(model, model.lp.program())
+
+    all_described, few_described = master(20_000), master(4)
+    assert len(all_described.pattern_column) > len(few_described.pattern_column)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        duals = rng.normal(size=all_described.base.matrix.shape[0])
+        exact = all_described.cheapest_patterns(duals)[1]
+        assert few_described.cheapest_patterns(duals)[1] == pytest.approx(exact)
+        assert exact < 0
