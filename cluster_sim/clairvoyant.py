@@ -27,8 +27,8 @@ plan.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +45,15 @@ from scheduler.planner.compile import compile_problem, set_aside_kwh, slots_from
 from scheduler.planner.feasibility import Views
 from scheduler.planner.folds import folds_of
 from scheduler.workers import InlineSolverPool
-from solvers.plan_model import PlanLimits, solve_plan
+from solvers.plan_model import PlanLimits, plan_sets, solve_plan
 from solvers.plan_rules import PlanOptions
-from solvers.problem import PlacementProblem, Slots
+from solvers.problem import Classes, Flows, Pairs, Paths, PlacementProblem, Slots
 from solvers.proof import verify_proof
 from solvers.solution import PlanSolution
 from suanli.model import Event, EventKind, TelemetryReport, WeatherForecast, Workload
 from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, epoch_s, utc
 
+Table = TypeVar("Table", Classes, Pairs, Flows, Paths)
 MODEL = (
     "energy of day and drain; true facility power of the learned plants, true weather of one station, slots of the "
     "tariff, shares and open sites constant per block, nodes continuous, gangs fluid, no outages, moves and starts free"
@@ -65,6 +66,8 @@ FIRST_LIMITS = PlanLimits(
 OPTIONS = PlanOptions()
 """Four blocks a day. With every slot a block the same multipliers prove nothing (−17 794 yuan on songjiang-s): the cuts
 that tie shares to open sites speak of blocks. What blocks cost is below 0.31 % on the synthetic city (docs)."""
+WHOLE = -1
+"""Of a class that is not divided into blocks."""
 CLOSING_HOURS = 0.01
 """A last slot too short to matter, so that work which must be done by the end of the drain has a slot after it."""
 SUBMIT_BATCH = 500
@@ -133,14 +136,14 @@ def clairvoyant(
     views = Views(state.topology, state.shapes)
     slots = slots_until(state.topology, scenario.start_s, until_s)
     compiled = compile_problem(state, views, scenario.start_s, slots=slots, all_wait=True)
-    problem = relaxed(compiled.problem, state, scenario.start_s)
+    problem, parent = block_by_block(relaxed(compiled.problem, state, scenario.start_s), options)
     first = solve_plan(problem, limits=FIRST_LIMITS, options=options)
     served, left_replica_h = served_part(problem, first)
     plan = solve_plan(served, limits=limits, options=options, warm_start=first)
     fold = folds_of(views).all(len(state.shapes.specs)).tolist()
     reference_gpus = np.array(
         [state.spec(fold.index(f)).stage.reference_gpu_milli / MILLI for f in compiled.class_fold.tolist()]
-    )
+    )[parent]
     known = figures_of(served, plan, reference_gpus)
     return replace(
         known,
@@ -247,6 +250,63 @@ def relaxed(problem: PlacementProblem, state: ClusterState, at_s: int) -> Placem
             problem.network, transfer_yuan_per_gb=np.zeros_like(problem.network.transfer_yuan_per_gb)
         ),
     )
+
+
+def block_by_block(
+    problem: PlacementProblem, options: PlanOptions
+) -> tuple[PlacementProblem, NDArray[np.int64]]:
+    """(the problem with a class for each block in which a service has demand, (C,) class of each before).
+
+    Moves are free, so what a service does in one block says nothing about the next: the same program, but without
+    routes over blocks, of which it would need thousands.
+    """
+    sets = plan_sets(problem, options, LIMITS)
+    block = sets.block_of_slot
+    has_demand = np.stack(
+        [(problem.classes.demand_count[:, block == b] > 0).any(axis=1) for b in range(sets.block_count)],
+        axis=1,
+    )
+    is_stage = np.zeros(problem.class_count, bool)
+    is_stage[[c for graph in problem.graphs for c in graph.stage_class]] = True
+    has_demand[is_stage | (problem.classes.work_replica_h > 0) | ~has_demand.any(axis=1)] = False
+    parts = [np.flatnonzero(of_class).tolist() or [WHOLE] for of_class in has_demand]
+    parent = np.repeat(np.arange(problem.class_count), [len(of_class) for of_class in parts])
+    part = np.concatenate([np.array(of_class) for of_class in parts])
+    lies_in = (part == WHOLE)[:, None] | (part[:, None] == block)
+    classes = _taken(problem.classes, parent)
+    ids = [i if b == WHOLE else f"{i}@{b}" for i, b in zip(classes.class_id, part.tolist(), strict=True)]
+    classes = replace(classes, class_id=tuple(ids), demand_count=np.where(lies_in, classes.demand_count, 0.0))
+
+    def copies(class_index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(row of the old table, new class) of the rows that belong to classes, in order of new classes."""
+        new, row = np.nonzero(parent[:, None] == class_index)
+        return row, new
+
+    pair, of_pair = copies(problem.pairs.class_index)
+    flow, of_flow = copies(problem.flows.class_index)
+    path, of_path = copies(problem.paths.class_index)
+    first = np.searchsorted(parent, np.arange(problem.class_count))
+    return replace(
+        problem,
+        classes=classes,
+        pairs=replace(_taken(problem.pairs, pair), class_index=of_pair),
+        flows=replace(_taken(problem.flows, flow), class_index=of_flow),
+        paths=replace(_taken(problem.paths, path), class_index=of_path),
+        graphs=tuple(
+            replace(g, stage_class=tuple(int(first[c]) for c in g.stage_class)) for g in problem.graphs
+        ),
+    ), parent
+
+
+def _taken(table: Table, rows: NDArray[np.int64]) -> Table:
+    """Some rows of a table, all of whose columns begin with the same axis."""
+    columns: dict[str, Any] = {}
+    for column in fields(table):
+        old = getattr(table, column.name)
+        columns[column.name] = (
+            old[rows] if isinstance(old, np.ndarray) else tuple(old[i] for i in rows.tolist())
+        )
+    return replace(table, **columns)
 
 
 # ------------------------------------------------------------------------------------------- 4 solve

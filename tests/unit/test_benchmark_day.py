@@ -11,6 +11,7 @@ from benchmarks.day import Paid, edges_of, plan_seconds, room_frac
 from cluster_sim.baselines import strategy_of
 from cluster_sim.clairvoyant import (
     NoBoundError,
+    block_by_block,
     clairvoyant,
     figures_of,
     known_ahead,
@@ -28,7 +29,9 @@ from cluster_sim.world.build import weather_of
 from cluster_sim.world.demand import Fate
 from scheduler.workers import InlineSolverPool
 from solvers.plan_model import solve_plan
+from solvers.plan_rules import PlanOptions
 from solvers.solution import SolveStatus, no_plan
+from solvers.verify import verify_plan
 from suanli.model import Stage, Workload, WorkloadKind
 from suanli.model.units import SECONDS_PER_HOUR, epoch_s
 from tests.plan_problems import Town
@@ -182,3 +185,30 @@ def test_demand_without_room_is_taken_out_and_told():
     assert left_h == pytest.approx(unserved_h)
     assert (served.classes.demand_count < problem.classes.demand_count).all()
     assert solve_plan(served).unserved_count.max() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_divided_block_by_block_the_same_work_costs_the_same():
+    town = Town(hours=(1,) * 12)
+    for i in range(3):
+        prices = [0.4 + 0.2 * ((t // 3 + i) % 4) for t in range(12)]
+        town.site(f"s{i}", price_yuan_per_kwh=prices, may_close=i > 0, fixed_kw=0.5).group(f"g{i}", f"s{i}")
+    for i in range(4):
+        demand = [float((t // 3 + i) % 3 * 2) for t in range(12)]
+        town.work(f"web{i}", demand=demand, migration_yuan=0.0, allowed=("s0", "s1", "s2")[: 2 + i % 2])
+    town.work("render", work_replica_h=9, max_parallel=3, deadline_slot=10, migration_yuan=0.0)
+    whole = town.problem()
+    options = PlanOptions(blocks_per_day=8)
+    divided, parent = block_by_block(whole, options)
+    assert divided.class_count > whole.class_count
+    assert [i.partition("@")[0] for i in divided.classes.class_id] == [
+        whole.classes.class_id[c] for c in parent
+    ]
+    one, other = (solve_plan(p, options=options) for p in (whole, divided))
+    assert not verify_plan(divided, other)
+    assert other.bounds[0].objective_yuan == pytest.approx(one.bounds[0].objective_yuan, rel=1e-4)
+    assert (other.it_kw * divided.slots.hours).sum() == pytest.approx(
+        (one.it_kw * whole.slots.hours).sum(), rel=1e-3
+    )
+    summed = np.zeros((whole.class_count, whole.slot_count))
+    np.add.at(summed, parent, divided.classes.demand_count)
+    assert np.array_equal(summed, whole.classes.demand_count)
