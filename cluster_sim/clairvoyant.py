@@ -5,7 +5,8 @@
                   its real work (a job that will fail or be cancelled: what it runs until then), true weather, and the
                   plants as the played day had learned them by its end
         2 compile the product's own `compile_problem`, in its slots until `until_s`, rounded up to the hour
-        3 relax   whatever could make the bound exceed a real day's energy cost (see `relaxed`)
+        3 relax   whatever could make the bound exceed a real day's energy cost (see `relaxed`); moves being free, a
+                  service becomes one class per block (`block_by_block`)
         4 solve   a quick plan that shows which demand has no room, and the plan of all other work with generous limits
         5 bound   the plan's certificate: weak duality, checked with numpy alone (`solvers.dual_bound`)
 
@@ -62,7 +63,7 @@ LIMITS = PlanLimits(lp_iterations=4_000_000, pricing_rounds=16, cut_rounds=4, si
 FIRST_LIMITS = PlanLimits(
     lp_iterations=4_000_000, pricing_rounds=2, bound_rounds=1, cut_rounds=0, site_trials=0, wall_s=3600.0
 )
-"""Enough to see what cannot be served; pricing a bound at held levels took 111 of 158 s on songjiang-s."""
+"""Enough to see what cannot be served: its bound is not used."""
 OPTIONS = PlanOptions()
 """Four blocks a day. With every slot a block the same multipliers prove nothing (−17 794 yuan on songjiang-s): the cuts
 that tie shares to open sites speak of blocks. What blocks cost is below 0.31 % on the synthetic city (docs)."""

@@ -98,7 +98,9 @@ def gains_by_waiting(
     start_h = np.concatenate([[now_h], falls])
     left_h = np.maximum(left_s, 1.0)[:, None] / SECONDS_PER_HOUR
     paid = paid_until(start_h + left_h) - paid_until(start_h)
-    saved_frac = 1.0 - paid / paid[:, :1]
+    now_yuan = paid[:, :1]
+    # where energy costs nothing now, no later hour saves anything
+    saved_frac = np.divide(now_yuan - paid, now_yuan, out=np.zeros_like(paid), where=now_yuan > 0)
     wait_h = start_h - now_h
     in_time = wait_h * SECONDS_PER_HOUR <= (deadline_s - now_s - left_s)[:, None]
     enough = saved_frac >= LEAST_SAVING_FRAC + SAVING_PER_DAY_FRAC * wait_h / HOURS_PER_DAY

@@ -41,6 +41,12 @@ def test_without_different_prices_nothing_waits():
     assert not waits(9, 1, 100, np.ones(24))
 
 
+@pytest.mark.filterwarnings("error")
+def test_while_energy_is_free_nothing_waits():
+    assert not waits(9, 1, 100, np.zeros(24))
+    assert not waits(3, 2, 100, np.where(NIGHT < 1, 0.0, 1.0))
+
+
 @for_all(
     price=st.lists(st.sampled_from([0.3, 0.7, 1.1]), min_size=24, max_size=24),
     now_min=st.integers(0, 24 * 60 - 1),
