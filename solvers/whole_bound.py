@@ -44,6 +44,8 @@ def misfits(problem: PlacementProblem, plan: PlanSolution) -> list[str]:
         "a site with other than one node": bool((p.groups.node_count != 1).any())
         or not np.array_equal(np.sort(p.groups.site), np.arange(p.site_count)),
         "classes that may be left out for free": bool((p.classes.unserved_yuan_per_replica_h <= 0).any()),
+        # the plant's curvature is left out, which adds to the cost only where energy costs something
+        "energy that pays": bool((_yuan_per_kw(p) < 0).any()),
         "classes left out": bool((plan.unserved_count > 0).any()),
     }
     return [name for name, is_so in tests.items() if is_so]
@@ -97,11 +99,16 @@ def _dantzig(worth: Floats, size: Ints, capacity: int) -> float:
     return float((worth * taken / size).sum())
 
 
+def _yuan_per_kw(p: PlacementProblem) -> Floats:
+    """[S] of facility power over the slot, carbon included."""
+    carbon = p.sites.carbon_g_per_kwh[:, 0] / 1000.0 * p.terms.carbon_yuan_per_kg
+    return np.asarray((p.sites.price_yuan_per_kwh[:, 0] + carbon) * p.slots.hours[0])
+
+
 def _site_yuan(p: PlacementProblem) -> tuple[Floats, Floats, Floats]:
     """[S] what a site costs without work, what having work adds, and a kW of facility power over the slot."""
     s = p.sites
-    carbon = s.carbon_g_per_kwh[:, 0] / 1000.0 * p.terms.carbon_yuan_per_kg
-    yuan_per_kw = (s.price_yuan_per_kwh[:, 0] + carbon) * p.slots.hours[0]
+    yuan_per_kw = _yuan_per_kw(p)
     start = np.where(s.initially_on | ~s.may_close, 0.0, s.start_yuan)
     is_open = s.fixed_kw[:, 0] * yuan_per_kw + start
     closed = np.where(s.may_close, s.off_kw[:, 0] * yuan_per_kw, np.inf)

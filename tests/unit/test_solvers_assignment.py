@@ -330,3 +330,5 @@ def test_a_proof_for_whole_classes_is_refused_where_it_does_not_apply():
     ]
     uncertified = solve_single_source(free, WorkLimits(ascent_steps=20, integer_nodes=20, improve_rounds=1))
     assert uncertified.plan.certificate is None
+    paid = dataclasses.replace(problem.sites, price_yuan_per_kwh=-1.0 - problem.sites.price_yuan_per_kwh)
+    assert misfits(dataclasses.replace(problem, sites=paid), plan) == ["energy that pays"]
