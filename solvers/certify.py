@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import FloatArray
 from solvers.binding import binding_constraints
 from solvers.dual_bound import derived_facts, leaf_bound_yuan, level_values, objective_yuan
-from solvers.plan_rules import PlanModel
+from solvers.plan_rules import OpenCuts, PlanModel
 from solvers.problem import RESOURCES
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 
@@ -28,8 +28,8 @@ class Duals:
     level_yuan: FloatArray
     on_lower: FloatArray
     on_upper: FloatArray
-    open_cuts: tuple[IntArray, IntArray]
-    """Pair and block of the program's open-site cuts, whose rows come after those that all models of a plan have."""
+    open_cuts: OpenCuts
+    """Class, site and slot of the program's open-site cuts, whose rows come after those that all models of a plan have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +100,8 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
     resources = (p.group_count, len(RESOURCES), p.slot_count)
     power = np.zeros(sites_slots)
     power[model.keys["it_power"]] = duals.rows[model.rows_of("it_power")]
-    cut_pair, cut_block = duals.open_cuts
-    cut_yuan = -duals.rows[model.row_count_without_cuts :][: len(cut_pair)]
+    cut_class, cut_site, cut_slot = duals.open_cuts
+    cut_yuan = -duals.rows[model.row_count_without_cuts :][: len(cut_class)]
     cut = np.flatnonzero(cut_yuan > NOISE)
     spread_keys = model.keys.get("spread", (np.zeros(0, dtype=np.int64),) * 3)
     spread_yuan = -duals.rows[model.rows_of("spread")]
@@ -121,8 +121,9 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
         stay=spread_out("stay", (p.pair_count,), 1.0),
         stay_batch=spread_out("stay_batch", (p.pair_count,), 1.0),
         wake=spread_out("wake", group_slots, 1.0),
-        cut_pair=cut_pair[cut],
-        cut_block=cut_block[cut],
+        cut_class=cut_class[cut],
+        cut_site=cut_site[cut],
+        cut_slot=cut_slot[cut],
         cut_yuan=cut_yuan[cut],
         spread_class=spread_keys[0][spread],
         spread_site=spread_keys[1][spread],

@@ -23,11 +23,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.candidates import candidates, dominant_share
 from solvers.certify import Duals, Evidence, with_certificate
 from solvers.greedy import greedy_plan
-from solvers.linear import LpLimits, LpResult, LpStatus, Program
+from solvers.linear import INFINITY, LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
 from solvers.pipelines import (
     Patterns,
@@ -44,11 +44,15 @@ from solvers.plan_rules import (
     LEVEL_HARD_CAPS,
     LEVEL_HARD_SAFETY,
     LEVEL_OF_RANK,
+    NO_INDEX,
     GraphModel,
+    OpenCuts,
     PlanModel,
     PlanOptions,
     PlanSets,
     build,
+    is_stage,
+    largest_share_on_a_site,
     make_sets,
     with_cuts,
 )
@@ -708,32 +712,61 @@ def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | Non
     )
 
 
-def broken_open_cuts(solved: Solved, model: PlanModel, master: Master) -> tuple[IntArray, IntArray]:
-    """(pair, block) where more of a class lies on a site than the site is open."""
-    if "place" not in model.keys or not len(model.columns_of("on")):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+def broken_open_cuts(solved: Solved, model: PlanModel, master: Master) -> OpenCuts:
+    """(class, site, slot) where more of what may lie on a site does so than the site is open.
+
+    Of the slots of a block (and of an era, for stages of graphs) the first in which the class has demand.
+    """
+    if not len(model.columns_of("on")):
+        return NO_INDEX, NO_INDEX, NO_INDEX
+    s, p = model.sets, model.sets.problem
     values = master.base_values(solved.result.x)
-    pair, block = model.keys["place"]
-    first_slot = np.searchsorted(model.sets.block_of_slot, block)
-    on = model.on_column[model.sets.problem.pair_site[pair], first_slot]
-    share = values[model.columns_of("place")]
-    broken = (on >= 0) & (share > np.where(on >= 0, values[on], 0.0) + CUT_TOLERANCE)
-    return pair[broken], block[broken]
+    share = np.zeros((p.class_count, p.site_count, p.slot_count))
+    for name, span_of_slot in (("place", s.block_of_slot), ("stage_place", s.era_of_slot)):
+        pair, span = model.keys[name]
+        of_span = np.zeros((p.class_count, p.site_count, int(span_of_slot[-1]) + 1))
+        np.add.at(
+            of_span, (p.pairs.class_index[pair], p.pair_site[pair], span), values[model.columns_of(name)]
+        )
+        share += of_span[:, :, span_of_slot]
+    share /= largest_share_on_a_site(p)[:, None, None]
+    on = np.where(model.on_column >= 0, values[model.on_column], INFINITY)
+    broken = (share > on + CUT_TOLERANCE) & _first_demand(s)[:, None, :]
+    c, site, slot = np.nonzero(broken)
+    return c, site, slot
+
+
+def _first_demand(s: PlanSets) -> BoolArray:
+    """[C,T] first slot with demand in each block and era; for services, which have no eras, in each block."""
+    span = np.where(
+        is_stage(s.problem)[:, None], s.block_of_slot * s.era_count + s.era_of_slot, s.block_of_slot
+    )
+    wanted = s.demand > 0
+    first = np.zeros_like(wanted)
+    for t in range(s.problem.slot_count):
+        same = span[:, :t] == span[:, t, None]
+        first[:, t] = wanted[:, t] & ~(same & wanted[:, :t]).any(axis=1)
+    return first
 
 
 def with_open_cuts(
-    model: PlanModel, master: Master, cuts: tuple[IntArray, IntArray], work: Work
+    model: PlanModel, master: Master, cuts: OpenCuts, work: Work
 ) -> tuple[Solved, PlanModel, Master]:
-    """The model with more rows z ≤ on, solved again."""
+    """The model with more cuts, solved again."""
     fresh = with_more_cuts(master, cuts, work)
     return solve_weighted(fresh, work, None), fresh.model, fresh
 
 
-def with_more_cuts(master: Master, cuts: tuple[IntArray, IntArray], work: Work) -> Master:
-    """The master of the model with more rows z ≤ on, which come after all others; its columns are the same."""
+def with_more_cuts(master: Master, cuts: OpenCuts, work: Work) -> Master:
+    """The master of the model with more cuts, whose rows come after all others; its columns are the same."""
     work.counts["open_cuts"] = work.counts.get("open_cuts", 0) + len(cuts[0])
     old = master.model.sets.open_cuts
-    tighter = with_cuts(master.model, (np.concatenate([old[0], cuts[0]]), np.concatenate([old[1], cuts[1]])))
+    joined = (
+        np.concatenate([old[0], cuts[0]]),
+        np.concatenate([old[1], cuts[1]]),
+        np.concatenate([old[2], cuts[2]]),
+    )
+    tighter = with_cuts(master.model, joined)
     fresh = Master(tighter, tighter.lp.program())
     fresh.take_columns(master)
     return fresh
