@@ -29,22 +29,21 @@ class Duals:
     on_lower: FloatArray
     on_upper: FloatArray
     open_cuts: OpenCuts
-    """Class, site and slot of the program's open-site cuts, whose rows come after those that all models of a plan have."""
+    """Class, site and slot of the program's cuts, whose rows come after those that all models of a plan have."""
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a finished search knows: the parts into which it split the choices of open sites, and duals for all of them.
+class Search:
+    """What a finished search knows: the parts into which it split the choices of open sites, each with its duals.
 
-    `anywhere` may be tried in every part; `everything` are duals that bound all choices at once.
+    The duals of `anywhere` may be tried in every part.
     """
 
     parts: tuple[Duals, ...]
     anywhere: tuple[Duals, ...]
-    everything: tuple[Duals, ...]
 
 
-def with_certificate(model: PlanModel, evidence: Evidence, solution: PlanSolution) -> PlanSolution:
+def with_certificate(model: PlanModel, evidence: Sequence[Search], solution: PlanSolution) -> PlanSolution:
     """The plan with the certificate that proves most; without one where nothing can be proven."""
     problem = model.sets.problem
     facts, levels = derived_facts(problem), level_values(problem, solution)
@@ -55,12 +54,12 @@ def with_certificate(model: PlanModel, evidence: Evidence, solution: PlanSolutio
         best = int(np.argmax(bounds))
         return bounds[best], leaves[best]
 
-    found = [best_leaf(part, (part, *evidence.anywhere)) for part in evidence.parts]
-    bound, leaves = min(b for b, _ in found), tuple(leaf for _, leaf in found)
-    for duals in evidence.everything:
-        alone, leaf = best_leaf(duals, (duals,))
-        if alone > bound:
-            bound, leaves = alone, (leaf,)
+    bound, leaves = -np.inf, tuple[Leaf, ...]()
+    for search in evidence:
+        found = [best_leaf(part, (part, *search.anywhere)) for part in search.parts]
+        least = min(of_part for of_part, _ in found)
+        if not leaves or least > bound:
+            bound, leaves = least, tuple(leaf for _, leaf in found)
     if not np.isfinite(bound):
         return solution
     objective = objective_yuan(problem, solution, model.sets.block_of_slot)

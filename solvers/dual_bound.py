@@ -358,8 +358,8 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
 def _open_cuts(p: PlacementProblem, m: Multipliers) -> tuple[Floats, Floats]:
     """([C,S,T] paid per share, [S,T] gained when open) for: share of a class on a site in a slot ≤ most · open.
 
-    The rule holds where the class has demand in the slot, for none of it may then lie on a closed site; most is what one
-    site may hold of a service that must lie on several. Work without slots of demand has no shares.
+    The rule holds where the class has demand in the slot, for none of it may then lie on a closed site; most is what
+    one site may hold of a service that must lie on several. Work without slots of demand has no shares.
     """
     c = m.cut_class
     holds = (_facts_demand(p)[c, m.cut_slot] > 0) & (p.classes.work_replica_h[c] <= 0)
@@ -511,7 +511,7 @@ def _charge_cuts_and_spread(
 ) -> None:
     """Rules that speak of one block: as they are, or spread evenly over the block's slots if blocks are finer now."""
     site = p.pair_site[held]
-    np.add.at(cost, (slice(None), block_of_slot), m.cut_paid[p.pairs.class_index[held], site])
+    cost += _sum_over(block_of_slot, m.cut_paid[p.pairs.class_index[held], site])
     weight = _block_weights(m.raw.block_of_slot, block_of_slot, same_blocks)
     rules = zip(
         m.raw.spread_class.tolist(), m.raw.spread_site.tolist(), m.raw.spread_block.tolist(),

@@ -140,6 +140,11 @@ class Master:
         return np.concatenate([self.kept_column, self.active, routes])
 
     @property
+    def column_count(self) -> int:
+        """Columns of `program`."""
+        return self.route_start + len(self.routes.unit)
+
+    @property
     def route_start(self) -> int:
         """Position of the first route in the program."""
         return len(self.kept_column) + len(self.active)

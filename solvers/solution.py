@@ -142,7 +142,7 @@ class Multipliers:
     cut_site: Annotated[IntArray, "O"]
     cut_slot: Annotated[IntArray, "O"]
     cut_yuan: Annotated[FloatArray, "O"]
-    """≥ 0, per share of a class on a site: at most what of it one site may hold, and nothing while the site is closed."""
+    """≥ 0, per share of a class on a site: at most what one site may hold of it, and none while the site is closed."""
     spread_class: Annotated[IntArray, "X"]
     spread_site: Annotated[IntArray, "X"]
     spread_block: Annotated[IntArray, "X"]
