@@ -36,6 +36,8 @@ ROUTES_PER_ROUND = 4
 """Routes of one class that may join in one round of pricing, by the group in which they end."""
 HEAVY_FRAC = 0.05
 """Of a class that brings this share of all that routes can gain, the best route through every group and block joins."""
+THROUGH_PER_BLOCK = 20
+"""Of those, so many of each class and block."""
 SELDOM_BINDING = ("deadline", "ledger", "link", "parallel", "power_limit", "spread")
 """Rules most of whose rows never bind: they join the program when an answer breaks them."""
 IN_USE = 1e-9
@@ -408,9 +410,11 @@ class Master:
         every = np.arange(count)[:, None, None, None]
         known = np.minimum(state, states - 2)
         unit = np.where(state < states - 1, unit_of[every, known, np.arange(blocks)], NOTHING)
-        cost, unit = total.reshape(-1), unit.reshape(-1, blocks)
+        best = np.argsort(total, axis=1, kind="stable")[:, :THROUGH_PER_BLOCK]
+        cost = np.take_along_axis(total, best, axis=1).ravel()
+        unit = np.take_along_axis(unit, best[..., None], axis=1).reshape(-1, blocks)
         possible = np.isfinite(cost)
-        return cost[possible], Routes(np.repeat(classes, states * blocks)[possible], unit[possible])
+        return cost[possible], Routes(np.repeat(classes, best.shape[1] * blocks)[possible], unit[possible])
 
     def _state_costs(self, unit_cost: FloatArray) -> tuple[FloatArray, IntArray]:
         """([C,G,B] cost of the unit there, [C,G,B] that unit); inf and −1 where the class has none."""

@@ -133,7 +133,7 @@ def _plan(
         bound = max(bound, improved.bound_yuan)
         searches.append(Search((improved.everywhere,), ()))
         if improved.parts:
-            searches.append(Search(improved.parts, (improved.everywhere,)))
+            searches.append(Search(improved.parts, ()))
     assert final.fixed_on is not None
     return PlanParts(
         model=master.model,

@@ -62,8 +62,9 @@ class PlanLimits:
     site_trials: int = 6
     warm_site_trials: int = 2
     """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
+    fleet_gap_frac: float = 1e-3
     edge_gap_frac: float = 0.01
-    """As long as the edge portfolio's gap is above this, the search of open sites goes on, up to:"""
+    """As long as a gap is above its share, the search of open sites goes on, up to so many trials:"""
     edge_trials: int = 12
     pattern_columns: int = 80
     with_certificate: bool = True
@@ -301,6 +302,7 @@ def replace_cost(program: Program, cost: FloatArray, offset: float | None = None
 
 
 def with_bounds(master: Master, program: Program, on_bounds: tuple[FloatArray, FloatArray] | None) -> Program:
+    """The program with `on` within bounds."""
     if on_bounds is None:
         return program
     on = master.position(master.model.columns_of("on"))

@@ -1,8 +1,8 @@
 """Which sites are open in which block: branch and bound on a relaxation of the slow model.
 
-The relaxation is either that with weights for levels (`AtWeights`) or the one in which a row per level keeps it no worse
-than a plan's (`plan_levels.AtLevels`). Every part of the choices has its own rounds of pricing, so its bound counts
-the columns it lacks; what is left of the tree when the trials are used up still bounds all choices.
+The relaxation is either that with weights for levels (`AtWeights`) or the one in which a row per level keeps it no
+worse than a plan's (`plan_levels.AtLevels`). Every part of the choices has its own rounds of pricing, so its bound
+counts the columns it lacks; what is left of the tree when the trials are used up still bounds all choices.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class Effort:
     trials: int
     most_trials: int
     enough_yuan: float
+    spent: int = 0
+    """Trials used before."""
 
 
 def choose_open_sites(
@@ -120,12 +122,10 @@ def choose_open_sites(
     best = min(found, key=lambda solved: solved.objective_yuan)
     running = model.sets.problem.pairs.running_count.max(initial=0.0) > 0
     trials = work.limits.warm_site_trials if running else work.limits.site_trials
-    left = max(0, trials - len(found))
     # where work stays unserved, the search at the plan's own levels goes on from here
     all_served = max(best.level_values) <= LEVEL_TOLERANCE
-    effort = Effort(
-        left, max(left, work.limits.edge_trials if all_served else 0), enough_yuan(best, master, work)
-    )
+    most = max(trials, work.limits.edge_trials) if all_served else trials
+    effort = Effort(trials, most, enough_yuan(best, master, work), len(found))
     root = whole(
         Priced(relaxed, nothing_yuan_at_weights(master), level_weights(master)), relaxed, bound_yuan, master
     )
@@ -139,10 +139,13 @@ def choose_open_sites(
 
 
 def enough_yuan(plan: Solved, master: Master, work: Work) -> float:
-    """How far from the bound a plan may be: a share of what its edge sites cost."""
+    """How far from the bound a plan may be: a share of what its edge sites cost, and of what all do."""
     assert plan.fixed_on is not None
-    edge = edge_yuan(master, plan.result, plan.fixed_on)
-    return max(work.limits.edge_gap_frac * edge, OPEN_SITES_GAP_FRAC * abs(plan.cost_yuan))
+    of_all = work.limits.fleet_gap_frac * abs(plan.cost_yuan)
+    if not master.model.sets.problem.sites.is_edge.any():
+        return of_all
+    at_edges = work.limits.edge_gap_frac * edge_yuan(master, plan.result, plan.fixed_on)
+    return min(of_all, max(at_edges, OPEN_SITES_GAP_FRAC * abs(plan.cost_yuan)))
 
 
 def whole(at_duals: Priced, relaxed: Solved, bound_yuan: float, master: Master) -> Part:
@@ -166,6 +169,10 @@ def branch_and_bound(
     A plan is never below the bound of its own part; parts that cannot beat the best plan are kept as they are.
     """
     master, master_of_best = given.with_own_columns(), given
+    if is_integral(root.relaxed, master.position(master.model.columns_of("on"))):
+        plan = _plan_of(root, best, relaxation, master, work)
+        found = best if plan is None else plan
+        return OpenSites(found, min(root.bound_yuan, found.objective_yuan), (root,)), master_of_best, master
     on_columns = master.position(master.model.columns_of("on"))
     begun = work.counts["site_trials"], work.counts["lp_iterations"]
     heap: list[tuple[float, int, Part]] = [(root.bound_yuan, 0, root)]
@@ -181,11 +188,9 @@ def branch_and_bound(
             enough = best.objective_yuan - effort.enough_yuan
             child, is_optimum = _bound_part(part, lower, upper, relaxation, enough, effort, master, work)
             is_whole = is_optimum and is_integral(child.relaxed, on_columns)
-            if is_whole and child.relaxed.objective_yuan < best.objective_yuan:
-                choice = np.rint(child.relaxed.result.x[on_columns])
-                plan = relaxation.plan(master, work, choice, child.relaxed)
-                if plan is not None and plan.objective_yuan < best.objective_yuan:
-                    best, master_of_best = plan, master.with_own_columns()
+            plan = _plan_of(child, best, relaxation, master, work) if is_whole else None
+            if plan is not None:
+                best, master_of_best = plan, master.with_own_columns()
             if is_whole or not is_optimum or child.bound_yuan >= best.objective_yuan:
                 settled.append(child)
                 least_settled = min(least_settled, child.bound_yuan)
@@ -197,6 +202,15 @@ def branch_and_bound(
     return outcome, master_of_best, master
 
 
+def _plan_of(part: Part, best: Solved, relaxation: Relaxation, master: Master, work: Work) -> Solved | None:
+    """The plan that a part's relaxation has come out with, if it is better than the best."""
+    if part.relaxed.objective_yuan >= best.objective_yuan:
+        return None
+    on = np.rint(part.relaxed.result.x[master.position(master.model.columns_of("on"))])
+    plan = relaxation.plan(master, work, on, part.relaxed)
+    return plan if plan is not None and plan.objective_yuan < best.objective_yuan else None
+
+
 def _is_spent(
     bound_yuan: float, best: Solved, effort: Effort, work: Work, begun: tuple[float, float]
 ) -> bool:
@@ -204,7 +218,7 @@ def _is_spent(
     gap = best.objective_yuan - bound_yuan
     if gap <= OPEN_SITES_GAP_FRAC * abs(best.cost_yuan):
         return True
-    used = work.counts["site_trials"] - begun[0]
+    used = work.counts["site_trials"] - begun[0] + effort.spent
     is_small = (
         work.counts["rows"] <= SMALL_ROWS and work.counts["lp_iterations"] - begun[1] < SMALL_ITERATIONS
     )
@@ -223,7 +237,7 @@ def _bound_part(
         lower, upper, parent.relaxed, parent.bound_yuan, replace(parent.proof, on_lower=lower, on_upper=upper)
     )
     is_optimum = False
-    for _ in range(ROUNDS_PER_PART):
+    for left in range(ROUNDS_PER_PART - 1, -1, -1):
         priced = relaxation.relax(master, work, (lower, upper))
         if priced is None:
             break
@@ -233,9 +247,11 @@ def _bound_part(
         bound = optimum + missing.gain_yuan
         proof = proof_at(priced, lower, upper, master.model) if bound > part.bound_yuan else part.proof
         part = Part(lower, upper, priced.solved, max(bound, part.bound_yuan), proof)
-        if part.bound_yuan >= enough_yuan or optimum < enough_yuan:
+        is_tight = optimum - part.bound_yuan <= TIGHT_ENOUGH * effort.enough_yuan
+        if part.bound_yuan >= enough_yuan or optimum < enough_yuan or is_tight:
             break
-        if optimum - part.bound_yuan <= TIGHT_ENOUGH * effort.enough_yuan or not join(master, [missing]):
+        # only what is solved again at once may join: the dual simplex of the next part wants columns that are priced
+        if not left or not join(master, [missing]):
             break
     return part, is_optimum
 
