@@ -26,6 +26,7 @@ from solvers.plan_pricing import (
     lagrangian,
     level_weights,
     price_missing,
+    price_missing_for_level,
     replace_cost,
     with_bounds,
     with_duals,
@@ -34,6 +35,10 @@ from solvers.plan_pricing import (
 from solvers.plan_rules import LEVEL_COUNT, LEVEL_OF_RANK
 from solvers.plan_search import Effort, branch_and_bound, enough_yuan, whole
 
+SETTLE_ROUNDS = 2
+"""Rounds of pricing for a level that is minimised by itself."""
+SETTLED_FRAC = 1e-4
+"""A level is settled when no routes could lower it by more than this share."""
 TIGHT = 1e-4
 """There, a bound this close to the relaxation is not improved further."""
 OPEN_BY_MORE_THAN = (1e-6, 0.1, 0.3)
@@ -45,32 +50,48 @@ LEAST_GAIN_FRAC = 1e-6
 
 
 def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
-    """The lexicographic optimum at the open sites of a weighted one.
+    """The lexicographic optimum at the open sites of a weighted one; columns that lower a level join the master.
 
     Zero levels cannot be improved, and among plans with zero levels the weights add nothing: then there is nothing to
     do. Otherwise each level that is not zero is minimised by itself and held by a row, then the next, then cost.
     """
     if max(solved.level_values) <= LEVEL_TOLERANCE:
         return solved
-    assert solved.fixed_on is not None
-    program = with_bounds(master, solved.program, (solved.fixed_on, solved.fixed_on))
-    key = master.column_key()
-    amounts = [master.level_amounts(level) for level in range(LEVEL_COUNT)]
-    values, reached = solved.level_values, []
-    for level, amount in enumerate(amounts):
-        used = np.flatnonzero(amount)
-        if values[level] > LEVEL_TOLERANCE:
-            stage = work.solve(replace_cost(program, amount, offset=0.0), key)
-            values = tuple(max(0.0, float(a @ stage.x)) for a in amounts)
+    on = solved.fixed_on
+    assert on is not None
+    weights = level_weights(master)
+    scales = tuple(float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT))
+    values, reached = solved.level_values, list[float]()
+
+    def settled() -> Program:
+        program = with_bounds(master, master.program(), (on, on))
+        for level, value in enumerate(reached):
+            amount = master.level_amounts(level)
+            if value <= LEVEL_TOLERANCE:
+                program = replace(program, upper=program.upper.copy())
+                program.upper[np.flatnonzero(amount)] = 0.0
+            else:
+                program = _with_level_held(program, level, amount, scales[level], value * (1 + 1e-7), weights)
+        return program
+
+    for level in range(LEVEL_COUNT):
+        for left in range(SETTLE_ROUNDS, -1, -1):
+            if values[level] <= LEVEL_TOLERANCE:
+                break
+            program = replace_cost(settled(), master.level_amounts(level), offset=0.0)
+            stage = work.solve(program, master.column_key())
+            values = tuple(
+                max(0.0, float(master.level_amounts(each) @ stage.x)) for each in range(LEVEL_COUNT)
+            )
+            routes, patterns, gain = price_missing_for_level(stage.duals, level, master)
+            if not left or gain >= -SETTLED_FRAC * values[level]:
+                break
+            if not master.add_routes(routes) + master.add_columns(patterns):
+                break
         reached.append(values[level])
-        if values[level] <= LEVEL_TOLERANCE:
-            program = replace(program, upper=program.upper.copy())
-            program.upper[used] = 0.0
-        else:
-            most = values[level] * (1 + 1e-7)
-            program = _with_level_held(program, level, amount, amount.max(), most, level_weights(master))
-    last = work.solve(program, key)
-    return Solved(last, program, last.objective, last.objective, tuple(reached), solved.fixed_on)
+    program = settled()
+    last = work.solve(program, master.column_key())
+    return Solved(last, program, last.objective, last.objective, tuple(reached), on)
 
 
 @dataclass(frozen=True, eq=False)

@@ -261,6 +261,17 @@ def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | Non
     )
 
 
+def price_missing_for_level(duals: FloatArray, level: int, master: Master) -> tuple[Routes, IntArray, float]:
+    """(routes and patterns that lower a level at the duals of its minimum, what the routes can lower it by; ≤ 0)."""
+    level_of_class = np.array(LEVEL_OF_RANK)[master.model.sets.problem.classes.priority_rank]
+    nothing = np.where((level_of_class == level)[:, None], master.penalty_yuan, 0.0)
+    found = master.cheapest_routes(duals, nothing, money=0.0)
+    pays = found.reduced_cost < -LEVEL_TOLERANCE
+    patterns, _ = master.cheapest_patterns(duals, money=0.0)
+    routes = Routes(found.routes.class_index[pays], found.routes.unit[pays])
+    return routes, patterns, min(0.0, float(found.least.sum()))
+
+
 def level_weights(master: Master) -> FloatArray:
     """[levels] weight of each level's sum, in yuan per yuan of penalty (per kWh for hard caps).
 
