@@ -55,7 +55,7 @@ PACKING_YIELD = 0.97
 LEDGER_MARGIN_FRAC = 0.03
 """Share of the reference energy that a plan leaves unspent: forecasts of facility power err by up to 3 %. With it the
 tightest room of the reference day ended 1 % of its facility energy below its release (measured, songjiang-s)."""
-CROWDED_FRAC = 0.9
+CROWDED_FRAC = 1.0
 """Of what a hub's uplink may carry: where users load more, they are planned apart from those of other hubs."""
 DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
 PLANNED_WITHIN_S = 12 * SECONDS_PER_HOUR
@@ -183,8 +183,11 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
     fold_of = folds_of(views).all(len(state.shapes.specs))
+    ends = slots.start_s + slots.hours * SECONDS_PER_HOUR
+    overlap_s = np.minimum((start_s + left_s)[:, None], ends) - np.maximum(start_s[:, None], slots.start_s)
+    runs_frac = np.clip(overlap_s / (slots.hours * SECONDS_PER_HOUR), 0.0, 1.0) * ~waits[:, None]
     arriving = expected_arrivals(state, slots, now_s)
-    hub_of = _crowded_hub(views, spec, arriving)
+    hub_of = _crowded_hub(views, spec, runs_frac, arriving)
     keys = (
         np.stack([fold_of[spec], waits, bucket, release, hub_of[spec]], axis=1)
         if len(spec)
@@ -195,13 +198,7 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
     count = len(unique)
     members = np.zeros((count, len(fold_of)), np.int64)
     np.add.at(members, (inverse, spec), 1)
-    ends = slots.start_s + slots.hours * SECONDS_PER_HOUR
-    demand = np.zeros((count, len(slots.hours)))
-    demanded = ~waits
-    for t in range(len(slots.hours)):
-        overlap_s = np.minimum(start_s + left_s, ends[t]) - np.maximum(start_s, slots.start_s[t])
-        share = np.clip(overlap_s / (slots.hours[t] * SECONDS_PER_HOUR), 0.0, 1.0)
-        demand[:, t] = np.bincount(inverse, np.where(demanded, share, 0.0), minlength=count)
+    demand = _summed(inverse, runs_frac, count)
     class_of = {(int(f), int(hub)): c for c, (f, waits_too, _, _, hub) in enumerate(unique) if not waits_too}
     for s, expected in arriving.items():
         c = class_of.get((int(fold_of[s]), int(hub_of[s])))
@@ -226,19 +223,29 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
     )
 
 
+def _summed(kind: NDArray[np.int64], rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """(count, T) sums of (rows, T) by kind."""
+    columns = [np.bincount(kind, column, minlength=count) for column in rows.T]
+    return np.stack(columns, axis=1).astype(float)
+
+
 def _crowded_hub(
-    views: Views, live_spec: NDArray[np.int64], arriving: Mapping[int, NDArray[np.float64]]
+    views: Views,
+    spec: NDArray[np.int64],
+    runs_frac: NDArray[np.float64],
+    arriving: Mapping[int, NDArray[np.float64]],
 ) -> NDArray[np.int64]:
     """(specs,) the crowded hub, if any, with whose zones a replica of the spec exchanges traffic; −1: none.
 
     A fold's mean traffic comes from many zones. Where the uplink of one is full, a class of that mean could run nowhere
-    although the users of all other zones have room: those of a crowded hub are counted by themselves.
+    although the users of all other zones have room: those of a crowded hub are counted by themselves. `runs_frac`:
+    (rows, T) the share of each slot in which a row of `spec` is to run.
     """
     hub_mbps = views.hub_mbps()
-    count = np.bincount(live_spec, minlength=len(hub_mbps)).astype(float)
-    for spec, expected in arriving.items():
-        count[spec] += expected.max(initial=0.0)
-    load_mbps = count @ hub_mbps
+    running = _summed(spec, runs_frac, len(hub_mbps))
+    for s, expected in arriving.items():
+        running[s] += expected
+    load_mbps = (hub_mbps.T @ running).max(axis=1, initial=0.0)
     crowded = load_mbps > CROWDED_FRAC * uplink_spare_mbps(views.topology)
     shared = np.where(crowded, hub_mbps, 0.0)
     return np.where(shared.any(axis=1), shared.argmax(axis=1), -1)
