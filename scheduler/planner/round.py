@@ -121,6 +121,8 @@ class Round:
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
     """Workload of several stages placed in this round → stage id → site."""
+    _left: set[tuple[str, str]] = field(default_factory=set)
+    """(workload, stage id) of stages that this round stops so that they go elsewhere: nobody is placed beside them."""
     _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
     _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
@@ -489,7 +491,61 @@ class Round:
         own = state.rows_of(int(state.replicas["workload"][rows[0]]))
         node = state.replicas["node"][own]
         same = (state.replicas["spec"][own] == view.spec.spec) & (node >= 0)
+        same[rows - own.start] = False  # a replica that moves does not keep its old domain
         return frozenset(int(domain_of[n]) for n in node[same])
+
+    # -------------------------------------------------------------- planned moves
+
+    def place_again(self, rows: NDArray[np.int64], at_sites: NDArray[np.bool_]) -> list[Placed]:
+        """New places at these sites for running rows of one workload, as a planned move starts them; [] if not for all.
+
+        The old placements go on until the new ones run, so the snapshot holds both. What else the workload has stays
+        where it is; stages that cannot stay beside the new places move too, as few of them as can be.
+        """
+        template = self._template_of(int(rows[0]))
+        placed_before = len(self.result.placed)
+        if len(template.stages) == 1:
+            view = self._view_of(int(rows[0]))
+            found = self._place_stage(view, rows, view.group_ok & at_sites[self.snapshot.topology.group_site])
+        else:
+            found = self._place_stages_again(rows, template, at_sites)
+        if not found:
+            self._undo(placed_before)
+        placed = self.result.placed[placed_before:]
+        del self.result.placed[placed_before:]
+        return placed
+
+    def _place_stages_again(
+        self, rows: NDArray[np.int64], template: Workload, at_sites: NDArray[np.bool_]
+    ) -> bool:
+        state, placed_before = self.state, len(self.result.placed)
+        workload = int(state.replicas["workload"][rows[0]])
+        shape = int(state.workloads["shape"][workload])
+        lies, own = self._stage_sites(workload), stage_sites_own(state, workload)
+        must = {self._view_of(int(r)).spec.stage.stage_id for r in rows}
+        may = sorted(s for s in set(own) - must if _keeps_work(template.stage(s)))
+        if any(_spans_sites(template.stage(s)) for s in own):
+            return False
+        for also in [(), *sets_to_leave(may, ())]:
+            moving = must.union(also)
+            kept = {s: site for s, site in lies.items() if s not in moving}
+            mine = self._rows_of_stages(workload, moving)
+            patterns = self._pattern_order(shape, workload, mine, kept)
+            patterns = patterns[self._sharers_unmet(shape, workload, patterns) == 0]
+            may_take = np.array([at_sites | (s.stage_id not in moving) for s in template.stages])
+            for sites in patterns[may_take[np.arange(patterns.shape[1]), patterns].all(axis=1)]:
+                if self._try_pattern(mine, sites, shape, template, kept):
+                    at = {s.stage_id: int(site) for s, site in zip(template.stages, sites, strict=True)}
+                    self._placed_sites[workload] = at
+                    return True
+                self._undo(placed_before)
+        return False
+
+    def _rows_of_stages(self, workload: int, stage_ids: Collection[str]) -> NDArray[np.int64]:
+        """Rows of these stages of a workload that lie somewhere."""
+        own = self.state.rows_of(workload)
+        rows = [r for r in range(own.start, own.stop) if any(self._lies_as(r, s) for s in stage_ids)]
+        return np.array(rows, np.int64)
 
     # -------------------------------------------------------------- stages together
 
@@ -536,7 +592,7 @@ class Round:
             if not active[other]:
                 continue
             other_shape = int(state.workloads["shape"][other])
-            known = stage_sites_own(state, other)
+            known = stage_sites_own(state, other) | self._placed_sites.get(other, {})
             allowed = self.patterns.of(state, other_shape).sites
             for i, stage in enumerate(state.shapes.templates[other_shape].stages):
                 if stage.stage_id in known and stage.shared_with is None:
@@ -568,6 +624,7 @@ class Round:
         more = np.asarray(pipeline_mbps(template, after, topology)) - pipeline_mbps(
             template, before, topology
         )
+        more = more + self._sharers_mbps(rows, after)
         if (more > self.snapshot.spare_mbps() + LINK_SLACK_MBPS).any():
             return False
         self.snapshot.link_mbps += more
@@ -575,6 +632,24 @@ class Round:
             return True
         self.snapshot.link_mbps -= more
         return False
+
+    def _sharers_mbps(self, rows: NDArray[np.int64], after: dict[str, int]) -> NDArray[np.float64] | float:
+        """(L,) what workloads that share a stage of this one load more, once these rows lie as in `after`."""
+        state, topology = self.state, self.snapshot.topology
+        name = state.names[int(state.replicas["workload"][rows[0]])]
+        sharers = state.sharers.get(name, [])
+        if not sharers:
+            return 0.0
+        active = state.active_workloads()
+        more: NDArray[np.float64] | float = 0.0
+        for other in sharers:
+            if active[other]:
+                template = state.shapes.templates[int(state.workloads["shape"][other])]
+                now = self._stage_sites(other)
+                shared = [s.stage_id for s in template.stages if s.shared_with == name]
+                then = now | {s: after[s] for s in shared}
+                more = more + pipeline_mbps(template, then, topology) - pipeline_mbps(template, now, topology)
+        return more
 
     def _place_stages(self, rows: NDArray[np.int64], sites: NDArray[np.int64], shape: int) -> bool:
         state, topology = self.state, self.snapshot.topology
@@ -609,6 +684,8 @@ class Round:
             stage = self.snapshot.views[spec].spec.stage
             if stage.shared_with is None and self.state.spec(spec).stage.shared_with is not None:
                 lies.pop(stage.stage_id, None)  # a trial without that rule
+            elif (stage.shared_with, stage.stage_id) in self._left:
+                lies.pop(stage.stage_id, None)
             elif stage.shared_with is not None:
                 owner = self.state.index_of.get(stage.shared_with, -1)
                 lies |= {k: s for k, s in self._placed_sites.get(owner, {}).items() if k == stage.stage_id}
@@ -673,7 +750,11 @@ class Round:
         on = {s: [int(r) for r in all_rows if self._lies_as(int(r), s)] for s in own}
         shape, before = int(state.workloads["shape"][workload]), self._stage_sites(workload)
         saved, placed_before = snapshot.copy(), len(self.result.placed)
-        for leaving in sets_to_leave(sorted(set(own) - set(lasting)), self._shared_by_others(workload)):
+        shared, name = self._shared_by_others(workload), state.names[workload]
+        may_leave = sorted(set(own) - set(lasting))
+        if any(user in self._placed_sites for user in state.sharers.get(name, [])):
+            may_leave = [s for s in may_leave if s not in shared]  # somebody has just been placed beside them
+        for leaving in sets_to_leave(may_leave, shared.intersection(may_leave)):
             gone = [r for s in leaving for r in on[s]]
             for r in gone:
                 node, mask = (int(state.replicas[c][r]) for c in ("node", "gpu_mask"))
@@ -693,6 +774,7 @@ class Round:
             if has_room:
                 cause = f"{', '.join(missing)} has no place beside it, so they go elsewhere together"
                 self.result.displaced += [Displaced(r, cause) for r in gone]
+                self._left |= {(name, stage_id) for stage_id in leaving}
                 return True
         return False
 
