@@ -132,8 +132,9 @@ class _Exit:
             together.setdefault(int(self._state.replicas["workload"][row]), []).append(row)
         units: list[tuple[int, ...]] = []
         stay: list[int] = []
+        owners = self._state.shared_owners()
         for workload, mine in together.items():
-            if is_simple(self._template(mine[0])):
+            if is_simple(self._template(mine[0])) and workload not in owners:
                 units += [(row,) for row in mine if self._may_leave(row)]
                 stay += [row for row in mine if not self._may_leave(row)]
             elif self._is_steady(workload) and all(map(self._may_leave, mine)):

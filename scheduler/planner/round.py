@@ -121,6 +121,8 @@ class Round:
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
     """Workload of several stages placed in this round → stage id → site."""
+    _owners: list[int] = field(init=False)
+    """Workloads with a stage that others share: one place for all of it, chosen with theirs."""
     _left: set[tuple[str, str]] = field(default_factory=set)
     """(workload, stage id) of stages that this round stops so that they go elsewhere: nobody is placed beside them."""
     _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
@@ -135,6 +137,7 @@ class Round:
         kept = Reservations(self.snapshot, self.now_s)
         self.choice = NodeChoice(self.snapshot, self.scorer, kept, self.packing)
         self._work_left_s = self.state.replicas["work_s"] - self.state.replicas["done_work_s"]
+        self._owners = self.state.shared_owners()
 
     @property
     def reservations(self) -> Reservations:
@@ -155,10 +158,14 @@ class Round:
     def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
         """Place blocks of rows in their turn; what finds no room waits."""
         for block in blocks:
-            if self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
-                self._place_simple(block)
-            else:
+            if not self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
                 self._place_workloads(block)
+                continue
+            shared = np.isin(self.state.replicas["workload"][block], self._owners)
+            if shared.any():
+                self._place_workloads(np.sort(block[shared]))
+            if not shared.all():
+                self._place_simple(block[~shared])
         self._place_sharers()
 
     def _place_sharers(self) -> None:
@@ -375,10 +382,7 @@ class Round:
 
     def fits_together(self, rows: NDArray[np.int64], template: Workload) -> bool:
         """Whether these rows of one workload could all be placed now (explanations ask this of relaxed workloads)."""
-        if is_simple(template):
-            view = self._view_of(int(rows[0]))
-            return not len(self._place(view, rows, view.group_ok))
-        return self.place_whole(rows, template)
+        return self._place_for_room(rows, template)
 
     def place_on(self, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Place rows of one spec on these groups, one by one; returns those that found no room."""
@@ -388,13 +392,13 @@ class Round:
     def place_whole(self, rows: NDArray[np.int64], template: Workload) -> bool:
         """Place these rows of one workload now, all of them or none."""
         placed_before = len(self.result.placed)
-        if len(template.stages) == 1:
+        workload = int(self.state.replicas["workload"][rows[0]])
+        if len(template.stages) == 1 and workload not in self._owners:
             view = self._view_of(int(rows[0]))
             if self._place_stage(view, rows, view.group_ok):
                 return True
             self._undo(placed_before)
             return False
-        workload = int(self.state.replicas["workload"][rows[0]])
         shape = int(self.state.workloads["shape"][workload])
         before = self._stage_sites(workload)
         for sites in self._pattern_order(shape, workload, rows, before):
@@ -494,6 +498,15 @@ class Round:
         same[rows - own.start] = False  # a replica that moves does not keep its old domain
         return frozenset(int(domain_of[n]) for n in node[same])
 
+    def first_pattern(self, workload: int, rows: NDArray[np.int64]) -> dict[str, int]:
+        """Stage id → site where these waiting rows would be tried first beside what lies; {} without any pattern."""
+        shape = int(self.state.workloads["shape"][workload])
+        template = self.state.shapes.templates[shape]
+        patterns = self._pattern_order(shape, workload, rows, self._stage_sites(workload))
+        if not len(patterns):
+            return {}
+        return {s.stage_id: int(site) for s, site in zip(template.stages, patterns[0], strict=True)}
+
     # -------------------------------------------------------------- planned moves
 
     def place_again(self, rows: NDArray[np.int64], at_sites: NDArray[np.bool_]) -> list[Placed]:
@@ -504,7 +517,7 @@ class Round:
         """
         template = self._template_of(int(rows[0]))
         placed_before = len(self.result.placed)
-        if len(template.stages) == 1:
+        if len(template.stages) == 1 and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
             view = self._view_of(int(rows[0]))
             found = self._place_stage(view, rows, view.group_ok & at_sites[self.snapshot.topology.group_site])
         else:
@@ -531,7 +544,8 @@ class Round:
             kept = {s: site for s, site in lies.items() if s not in moving}
             mine = self._rows_of_stages(workload, moving)
             patterns = self._pattern_order(shape, workload, mine, kept)
-            patterns = patterns[self._sharers_unmet(shape, workload, patterns) == 0]
+            unmet, _ = self._sharers_at(workload, [s.stage_id for s in template.stages], patterns)
+            patterns = patterns[unmet == 0]
             may_take = np.array([at_sites | (s.stage_id not in moving) for s in template.stages])
             for sites in patterns[may_take[np.arange(patterns.shape[1]), patterns].all(axis=1)]:
                 if self._try_pattern(mine, sites, shape, template, kept):
@@ -552,7 +566,28 @@ class Round:
     def _pattern_order(
         self, shape: int, workload: int, rows: NDArray[np.int64], before: dict[str, int]
     ) -> NDArray[np.int64]:
-        """(P, stages) patterns that agree with what lies somewhere already and have room per stage, cheapest first."""
+        """(P, stages) patterns that agree with what lies somewhere already and have room per stage, cheapest first.
+
+        With those who wait to share a stage of this workload: first where most of them can follow, then where all
+        together cost least.
+        """
+        template = self.state.shapes.templates[shape]
+        if any(s.stage_id not in before for s in self._shared_stages(shape)):
+            return np.zeros((0, len(template.stages)), np.int64)
+        sites, cost = self._priced_patterns(shape, rows, before)
+        unmet, sharers_cost = self._sharers_at(workload, [s.stage_id for s in template.stages], sites)
+        cost = cost + sharers_cost
+        return sites[np.lexsort((*sites.T[::-1], np.round(cost, 9), unmet))][:MAX_PATTERN_TRIES]
+
+    def _shared_stages(self, shape: int) -> list[Stage]:
+        """Stages of the shape that are other workloads', under the rules of this round."""
+        views = [self.snapshot.views[spec] for spec in self.state.shapes.specs_of_shape[shape]]
+        return [v.spec.stage for v in views if v.spec.stage.shared_with is not None]
+
+    def _priced_patterns(
+        self, shape: int, rows: NDArray[np.int64], before: dict[str, int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(P, stages) patterns with what lies as `before` and room for the rows, and (P,) yuan per hour of the rows."""
         state, topology = self.state, self.snapshot.topology
         patterns = self.patterns.of(state, shape)
         sites = patterns.sites
@@ -561,8 +596,6 @@ class Round:
             view = self.snapshot.views[spec]
             stage = view.spec.stage
             fixed = before.get(stage.stage_id)
-            if stage.shared_with is not None and fixed is None:
-                return sites[:0]
             if fixed is not None:
                 keep = sites[:, i] == fixed
                 sites, cost = sites[keep], cost[keep]
@@ -579,30 +612,36 @@ class Round:
             keep = room[sites[:, i]] >= (1 if spread_out else mine)
             sites, cost = sites[keep], cost[keep]
             cost = cost + self._site_cost(view, patterns.group_ok[i])[sites[:, i]] * stage.replicas
-        unmet = self._sharers_unmet(shape, workload, sites)
-        return sites[np.lexsort((*sites.T[::-1], np.round(cost, 9), unmet))][:MAX_PATTERN_TRIES]
+        return sites, cost
 
-    def _sharers_unmet(self, shape: int, workload: int, sites: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(P,) live workloads that share a stage of this one and could not lie beside it in that pattern."""
+    def _sharers_at(
+        self, workload: int, stage_ids: Sequence[str], sites: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(P,) live sharers that could not lie beside each pattern of a workload, and what the others that wait cost
+        there at least (yuan per hour), each for itself on its cheapest pattern with room."""
         state = self.state
-        unmet = np.zeros(len(sites), np.int64)
+        unmet, cost = np.zeros(len(sites), np.int64), np.zeros(len(sites))
         active = state.active_workloads()
-        stage_ids = [s.stage_id for s in state.shapes.templates[shape].stages]
         for other in state.sharers.get(state.names[workload], []):
             if not active[other]:
                 continue
-            other_shape = int(state.workloads["shape"][other])
-            known = stage_sites_own(state, other) | self._placed_sites.get(other, {})
-            allowed = self.patterns.of(state, other_shape).sites
-            for i, stage in enumerate(state.shapes.templates[other_shape].stages):
-                if stage.stage_id in known and stage.shared_with is None:
-                    allowed = allowed[allowed[:, i] == known[stage.stage_id]]
-            ok = np.ones(len(sites), bool)
-            for i, stage in enumerate(state.shapes.templates[other_shape].stages):
-                if stage.shared_with == state.names[workload] and stage.stage_id in stage_ids:
-                    ok &= np.isin(sites[:, stage_ids.index(stage.stage_id)], allowed[:, i])
-            unmet += ~ok
-        return unmet
+            shape = int(state.workloads["shape"][other])
+            stages = state.shapes.templates[shape].stages
+            ours = [(i, s.stage_id) for i, s in enumerate(stages) if s.shared_with == state.names[workload]]
+            ours = [(i, stage_id) for i, stage_id in ours if stage_id in stage_ids]
+            known = self._stage_sites(other) | self._placed_sites.get(other, {})
+            known = {k: site for k, site in known.items() if k not in {stage_id for _, stage_id in ours}}
+            own = np.arange(state.rows_of(other).start, state.rows_of(other).stop)
+            waiting = own[(state.replicas["phase"][own] == Phase.WAITING) & (other not in self._placed_sites)]
+            allowed, price = self._priced_patterns(shape, waiting, known)
+            least: dict[tuple[int, ...], float] = {}
+            for row, yuan in zip(allowed[:, [i for i, _ in ours]].tolist(), price.tolist(), strict=True):
+                least[tuple(row)] = min(yuan, least.get(tuple(row), np.inf))
+            beside = sites[:, [stage_ids.index(stage_id) for _, stage_id in ours]]
+            its = np.array([least.get(tuple(row), np.inf) for row in beside.tolist()])
+            unmet += ~np.isfinite(its)
+            cost += np.where(np.isfinite(its), its, 0.0)
+        return unmet, cost
 
     def _site_cost(self, view: SpecView, groups: NDArray[np.bool_]) -> NDArray[np.float64]:
         cost = np.where(groups, self.choice.group_cost(view), np.inf)
@@ -839,7 +878,7 @@ class Round:
         return False
 
     def _place_for_room(self, rows: NDArray[np.int64], template: Workload) -> bool:
-        if self.state.shapes.columns["simple"][self.state.replicas["spec"][rows[0]]]:
+        if is_simple(template) and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
             view = self._view_of(int(rows[0]))
             return not len(self._place(view, rows, view.group_ok))
         return self.place_whole(rows, template)
@@ -932,6 +971,29 @@ class Round:
 
     def _template_of(self, row: int) -> Workload:
         return self.state.spec(int(self.state.replicas["spec"][row])).workload
+
+
+def shared_stage_sites(
+    state: ClusterState, views: Views, scorer: Scorer, now_s: int
+) -> dict[tuple[str, str], int]:
+    """(owner, stage id) → site, for stages that live workloads share: where it lies, or where a round would put it now.
+
+    What waits is placed as rounds place it: jointly with those who wait to share it. A stage without a place is left out.
+    """
+    found: dict[tuple[str, str], int] = {}
+    trial: Round | None = None
+    for owner in state.shared_owners():
+        name, own = state.names[owner], state.rows_of(owner)
+        stages = state.shapes.templates[int(state.workloads["shape"][owner])].stages
+        lies = stage_sites(state, owner)
+        if not {s.stage_id for s in stages} <= lies.keys():
+            if trial is None:
+                snapshot = Snapshot.take(state, views)
+                trial = Round(state, snapshot, PatternCache(views), scorer, now_s, is_trial=True)
+            waiting = np.arange(own.start, own.stop)[state.replicas["node"][own] < 0]
+            lies = trial.first_pattern(owner, waiting) or lies
+        found |= {(name, stage_id): site for stage_id, site in lies.items()}
+    return found
 
 
 def sets_to_leave(stages: Collection[str], shared: Collection[str]) -> list[tuple[str, ...]]:
