@@ -507,6 +507,14 @@ class Round:
             return {}
         return {s.stage_id: int(site) for s, site in zip(template.stages, patterns[0], strict=True)}
 
+    def takes_work(self, workload: int, stage_id: str, site: int) -> bool:
+        """Whether a node of the site that the stage may use is up and not cordoned."""
+        specs = self.state.shapes.specs_of_shape[int(self.state.workloads["shape"][workload])]
+        view = next(v for s in specs if (v := self.snapshot.views[s]).spec.stage.stage_id == stage_id)
+        at, nodes = self.snapshot.nodes_of(view.group_ok), self.snapshot.nodes
+        here = at[self.snapshot.topology.node_site[at] == site]
+        return bool((nodes.up[here] & ~nodes.cordoned[here]).any())
+
     # -------------------------------------------------------------- planned moves
 
     def place_again(self, rows: NDArray[np.int64], at_sites: NDArray[np.bool_]) -> list[Placed]:
@@ -789,7 +797,7 @@ class Round:
         on = {s: [int(r) for r in all_rows if self._lies_as(int(r), s)] for s in own}
         shape, before = int(state.workloads["shape"][workload]), self._stage_sites(workload)
         saved, placed_before = snapshot.copy(), len(self.result.placed)
-        shared, name = self._shared_by_others(workload), state.names[workload]
+        shared, name = self.shared_by_others(workload), state.names[workload]
         may_leave = sorted(set(own) - set(lasting))
         if any(user in self._placed_sites for user in state.sharers.get(name, [])):
             may_leave = [s for s in may_leave if s not in shared]  # somebody has just been placed beside them
@@ -820,7 +828,7 @@ class Round:
     def _lies_as(self, row: int, stage_id: str) -> bool:
         return self.state.replicas["node"][row] >= 0 and self._view_of(row).spec.stage.stage_id == stage_id
 
-    def _shared_by_others(self, workload: int) -> frozenset[str]:
+    def shared_by_others(self, workload: int) -> frozenset[str]:
         """Stages of the workload that live others use."""
         state, name = self.state, self.state.names[workload]
         active = state.active_workloads()
@@ -978,21 +986,22 @@ def shared_stage_sites(
 ) -> dict[tuple[str, str], int]:
     """(owner, stage id) → site, for stages that live workloads share: where it lies, or where a round would put it now.
 
-    What waits is placed as rounds place it: jointly with those who wait to share it. A stage without a place is left out.
+    What waits is placed as rounds place it: jointly with those who wait to share it. A stage without a place, and one
+    at a site that takes nothing new, is left out.
     """
+    snapshot: Snapshot | None = None
     found: dict[tuple[str, str], int] = {}
-    trial: Round | None = None
     for owner in state.shared_owners():
+        if snapshot is None:
+            snapshot = Snapshot.take(state, views)
+            trial = Round(state, snapshot, PatternCache(views), scorer, now_s, is_trial=True)
         name, own = state.names[owner], state.rows_of(owner)
-        stages = state.shapes.templates[int(state.workloads["shape"][owner])].stages
         lies = stage_sites(state, owner)
-        if not {s.stage_id for s in stages} <= lies.keys():
-            if trial is None:
-                snapshot = Snapshot.take(state, views)
-                trial = Round(state, snapshot, PatternCache(views), scorer, now_s, is_trial=True)
+        if len(lies) < len(state.shapes.templates[int(state.workloads["shape"][owner])].stages):
             waiting = np.arange(own.start, own.stop)[state.replicas["node"][own] < 0]
             lies = trial.first_pattern(owner, waiting) or lies
-        found |= {(name, stage_id): site for stage_id, site in lies.items()}
+        shared = trial.shared_by_others(owner).intersection(lies)
+        found |= {(name, s): lies[s] for s in sorted(shared) if trial.takes_work(owner, s, lies[s])}
     return found
 
 
@@ -1094,4 +1103,14 @@ def place_all(
     return done.result, done.snapshot
 
 
-__all__ = ["MANY", "Displaced", "PatternCache", "Placed", "Preempted", "Round", "RoundResult", "place_all"]
+__all__ = [
+    "MANY",
+    "Displaced",
+    "PatternCache",
+    "Placed",
+    "Preempted",
+    "Round",
+    "RoundResult",
+    "place_all",
+    "shared_stage_sites",
+]
