@@ -114,9 +114,9 @@ class _Exit:
         new = [p.row for p in placed if topology.node_site[p.node] == self._site]
         units, stay = self._units(rows)
         stay_h = max((self._hours(r) for r in [*stay, *new]), default=0.0)
-        while units:
+        while units and stay_h < self._last_h(units):
             found, failed = self._try_all(units, budget)
-            stay_h = max([stay_h, *(max(map(self._hours, unit)) for unit in failed)])
+            stay_h = max(stay_h, self._last_h(failed))
             chosen = _worth_leaving(found, closing_yuan, stay_h)
             if len(chosen) == len(found):
                 return self._planned(chosen, closing_yuan, stay_h)
@@ -126,7 +126,7 @@ class _Exit:
         return []
 
     def _units(self, rows: list[int]) -> tuple[list[tuple[int, ...]], list[int]]:
-        """(what can leave together, largest first; rows that stay whatever is gained)."""
+        """(what can leave together, owners of shared stages first, then the largest; rows that stay in any case)."""
         together: dict[int, list[int]] = {}
         for row in rows:
             together.setdefault(int(self._state.replicas["workload"][row]), []).append(row)
@@ -141,7 +141,9 @@ class _Exit:
                 units.append(tuple(mine))
             else:
                 stay += mine
-        return sorted(units, key=lambda unit: (-self._size(unit), unit)), stay
+        workload_of = self._state.replicas["workload"]
+        first = {unit: int(workload_of[unit[0]]) not in owners for unit in units}
+        return sorted(units, key=lambda unit: (first[unit], -self._size(unit), unit)), stay
 
     def _template(self, row: int) -> Any:
         return self._state.spec(int(self._state.replicas["spec"][row])).workload
@@ -169,6 +171,10 @@ class _Exit:
         share = sum(float((self._view(row).need.max(axis=0) / mean).max()) for row in unit)
         return share + (1e6 if not is_simple(self._template(unit[0])) else 0.0)
 
+    def _last_h(self, units: Sequence[tuple[int, ...]]) -> float:
+        """When the last of these would have left by itself (h from now)."""
+        return max((self._hours(row) for unit in units for row in unit), default=0.0)
+
     def _hours(self, row: int) -> float:
         """Hours until the replica ends by itself, at most as many as a move may count on."""
         replicas = self._state.replicas
@@ -184,23 +190,45 @@ class _Exit:
         self, units: Sequence[tuple[int, ...]], budget: int
     ) -> tuple[list[_Leaving], list[tuple[int, ...]]]:
         """New places for one unit after the other, taken in the snapshot; and the units that found none."""
-        mover = Round(self._state, self._snapshot, self._patterns, self._scorer, self._now_s, is_trial=True)
-        if self._kept is not None:
-            mover.reservations = self._kept.over(self._snapshot)
+        mover = self._mover()
+        workload_of = self._state.replicas["workload"]
+        follow = {int(workload_of[unit[0]]) for unit in units}
         woken: set[int] = set()
         found: list[_Leaving] = []
         failed: list[tuple[int, ...]] = []
-        for unit in units:
+        last_h = self._last_h(units)
+        for i, unit in enumerate(units):
+            if failed and self._last_h(failed) >= last_h:
+                return [], [*failed, *units[i:]]  # who cannot leave stays as long as anybody
+            if sum(len(u.placed) for u in found) >= budget:
+                failed.append(unit)
+                continue
             saved = self._snapshot.copy()
-            placed = mover.place_again(np.array(unit, np.int64), self._open)
+            placed = mover.place_again(np.array(unit, np.int64), self._open, follow)
             count = sum(len(u.placed) for u in found) + len(placed)
             if not placed or count > budget:
                 self._snapshot.restore(saved)
                 failed.append(unit)
+                if self._shares_with_moved(unit, found):
+                    return [], list(units)
+                mover.forget(int(workload_of[unit[0]]))
                 continue
             costs = tuple(self._cost_yuan(p, woken) for p in placed)
-            found.append(_Leaving(unit, max(map(self._hours, unit)), tuple(placed), costs))
+            found.append(_Leaving(unit, self._last_h([unit]), tuple(placed), costs))
         return found, failed
+
+    def _mover(self) -> Round:
+        """Places what moves on the snapshot; nobody goes to nodes kept for gangs."""
+        mover = Round(self._state, self._snapshot, self._patterns, self._scorer, self._now_s, is_trial=True)
+        if self._kept is not None:
+            mover.reservations = self._kept.over(self._snapshot)
+        return mover
+
+    def _shares_with_moved(self, unit: tuple[int, ...], found: Sequence[_Leaving]) -> bool:
+        """Whether the unit uses a stage of something that moves, and so had to follow."""
+        state = self._state
+        moved = {state.names[int(state.replicas["workload"][u.rows[0]])] for u in found}
+        return any(s.shared_with in moved for s in self._template(unit[0]).stages)
 
     def _cost_yuan(self, placed: Placed, woken: set[int]) -> float:
         """The policy's price of the move, work done twice, dearer energy, and the node if it has to wake."""

@@ -72,12 +72,14 @@ class HorizonStrategy:
 
     def begin_plan(self, state: ClusterState, views: Views, now_s: int) -> PlanTask:
         """Compile the problem."""
+        # before the first plan there are no prices by which to choose a place for what many share and lies nowhere
+        shared = (
+            shared_stage_sites(state, views, self.scorer(state, state.guide.body, now_s), now_s)
+            if state.guide.body
+            else {}
+        )
         compiled = compile_problem(
-            state,
-            views,
-            now_s,
-            pue_blind=self._settings.pue_blind,
-            shared_sites=shared_stage_sites(state, views, self.scorer(state, state.guide.body, now_s), now_s),
+            state, views, now_s, pue_blind=self._settings.pue_blind, shared_sites=shared
         )
         return _Task(compiled.problem, now_s, self._settings.plan_wall_limit_s, compiled)
 

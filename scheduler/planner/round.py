@@ -123,6 +123,8 @@ class Round:
     """Workload of several stages placed in this round → stage id → site."""
     _owners: list[int] = field(init=False)
     """Workloads with a stage that others share: one place for all of it, chosen with theirs."""
+    _follow: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    """Workloads that will leave all but these sites by planned moves."""
     _left: set[tuple[str, str]] = field(default_factory=set)
     """(workload, stage id) of stages that this round stops so that they go elsewhere: nobody is placed beside them."""
     _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
@@ -517,12 +519,16 @@ class Round:
 
     # -------------------------------------------------------------- planned moves
 
-    def place_again(self, rows: NDArray[np.int64], at_sites: NDArray[np.bool_]) -> list[Placed]:
+    def place_again(
+        self, rows: NDArray[np.int64], at_sites: NDArray[np.bool_], follow: Collection[int] = ()
+    ) -> list[Placed]:
         """New places at these sites for running rows of one workload, as a planned move starts them; [] if not for all.
 
         The old placements go on until the new ones run, so the snapshot holds both. What else the workload has stays
-        where it is; stages that cannot stay beside the new places move too, as few of them as can be.
+        where it is; stages that cannot stay beside the new places move too, as few of them as can be. Workloads in
+        `follow` leave other sites next: if they share a stage of this one, it is enough that they can lie beside it.
         """
+        self._follow = dict.fromkeys(follow, at_sites)
         template = self._template_of(int(rows[0]))
         placed_before = len(self.result.placed)
         if len(template.stages) == 1 and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
@@ -535,6 +541,10 @@ class Round:
         placed = self.result.placed[placed_before:]
         del self.result.placed[placed_before:]
         return placed
+
+    def forget(self, workload: int) -> None:
+        """What `place_again` found for it was given back."""
+        self._placed_sites.pop(workload, None)
 
     def _place_stages_again(
         self, rows: NDArray[np.int64], template: Workload, at_sites: NDArray[np.bool_]
@@ -639,6 +649,8 @@ class Round:
             ours = [(i, stage_id) for i, stage_id in ours if stage_id in stage_ids]
             known = self._stage_sites(other) | self._placed_sites.get(other, {})
             known = {k: site for k, site in known.items() if k not in {stage_id for _, stage_id in ours}}
+            if other in self._follow and other not in self._placed_sites:
+                known = {k: site for k, site in known.items() if self._follow[other][site]}
             own = np.arange(state.rows_of(other).start, state.rows_of(other).stop)
             waiting = own[(state.replicas["phase"][own] == Phase.WAITING) & (other not in self._placed_sites)]
             allowed, price = self._priced_patterns(shape, waiting, known)

@@ -219,6 +219,20 @@ def test_an_owner_leaves_with_room_for_its_sharers_to_follow():
     after_the_plan(city).expect("owner", on="e02", replicas=3).expect("guest", on="e02", replicas=2)
 
 
+def test_owner_and_sharers_whose_loops_allow_no_hop_leave_together():
+    guest = a_twin("guest", WHOLE_LOOP_MS)
+    guest.stages[1]["shared_with"] = name_of("owner")
+    city = closes(running_at_e01(a_twin("owner", WHOLE_LOOP_MS), guest))
+    after_the_plan(city).expect("owner", on="e02", replicas=3).expect("guest", on="e02", replicas=2)
+
+
+def test_an_owner_stays_when_a_sharer_that_had_to_follow_finds_no_room():
+    guest = a_twin("guest", WHOLE_LOOP_MS)
+    guest.stages[1]["shared_with"] = name_of("owner")
+    second = a_site("e02").cpus(nodes=1, cores=4).rtt(10)
+    assert proposed(closes(running_at_e01(a_twin("owner", WHOLE_LOOP_MS), guest, second=second))) == []
+
+
 def test_gangs_and_work_without_checkpoints_stay_and_keep_the_site_open():
     for stays in (a_workload("g").gang(2), a_workload("b").lasts(99 * HOUR_S)):
         assert proposed(closes(running_at_e01(a_twin("t", WHOLE_LOOP_MS), stays))) == []
