@@ -118,12 +118,14 @@ class _Reading:
     def _change_over(self, workload: int, at_s: int) -> None:
         """Stages that move together take over together, when the last of them runs: a mixture of old and new places
         might break the limits between them."""
-        rows = self._state.rows_of(workload)
-        phases = [
-            self._phase.get(row, self._state.replicas["phase"][row]) for row in range(rows.start, rows.stop)
-        ]
-        if all(phase in (Phase.RUNNING, Phase.DONE) for phase in phases):
-            for row in range(rows.start, rows.stop):
+        replicas, own = self._state.replicas, self._state.rows_of(workload)
+        rows = range(own.start, own.stop)
+        moving = [r for r in rows if r in self._state.draining and r not in self._drained]
+        ordered_s = {int(replicas["placed_s"][r]) for r in moving}
+        phase = {r: self._phase.get(r, replicas["phase"][r]) for r in rows}
+        starts = any(phase[r] == Phase.ORDERED and int(replicas["placed_s"][r]) in ordered_s for r in rows)
+        if not starts and all(phase[r] in (Phase.RUNNING, Phase.DONE) for r in moving):
+            for row in moving:
                 self._stop_old(row, at_s)
 
     def _end(self, row: int, said: ReplicaReport) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from cluster_sim.audit import audit_log
 from suanli.model import EventKind, Policy, ReplicaPhase, SitePolicy
 from suanli.model.telemetry import ReplicaReport
 from tests.builders import START_S, City, PlainScorer, PlainStrategy, a_fleet, a_site, a_workload, name_of
@@ -23,6 +24,17 @@ from tests.placement_oracle import violations_of
 MODELS = ("l20", "t4")
 LABELS = ("public", "medical")
 SEEDS = st.integers(0, 2**32 - 1)
+JOINT_RULES = (
+    "stage_legs_within_rtt",
+    "paths_within_budget",
+    "colocated_stages_share_a_site",
+    "shared_stage_is_placed",
+    "replicas_are_spread",
+    "one_place_per_replica",
+    "move_stops_the_old",
+    "move_is_told_truly",
+)
+"""Of the second audit; its rules of single lives and links ask more truth of sites' reports than these scripts have."""
 
 
 def some_fleet(rng: random.Random) -> a_fleet:
@@ -223,6 +235,8 @@ def closing_moves(city: City, of_graphs: bool) -> int:
 def test_no_rule_is_ever_broken_by_leaving_sites_that_close(seed):
     city = play_closing(seed)
     assert violations_of(city) == []
+    found = [v for v in audit_log(city.log, city.fleet).violations if any(f" {r}:" in v for r in JOINT_RULES)]
+    assert found == []
     assert city.replayed().digest() == city.state.digest()
 
 
