@@ -115,7 +115,7 @@ class Explainer:
         """
         state = self._state
         if site_id and site_id not in self._views.topology.site_index:
-            raise NotFound(f"no site {site_id}")
+            raise NotFound.among("site", site_id, self._views.topology.site_index)
         index = state.index_of[name]
         rows = np.arange(state.rows_of(index).start, state.rows_of(index).stop)
         waiting = rows[state.replicas["phase"][rows] == Phase.WAITING]

@@ -19,7 +19,6 @@ from suanli.cli.common import (
     gpus,
     place_name,
     read_text,
-    reason_text,
     site_name,
     when,
     workload_name,
@@ -500,12 +499,15 @@ def _emit_place(done: Any, on_node: bool, name: str, output: Format) -> None:
 
 
 def _print_round(found: Round) -> None:
+    from suanli.model.words import nodes_words, reason_words
+
     if found.pending_by_reason:
         heading("Waiting by reason")
         for code, count in sorted(found.pending_by_reason.items(), key=lambda item: -item[1]):
             paragraph(f"  {count:>6}  {code.replace('_', ' ')}")
     for reason in found.sample_reasons:
-        paragraph(f"  - {reason_text(reason)}")
+        where = f"{reason.site_id}: " if reason.site_id else ""
+        paragraph(f"  - {where}{reason_words(reason)}{nodes_words(reason.node_count)}")
 
 
 MOST_BINDING_SHOWN = 12

@@ -130,7 +130,7 @@ def show_plain(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}" if abs(value) < 1e15 else repr(value)
+        return f"{value:.12g}" if abs(value) < 1e15 else repr(value)
     return str(value)
 
 
@@ -458,6 +458,7 @@ _PATTERN_WORDS = {
     "^(zones|stages)/": "zones/{zone} or stages/{stage}",
     "^(sites/": "sites/{site}, class:edge, class:cloud or fleet",
     "^[a-z0-9](": "lower-case letters, digits, . _ -, at most 63, letter or digit at both ends",
+    "^[^\\x00": "one line of text without control characters",
 }
 
 
@@ -467,6 +468,8 @@ def _bad_pattern(path: str, given: str, pattern: str) -> FieldProblem:
         nearest = nearest_identifier(given)
     elif pattern.startswith("^tenants/"):
         nearest = _nearest_name(given)
+    elif pattern.startswith("^[^\\x00"):
+        nearest = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", given).strip()
     else:
         nearest = ""
     return FieldProblem(
