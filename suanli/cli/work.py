@@ -381,6 +381,8 @@ def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str])
         Column("WHY NOT", _why_lost),
     )
     print_table(shown[:WHY_CANDIDATES], columns)
+    if any("wake" in c.cost_terms_yuan_per_hour for c in shown[:WHY_CANDIDATES]):
+        paragraph("(¥/H holds the idle power of a node to be woken, where none that is awake has room)")
     if len(shown) > WHY_CANDIDATES:
         typer.echo(f"({len(shown) - WHY_CANDIDATES} more with -o json)")
 
