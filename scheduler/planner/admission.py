@@ -354,9 +354,14 @@ def _no_site_meets_all(path: str, view: SpecView, topology: Topology) -> FieldPr
 
 
 def _count_problems(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:
-    """More replicas than all candidate nodes hold together when they are empty."""
+    """More replicas than all candidate nodes hold together when they are empty.
+
+    Replicas that end and need no others may run one after another: of those no number is too many.
+    """
     if stage.gang:
         return _gang_problems(path, stage, view, topology)
+    if not stage.is_service and len(view.spec.workload.stages) == 1:
+        return []
     total = sum(gang_capacity(stage, view, int(g), topology) for g in view.candidate_groups)
     if stage.replicas <= total:
         return []
