@@ -192,7 +192,7 @@ class Cycle:
             problem = FieldProblem(
                 field="name",
                 problem="no fleet is registered yet",
-                expected="register a fleet first",
+                expected="a fleet: `suanli fleet set FILE` registers one",
                 code="no_fleet",
             )
             return [[problem] for _ in workloads]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from suanli.model import FieldProblem, InvalidRequest, Policy, Workload
+from suanli.model import FieldProblem, Fleet, InvalidRequest, Policy, Workload
 from suanli.model.problems import validate
 
 V = TypeVar("V", bound=BaseModel)
@@ -113,6 +113,15 @@ def load_policy(text: str, source: str = "-") -> Policy:
         InvalidRequest: with every problem.
     """
     return _load_one(Policy, text, source)
+
+
+def load_fleet(text: str, source: str = "-") -> Fleet:
+    """The one fleet of a text.
+
+    Raises:
+        InvalidRequest: with every problem.
+    """
+    return _load_one(Fleet, text, source)
 
 
 def to_yaml(value: object, *, complete: bool = False) -> str:

@@ -16,6 +16,7 @@ from scheduler.service.messages import Outcome
 from scheduler.service.operations import Operations, drain_document
 from scheduler.service.paging import Page, page_size, read_token, write_token
 from scheduler.service.views import (
+    NO_FLEET,
     command_of,
     find_node,
     need_topology,
@@ -95,7 +96,7 @@ class FleetVerbs:
         """The registered fleet; NotFound before there is one."""
         document = self._core.store.document(COLLECTION_FLEET, "fleet")
         if document is None or document.body is None:
-            raise NotFound("no fleet is registered yet")
+            raise NotFound(NO_FLEET)
         events = self._core.store.events_about(["fleet"], [EventKind.FLEET_REGISTERED])
         return FleetRecord(
             fleet=Fleet.model_validate(orjson.loads(document.body)),

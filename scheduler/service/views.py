@@ -87,10 +87,13 @@ def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecor
     )
 
 
+NO_FLEET = "no fleet is registered yet; `suanli fleet set FILE` registers one"
+
+
 def need_topology(state: ClusterState) -> Topology:
     """The fleet's arrays; NotFound before a fleet is registered."""
     if state.topology is None:
-        raise NotFound("no fleet is registered yet")
+        raise NotFound(NO_FLEET)
     return state.topology
 
 

@@ -192,6 +192,26 @@ def test_list_narrows(run: Run, service: FakeService):
     assert "only the first 1" in run("list", "--limit", "1").stdout
 
 
+def test_a_fleet_is_read_changed_and_set_again(run: Run, service: FakeService, tmp_path: Path):
+    shown = run("fleet", "get")
+    changed = yaml.safe_load(shown.stdout)
+    changed["sites"][0]["display_name"] = "Another name"
+    file = tmp_path / "fleet.yaml"
+    file.write_text(yaml.safe_dump(changed, allow_unicode=True))
+    before = service.fleet
+    assert run("fleet", "set", str(file), "--dry-run").exit_code == 0
+    assert service.fleet == before
+    done = run("fleet", "set", str(file))
+    assert done.exit_code == 0 and "SITES" in done.stdout
+    assert service.fleet.sites[0].display_name == "Another name"
+    assert service.fleet.sites[1:] == before.sites[1:]
+    file.write_text("sites: []\nsite: 1\n")
+    wrong = run("fleet", "set", str(file))
+    assert wrong.exit_code == 2
+    assert f"{file}:2: site: is not a field; nearest possible sites" in wrong.stderr
+    assert "network: is missing" in wrong.stderr
+
+
 def test_cancel(run: Run, service: FakeService):
     run("submit", V2X)
     assert run("cancel", "v2x-07", "--cause", "enough").exit_code == 0
