@@ -21,6 +21,7 @@ from scheduler.planner.feasibility import (
     path_ms_of_groups,
     per_empty_node,
     sites_with_labels,
+    takes_turns,
     view_spec,
 )
 from scheduler.planner.patterns import enumerate_patterns
@@ -360,7 +361,7 @@ def _count_problems(path: str, stage: Stage, view: SpecView, topology: Topology)
     """
     if stage.gang:
         return _gang_problems(path, stage, view, topology)
-    if not stage.is_service and len(view.spec.workload.stages) == 1:
+    if takes_turns(view.spec.workload):
         return []
     total = sum(gang_capacity(stage, view, int(g), topology) for g in view.candidate_groups)
     if stage.replicas <= total:

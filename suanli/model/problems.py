@@ -489,6 +489,10 @@ def _nearest_name(given: str) -> str:
     return f"tenants/{tenant}/workloads/{workload}" if tenant and workload else ""
 
 
+MOST_QUOTED = 80
+"""Characters of a text that a problem repeats; a longer one helps nobody."""
+
+
 def _bad_length(path: str, kind: str, ctx: Any, given: object) -> tuple[FieldProblem, Any]:
     is_text = kind.startswith("string")
     limit = int(ctx["max_length"] if kind.endswith("long") else ctx["min_length"])
@@ -500,7 +504,7 @@ def _bad_length(path: str, kind: str, ctx: Any, given: object) -> tuple[FieldPro
         field=path,
         problem=f"has {_counted(count, unit)}",
         expected=bound,
-        nearest=shortened if isinstance(shortened, str) else "",
+        nearest=shortened if isinstance(shortened, str) and limit <= MOST_QUOTED else "",
         code="length",
     )
     return problem, list(shortened) if isinstance(shortened, (list, tuple)) else shortened

@@ -188,3 +188,14 @@ def test_work_without_users_has_no_round_trip():
     city = given(near_and_far()).submits(a_workload("w"), a_workload("v").within(30.0)).when_planned()
     assert all(c.rtt_p99_ms is None for c in city.explain("w").candidates)
     assert all(c.rtt_p99_ms is not None for c in city.explain("v").candidates)
+
+
+def test_replicas_that_take_turns_are_told_so():
+    """Three that end on a fleet that holds two at once: the third waits for its own kin."""
+    city = given(a_fleet(a_site("e01").cpus(nodes=2, cores=8)))
+    city.submits(a_workload("frames").cpu(8).replicas(3).lasts(600)).when_planned()
+    asked = city.explain("frames")
+    assert asked.conflict == (
+        "all its replicas at once: more than the installed fleet holds, so they take turns",
+    )
+    assert asked.relaxations == ()
