@@ -148,7 +148,7 @@ def reason_in_words(reason: Reason) -> str:
 
 def blocked_in_words(reasons: Iterable[Reason]) -> list[tuple[str, str]]:
     """(where, everything that blocks there), sites that the same reasons rule out together."""
-    return [(", ".join(p.site_ids) or "anywhere", str(p)) for p in blocked_places(reasons, _plain)]
+    return [(", ".join(p.site_ids) or "everywhere", str(p)) for p in blocked_places(reasons, _plain)]
 
 
 def _plain(value: float) -> str:

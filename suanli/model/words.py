@@ -32,6 +32,7 @@ _PLAIN = {
     ReasonCode.GPU_FRAGMENTED: "GPUs free only in pieces",
     ReasonCode.NODE_TOO_SMALL: "every node is too small",
     ReasonCode.NOT_BEFORE: "may not start yet",
+    ReasonCode.WAITS_FOR_PRICE: "put off",
     ReasonCode.RESERVED_FOR_GANG: "kept for a gang that waits for whole nodes",
     ReasonCode.SPREAD_UNMET: "too few nodes or sites to spread over",
     ReasonCode.COLOCATION_UNMET: "its stages cannot lie together",
@@ -62,6 +63,7 @@ def _with_numbers(reason: Reason, number: Number) -> str:
     assert reason.limit is not None and reason.actual is not None
     limit, actual, unit = number(reason.limit), number(reason.actual), reason.unit
     if reason.code in _NEEDS:
+        unit = unit.removesuffix("s") if reason.actual == 1 else unit
         return f"needs {actual} {unit}, at most {limit} free"
     if reason.code is ReasonCode.NODE_TOO_SMALL:
         return f"needs {actual} {unit}, the largest node has {limit}"

@@ -22,6 +22,8 @@ def test_every_reason_has_words_with_and_without_numbers(code: ReasonCode):
 def test_a_shortage_says_what_is_needed_and_what_is_free():
     short = a_reason(ReasonCode.CPU_SHORT, limit=64, actual=128, unit="cores")
     assert reason_words(short) == "needs 128 cores, at most 64 free"
+    one = a_reason(ReasonCode.GPU_SHORT, limit=0, actual=1, unit="GPUs")
+    assert reason_words(one) == "needs 1 GPU, at most 0 free"
     round_trip = a_reason(ReasonCode.RTT_EXCEEDED, limit=10, actual=13.62, unit="ms", detail="from z1 by pon")
     assert reason_words(round_trip) == "round trip p99 13.6 ms, limit 10 (from z1 by pon)"
 
@@ -36,7 +38,7 @@ def test_sites_with_the_same_reasons_stand_together_and_their_nodes_add_up():
     whole = a_reason(ReasonCode.WAITS_FOR_PRICE, detail="a cheaper hour")
     places = blocked_places([whole, absent[0], *short, absent[1]])
     assert [(p.site_ids, str(p)) for p in places] == [
-        ((), "waits for price: a cheaper hour"),
+        ((), "put off: a cheaper hour"),
         (("e01", "e02"), "no GPU of the models allowed: h800 (9 nodes)"),
         (
             ("core",),
