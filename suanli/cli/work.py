@@ -83,6 +83,7 @@ RECORD_COLUMNS = (
     Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
     Column("NAME", lambda r: both_names(r.display_name, r.display_name_zh), 2),
     number("RUNNING", lambda r: f"{r.running_replica_count}/{r.replica_count}", 2),
+    number("DONE", lambda r: str(r.done_replica_count or ""), 2),
     number("GPUS", lambda r: gpus(r.gpu_milli), 4),
     Column("SITES", lambda r: ",".join(r.site_ids), 3),
     Column("CREATED", lambda r: when(r.created_at_s), 8),
