@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable
 
+import numpy as np
 from rich.cells import cell_len
 
 from cluster_sim.day_values import ClassLatency, Comparison, DayResult
@@ -130,6 +131,21 @@ def one_sentence(comparison: Comparison, versus: str = "least-loaded") -> str:
         parts.append(f"{below(saving)} {versus} per GPU-hour")
     parts.append(_proof(day))
     return ", ".join(parts) + "."
+
+
+def learned_in_words(day: DayResult) -> str:
+    """How far the planner's models of facility power were off at first and at the end, where sites run then; or ""."""
+    errors = day.learned.error_frac
+    told = np.flatnonzero(np.isfinite(errors[-1])) if len(errors) else np.zeros(0, int)
+    if not told.size:
+        return ""
+    first = max(float(errors[np.isfinite(errors[:, site]), site][0]) for site in told)
+    under = sum(day.learned.settled_s[site] is not None for site in told)
+    return (
+        f"learned from meters: power models of sites up to {percent(first)} off at first, "
+        f"{percent(float(errors[-1, told].max()))} at the end; {number(under)} of {number(told.size)} running sites "
+        "settled below 3 %"
+    )
 
 
 def _proof(day: DayResult) -> str:

@@ -32,6 +32,7 @@ from cluster_sim.day_words import (
     gap_percent,
     in_order,
     ipue_in_words,
+    learned_in_words,
     number,
     one_sentence,
     percent,
@@ -477,6 +478,8 @@ def _print_checks(console: Console, story: DayStory) -> None:
     else:
         found, looked = len(checks.violations), number(checks.checked_count)
         _indented(console, f"verify: {found} violations in {looked} checks")
+    if learned := learned_in_words(day):
+        _indented(console, learned)
     closes = "close" if not day.account_problems else "DO NOT CLOSE"
     _indented(console, f"accounts of {number(day.event_count)} events {closes}")
     if checks is None:
