@@ -57,7 +57,12 @@ def show(
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="table, json or yaml.")] = "table",
 ) -> None:
-    """Print the settings in force: file, then environment, then flags."""
+    """Print the settings in force: file, then environment, then flags.
+
+    Example:
+
+        suanli config show --origin
+    """
     loaded = load({}, config)
     values = loaded.settings.model_dump(mode="json")
     tree: dict[str, Any] = {

@@ -340,7 +340,8 @@ def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
     """An explanation for people."""
     from suanli.model.words import blocked_places
 
-    paragraph(f"{_short(explanation.workload)} is {explanation.state}. {explanation.summary}".strip())
+    summary = explanation.summary[:1].upper() + explanation.summary[1:]
+    paragraph(f"{_short(explanation.workload)} is {explanation.state}. {summary}".strip())
     if explanation.queue_position:
         ahead = explanation.other_work_ahead_count
         paragraph(f"Place {explanation.queue_position} in the queue, {ahead} of other work ahead.")
@@ -383,7 +384,9 @@ def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str])
     )
     print_table(shown[:WHY_CANDIDATES], columns)
     if any("wake" in c.cost_terms_yuan_per_hour for c in shown[:WHY_CANDIDATES]):
-        paragraph("(¥/H holds the idle power of a node to be woken, where none that is awake has room)")
+        paragraph(
+            "(KW is the work alone; ¥/H also holds the idle power of a node to be woken where none awake has room)"
+        )
     if len(shown) > WHY_CANDIDATES:
         typer.echo(f"({len(shown) - WHY_CANDIDATES} more with -o json)")
 
