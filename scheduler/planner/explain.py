@@ -446,9 +446,26 @@ class Explainer:
         rivals = {s: bool((self._views[s].group_ok & wanted).any()) for s in np.unique(spec).tolist()}
         keep = np.array([rivals[s] for s in spec.tolist()], bool)
         if not self._template(index).deferrable or urgent(self._state, waiting, self._now_s).any():
-            keep &= ~columns["deferrable"][spec] | urgent(self._state, rows, self._now_s)
+            keep &= ~columns["deferrable"][spec] | self._started_in_time(rows)
         queue: NDArray[np.int64] = rows[keep | np.isin(rows, waiting)]
         return queue
+
+    def _started_in_time(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(rows,) deferrable rows that the plan does not hold back now: they have their turn like any other work."""
+        replicas, simple = self._state.replicas, self._state.shapes.columns["simple"]
+        spec, owner = replicas["spec"][rows], replicas["workload"][rows]
+        out = urgent(self._state, rows, self._now_s)
+        for s in np.unique(spec[~out & self._state.shapes.columns["deferrable"][spec]]).tolist():
+            mine = rows[spec == s]
+            wanted = self._scorer.may_start_deferred(s, self._now)
+            if simple[s]:
+                out |= np.isin(rows, released(self._state, mine, wanted, self._now_s))
+                continue
+            for w in np.unique(owner[spec == s]).tolist():
+                whole = mine[replicas["workload"][mine] == w]
+                if whole_is_released(self._state, whole, wanted, self._now_s):
+                    out |= owner == w
+        return out
 
     # ---------------------------------------------------------------- candidates
 
