@@ -20,7 +20,7 @@ UNPROVABLE = {
     "price_yuan_per_unit_h", "energy_yuan_per_kwh_it",  # duals of the search: guidance, not claims
     "work", "seconds", "message", "method",  # how it was found
 }  # fmt: skip
-Change = Callable[[Any], PlanSolution]
+Change = Callable[[Any], Any]
 
 
 def tables() -> Iterator[tuple[str, Any, Change]]:
@@ -34,8 +34,11 @@ def tables() -> Iterator[tuple[str, Any, Change]]:
             yield f"{name}[{i}]", record, _in_tuple(PLAN, name, i)
     yield "certificate", certificate, lambda changed: dataclasses.replace(PLAN, certificate=changed)
     for i, record in enumerate(certificate.binding):
-        put = _in_tuple(certificate, "binding", i)
-        yield f"binding[{i}]", record, lambda c, put=put: dataclasses.replace(PLAN, certificate=put(c))
+        yield f"binding[{i}]", record, _in_certificate(_in_tuple(certificate, "binding", i))
+
+
+def _in_certificate(put: Change) -> Change:
+    return lambda changed: dataclasses.replace(PLAN, certificate=put(changed))
 
 
 def _in_tuple(owner: Any, name: str, i: int) -> Callable[[Any], Any]:
