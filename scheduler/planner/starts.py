@@ -21,16 +21,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
 from scheduler.planner.defragment import defragment
 from scheduler.planner.folds import folds_of
 from scheduler.planner.queue import START_MARGIN_S, in_order, urgent
 from scheduler.planner.reserve import Ends, ends_of
-from scheduler.planner.round import Round
+from scheduler.planner.round import Round, shortage_codes
 from scheduler.planner.scoring import LEAST_WANTED
 from scheduler.planner.snapshot import Snapshot
-from suanli.model import StartEstimate, Workload
+from suanli.model import ReasonCode, StartEstimate, Workload
 from suanli.model.units import SECONDS_PER_HOUR, utc
 
 MAX_INSTANTS = 64
@@ -56,7 +55,7 @@ BROUGHT_FORWARD_FRAC = 0.3
 """Of the wait for a planned slot: later plans had brought one start in ten forward to less (songjiang-s, seed 42)."""
 OVERRUN_FRAC = 1.0
 """Work that is overdue by an hour is expected to run another: of lengths with a heavy tail the longer half is left."""
-MAX_QUEUED = 20_000
+MAX_QUEUED = 10_000
 """Replicas that are placed in turn to see what they leave; with more, the likely start is the latest."""
 STEP_S = 300
 STEP_FRAC = 0.1
@@ -157,7 +156,7 @@ class StartForecast:
     def _first_in_turn(self, ends: Ends, waiting: NDArray[np.int64], queue: NDArray[np.int64]) -> int | None:
         """The queue worked off as rounds would, from one declared end to the next; what it starts ends again too."""
         snapshot = self.done.snapshot.copy()
-        running, at_s, left = ends, self.now_s, self._ever_placed(ends, waiting, queue)
+        running, at_s, left = ends, self.now_s, queue
         for looked_at in range(MAX_INSTANTS):
             attempt = self.attempt(snapshot, at_s, running)
             attempt.place_rows(in_order(self.state, left, at_s))
@@ -166,6 +165,8 @@ class StartForecast:
             if np.isin(waiting, started).any():
                 return at_s
             left = left[~np.isin(left, started)]
+            if looked_at == 0:
+                left = left[~self._waits_for_links(snapshot, left) | np.isin(left, waiting)]
             running = running.with_started(self.state, placed, at_s)
             if not (running.at_s < NEVER_S).any():
                 return None
@@ -175,25 +176,15 @@ class StartForecast:
             running = running.of(~gone)
         return None
 
-    def _ever_placed(
-        self, ends: Ends, waiting: NDArray[np.int64], queue: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Without workloads that find no room even alone after every declared end: full links hold thousands back."""
-        state, snapshot = self.state, self.done.snapshot.copy()
-        gone = ends.at_s < NEVER_S
-        snapshot.give_back(ends.spec[gone], ends.node[gone], ends.gpu_mask[gone])
-        attempt = self.attempt(snapshot.copy(), self.now_s, None)
-        attempt.place_rows(in_order(state, queue, self.now_s))
-        fits = np.isin(queue, [p.row for p in attempt.result.placed]) | np.isin(queue, waiting)
-        alone, owner = self.attempt(snapshot, self.now_s, None), state.replicas["workload"][queue]
-        emptied = snapshot.copy()
-        for workload in np.setdiff1d(owner, owner[fits]).tolist():
-            template = state.shapes.templates[int(state.workloads["shape"][workload])]
-            rows = queue[owner == workload]
-            if alone.fits_together(rows[:1] if is_simple(template) else rows, template):
-                fits |= owner == workload
-                snapshot.restore(emptied)
-        return queue[fits | np.isin(owner, owner[fits])]
+    def _waits_for_links(self, snapshot: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(rows,) whether full links, more than nodes, keep them waiting: what ends on nodes is not what they need."""
+        spec = self.state.replicas["spec"][rows]
+        full = [
+            s
+            for s in np.unique(spec).tolist()
+            if shortage_codes(snapshot, snapshot.views[s]).most_common(1)[0][0] is ReasonCode.LINK_FULL
+        ]
+        return np.isin(spec, full)
 
     def _next_instant(self, running: Ends, at_s: int, left_count: int) -> int:
         """The next declared end; where more are known than may be looked at, no sooner than a step ahead."""

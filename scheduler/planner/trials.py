@@ -338,7 +338,8 @@ class Trials:
     def _smaller_gang(self) -> list[Relaxation]:
         """The largest part of a gang that starts now."""
         stage = self._template.stages[0]
-        if len(self._template.stages) > 1 or not stage.gang or len(self._waiting) < 2:
+        held = not self.all_rules.isdisjoint({WINDOW, PRICE})  # a smaller one would be held back, too
+        if held or len(self._template.stages) > 1 or not stage.gang or len(self._waiting) < 2:
             return []
         loose = self._template.model_copy(update={"stages": (stage.model_copy(update={"gang": False}),)})
         low, high = 0, len(self._waiting)
@@ -535,8 +536,8 @@ class Trials:
 
     def _later(self, start: StartEstimate | None) -> list[Relaxation]:
         """Wait for room that is declared to come free; the forecast of the start has placed it there."""
-        if start is None or start.likely_at_s <= self._now_s:
-            return []
+        if start is None or start.likely_at_s <= self._now_s or start.likely_at_s == start.latest_at_s:
+            return []  # no instant ahead at which its turn is known to come
         delay_s = start.likely_at_s - self._now_s
         gpus = sum(
             self._state.spec(int(s)).stage.reference_gpu_milli / MILLI

@@ -77,6 +77,14 @@ def test_the_largest_gang_that_starts_now():
     assert starts(city.cancels("w"), a_workload("smaller").gpus(h20=2000).gang(2))
 
 
+def test_a_smaller_gang_is_no_help_before_its_window_opens():
+    city = given(a_fleet(a_site("dc", "cloud").gpus("h20", nodes=3, per_node=2)))
+    city.submits(a_workload("other").gpus(h20=1000)).when_planned()
+    later = a_workload("w").gpus(h20=2000).gang(3).not_before(START_S + HOUR_S)
+    city.submits(later).when_planned().expect_waiting("w")
+    assert "stages[0].replicas" not in relaxations(city)
+
+
 # ---------------------------------------------------------------------- the operator's rules
 
 
