@@ -37,6 +37,11 @@ def crowded() -> Town:
     return Town().site("s").group("g", "s", node_count=2).work("llm", demand=12, gpu={"l20": 1.0})
 
 
+def of_large_replicas() -> Town:
+    """Three GPUs of four: two of them never share a node, and there are two nodes."""
+    return Town().site("s").group("g", "s", node_count=2).work("llm", demand=3, gpu={"l20": 3.0})
+
+
 def with_floor() -> Town:
     """A quarter of ten nodes is kept free for public services."""
     town = Town().site("s", reserved_floor_frac=0.25).group("g", "s")
@@ -150,6 +155,8 @@ def debt_kwh(plan: PlanSolution) -> float:
 
 CASES = [
     Case("node_capacity", crowded, "group=g,resource=gpu_milli", lambda _: 8_000, 8_000, "milli-GPU", 0),
+    Case("node_capacity", of_large_replicas, "group=g,resource=node", lambda p: float(p.running_count.sum()), 2,
+         "nodes", 0),
     Case("reserved_floor", with_floor, "group=g,resource=gpu_milli", lambda _: 30_000, 30_000, "milli-GPU", 0),
     Case("padding", in_need_of_load, "group=g", lambda p: float(p.nodes_on[0, 0]), 1.1 * 16 / 16 + 1, "nodes", 0),
     Case("power_limit", at_its_power_limit, "site=s",
