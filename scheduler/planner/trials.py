@@ -299,7 +299,7 @@ class Trials:
             found += self._own_stages()
         if WINDOW in conflict or PRICE in conflict:
             found += self._sooner() + self._hourly_caps()
-        elif OCCUPIED in conflict or RESERVED in conflict:
+        elif not {OCCUPIED, RESERVED, SHARED}.isdisjoint(conflict):
             found += self._later(start())
         return tuple(sorted(found, key=lambda r: (np.inf if r.price_yuan is None else r.price_yuan, r.field)))
 

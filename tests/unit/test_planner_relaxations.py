@@ -190,6 +190,10 @@ def test_a_stage_of_its_own_in_place_of_one_that_is_shared():
     assert explanation.conflict == ("a shared stage lies where its owner runs it",)
     found = {r.field: r for r in explanation.relaxations}["stages[1].shared_with"]
     assert found.change == "with sync of its own it would start at e01"
+    start, of_owner = explanation.expected_start, city.explain("owner").expected_start
+    assert start is not None and of_owner is not None
+    assert start.likely_at_s == of_owner.likely_at_s == START_S + 24 * HOUR_S
+    assert "whose stage it shares" in start.assumption
 
 
 # ---------------------------------------------------------------------- waiting
