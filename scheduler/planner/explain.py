@@ -180,7 +180,8 @@ class Explainer:
         start = self._expected_start(index, waiting) if with_start else None
         placed = len(rows) - len(waiting)
         who = f"{len(waiting)} of {len(rows)} replicas wait: " if placed else ""
-        return WaitingStatus(self._queue_position(index), counts, who + self._brief(counts), start)
+        stopped = _stopped_text([state.stopped[r] for r in waiting.tolist() if r in state.stopped])
+        return WaitingStatus(self._queue_position(index), counts, who + self._brief(counts) + stopped, start)
 
     def _brief(self, counts: dict[str, int]) -> str:
         """What is short at the most sites, in a few words; a rule that no site meets only where nothing is short."""
