@@ -32,7 +32,9 @@ from solvers.bulk_relax import (
     BulkLimits,
     Relaxation,
     Simplex,
+    Stop,
     Unsolved,
+    never,
     relax,
     sharpened,
     tightened,
@@ -131,11 +133,17 @@ class Lessons:
         self.cap_kw = self.cap_kw + np.where(short > 0, np.maximum(CAUTION * short, self.cap_kw), 0.0)
 
 
-def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
-    """Plan one slot onto nodes: always an answer, but `NotBulk` for several slots, batch work or graphs."""
-    simplex, clock = Simplex(limits or BulkLimits()), Clock()
+def solve_bulk(
+    problem: PlacementProblem, *, limits: BulkLimits | None = None, stop: Stop = never
+) -> BulkPlan:
+    """Plan one slot onto nodes: always an answer, but `NotBulk` for what the model does not know (`bulk_sets`).
+
+    Where `limits` or `stop` end it, in this order: the best plan so far; the greedy plan, which needs no program. The
+    plan's message then says why, and its method which.
+    """
+    simplex, clock = Simplex(limits or BulkLimits(), stop), Clock()
     best: tuple[Filling, PlanSolution] | None = None
-    begun, progress = time.process_time(), []
+    begun, progress, why = time.process_time(), [], ""
     with clock.phase("total"):
         try:
             with clock.phase("relaxation"):
@@ -152,7 +160,7 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     best = filling, solution
                 progress.append((time.process_time() - begun, best[1].bounds[0].gap_frac or 0.0))
                 is_late = number >= YIELD_ROUNDS
-                is_enough = (best[1].bounds[0].gap_frac or 0.0) <= simplex.limits.enough_gap_frac
+                is_enough = simplex.limits.is_enough(best[1].bounds[0].gap_frac, simplex.iterations)
                 if (number > YIELD_ROUNDS or is_enough) and keeps_promises(*best):
                     break
                 with clock.phase("yields"):
@@ -164,15 +172,16 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     improve = dive if is_late else tightened_by
                     relaxation = improve(lessons, filling, relaxation, simplex)
         except Unsolved as unsolved:
+            why = str(unsolved)
             if best is None:
                 greedy = greedy_bulk(problem)
-                return replace(greedy, solution=replace(greedy.solution, message=str(unsolved)))
+                return replace(greedy, solution=replace(greedy.solution, message=why))
         assert best is not None
         if moves_over_budget(problem, best[1].running_count[:, 0]) > WHOLE:
             filling = as_it_runs(best[0].relaxation)
             solution = counted(filling)
             best = min(best, (filling, solution), key=lambda plan: weighted(*plan))
-    return BulkPlan(replace(best[1], seconds=clock.seconds), best[0], tuple(progress))
+    return BulkPlan(replace(best[1], seconds=clock.seconds, message=why), best[0], tuple(progress))
 
 
 def tightened_by(
@@ -248,7 +257,7 @@ def greedy_bulk(problem: PlacementProblem) -> BulkPlan:
         filling = Filling(unpriced(bulk_sets(problem)), FleetState.empty(problem))
         completed(filling)
         solution = counted(filling)
-    return BulkPlan(replace(solution, seconds=clock.seconds), filling)
+    return BulkPlan(replace(solution, seconds=clock.seconds, method="greedy"), filling)
 
 
 def broken_caps_kwh(problem: PlacementProblem, solution: PlanSolution) -> float:
@@ -292,7 +301,7 @@ def filled(relaxation: Relaxation) -> Filling:
     """The quotas of a relaxation on empty nodes, and every gang that finds room."""
     filling = Filling(relaxation, FleetState.empty(relaxation.sets.problem))
     filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x), relaxation.nodes)
-    filling.place_rest(only_gangs=True)
+    filling.place_rest(only=filling.gang > 1)
     return filling
 
 

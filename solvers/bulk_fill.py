@@ -401,11 +401,13 @@ class Filling:
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
-    def place_rest(self, *, only_open: bool = False, only_gangs: bool = False) -> None:
-        """What waits, largest first, where one more replica costs least: on occupied nodes, or on one more node."""
-        waiting = np.flatnonzero(
-            (self.rest > 0) & (self.rest >= self.gang) & ((self.gang > 1) | (not only_gangs))
-        )
+    def place_rest(self, *, only_open: bool = False, only: BoolArray | None = None) -> None:
+        """What waits, largest first, where one more replica costs least: on occupied nodes, or on one more node.
+
+        `only_open`: on occupied nodes alone; `only`[C]: these classes alone.
+        """
+        waits = (self.rest > 0) & (self.rest >= self.gang)
+        waiting = np.flatnonzero(waits if only is None else waits & only)
         if not len(waiting):
             return
         first = self.class_start[waiting]
@@ -523,6 +525,8 @@ class Filling:
         gone = self._blockers_on_side_rows(c, v) | self._blockers_on_nodes(c, v)
         if not gone.any():
             return
+        displaced = np.zeros(len(self.rest), dtype=bool)
+        displaced[self.sets.pair_class[self.all_booked().pair[gone]]] = True
         self.remove(gone)
         _, nodes = self.fleet.nodes_of(self.sets.pair_group[v : v + 1])
         need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
@@ -530,7 +534,7 @@ class Filling:
         if np.isfinite(self.node_most[c]):
             fit = np.clip(self.node_most[c] - self._on_node(c)[nodes], 0, fit).astype(np.int64)
         self._place_at(c, v, nodes, fit)
-        self.place_rest()
+        self.place_rest(only=displaced)
         if self._penalty() >= penalty:
             self._restore(before)
 
