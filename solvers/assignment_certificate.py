@@ -25,7 +25,7 @@ from solvers.dual_bound import (
     objective_yuan,
     usable_pairs,
 )
-from solvers.problem import RESOURCES, PlacementProblem
+from solvers.problem import NODE_COLUMNS, RESOURCES, PlacementProblem
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 from solvers.whole_bound import misfits, whole_bound_yuan
 
@@ -76,14 +76,15 @@ def _multipliers(p: PlacementProblem, core: AssignmentProblem, job_price: FloatA
     pair_surplus = surplus[p.pairs.group_index, p.pairs.class_index]
     cut = np.flatnonzero(pair_surplus > 0)
     resource = int(p.pairs.need.any(axis=0).argmax()) if p.pair_count else 0
-    capacity = np.zeros((p.group_count, len(RESOURCES), 1))
+    capacity = np.zeros((p.group_count, len(NODE_COLUMNS), 1))
+    floor = np.zeros((p.group_count, len(RESOURCES), 1))
     capacity[:, resource, 0] = by_capacity * core.capacity
     carbon = p.sites.carbon_g_per_kwh / 1000.0 * p.terms.carbon_yuan_per_kg
     power = (p.sites.price_yuan_per_kwh + carbon) * p.slots.hours * (1 + p.sites.loss_slope)
     return Multipliers(
         level_yuan=_dear_enough(p, job_price),
         capacity=capacity,
-        floor=np.zeros_like(capacity),
+        floor=floor,
         padding=np.zeros((p.group_count, 1)),
         power=power,
         hourly_cap=np.zeros((p.site_count, 1)),

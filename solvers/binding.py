@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from solvers.dual_bound import usable_pairs
-from solvers.problem import RESOURCES, PlacementProblem
+from solvers.alone import alone_on_node
+from solvers.dual_bound import derived_facts, usable_pairs
+from solvers.problem import NODE, NODE_COLUMNS, RESOURCES, PlacementProblem
 from solvers.solution import BindingConstraint, Multipliers, PlanSolution
 
 Floats = npt.NDArray[np.float64]
@@ -52,7 +53,7 @@ def _needed(p: PlacementProblem, plan: PlanSolution, resource: int, rows: npt.Ar
 def _node_capacity(
     p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
 ) -> Iterator[BindingConstraint]:
-    """Work of a group fills what packing yields on all of its nodes."""
+    """Work of a group fills what packing yields on all of its nodes, or takes each of them alone."""
     for r, unit in enumerate(RESOURCE_UNITS):
         needed = _needed(p, plan, r)
         room = (p.groups.capacity[:, r] * p.groups.packing_yield[:, r])[:, None] * p.groups.node_count
@@ -63,6 +64,22 @@ def _node_capacity(
             yield BindingConstraint(
                 "node_capacity", subject, int(t), float(needed[g, t]), float(room[g, t]), unit, price
             )
+    taken = np.zeros((p.group_count, p.slot_count))
+    np.add.at(taken, p.pairs.group_index, alone_on_node(p)[:, None] * plan.running_count)
+    for g, t in zip(
+        *np.nonzero(_tight(taken, p.groups.node_count.astype(float)) & (taken > PRESENT)), strict=True
+    ):
+        subject = f"group={p.groups.group_id[g]},resource={NODE_COLUMNS[NODE]}"
+        price = None if m is None else float(m.capacity[g, NODE, t])
+        yield BindingConstraint(
+            "node_capacity",
+            subject,
+            int(t),
+            float(taken[g, t]),
+            float(p.groups.node_count[g, t]),
+            "nodes",
+            price,
+        )
 
 
 def _reserved_floor(
@@ -84,12 +101,8 @@ def _reserved_floor(
 
 
 def _padding(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
-    capacity = p.groups.capacity[p.pairs.group_index]
-    share = np.divide(p.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0).max(
-        axis=1, initial=0
-    )
     filled = np.zeros((p.group_count, p.slot_count))
-    np.add.at(filled, p.pairs.group_index, share[:, None] * plan.running_count)
+    np.add.at(filled, p.pairs.group_index, derived_facts(p).filled[:, None] * plan.running_count)
     limit = p.terms.padding_factor * filled + p.terms.padding_node_count
     for g, t in zip(*np.nonzero(_tight(plan.nodes_on, limit)), strict=True):
         price = None if m is None else float(m.padding[g, t])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from solvers.alone import takes_whole_node
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.problem import PlacementProblem
 
@@ -155,6 +156,11 @@ def dominant_share(problem: PlacementProblem) -> FloatArray:
     capacity = problem.groups.capacity[problem.pairs.group_index]
     share = np.divide(problem.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0)
     return np.asarray(share.max(axis=1, initial=0.0))
+
+
+def filled_share(problem: PlacementProblem) -> FloatArray:
+    """[K] as `dominant_share`, but a whole node where no second replica of the pair fits beside it."""
+    return np.where(takes_whole_node(problem), 1.0, dominant_share(problem))
 
 
 def counted_share(problem: PlacementProblem) -> FloatArray:

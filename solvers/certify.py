@@ -16,7 +16,7 @@ from solvers.archive import FloatArray, IntArray
 from solvers.binding import binding_constraints
 from solvers.dual_bound import derived_facts, leaf_bound_yuan, level_values, objective_yuan
 from solvers.plan_rules import PlanModel
-from solvers.problem import RESOURCES
+from solvers.problem import NODE_COLUMNS, RESOURCES
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 
 
@@ -98,6 +98,7 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
 
     group_slots = (p.group_count, p.slot_count)
     resources = (p.group_count, len(RESOURCES), p.slot_count)
+    columns = (p.group_count, len(NODE_COLUMNS), p.slot_count)
     power = np.zeros(sites_slots)
     power[model.keys["it_power"]] = duals.rows[model.rows_of("it_power")]
     cut_pair, cut_block = duals.open_cuts
@@ -110,7 +111,7 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
     budget = -duals.rows[model.rows_of("move_budget")]
     return Multipliers(
         level_yuan=duals.level_yuan,
-        capacity=spread_out("capacity", resources, -1.0),
+        capacity=spread_out("capacity", columns, -1.0),
         floor=spread_out("floor", resources, -1.0),
         padding=spread_out("padding", group_slots, -1.0),
         power=power,

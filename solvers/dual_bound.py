@@ -23,7 +23,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from solvers.problem import RESOURCES, Graph, PlacementProblem
+from solvers.alone import alone_on_node, takes_whole_node
+from solvers.problem import NODE_COLUMNS, RESOURCES, Graph, PlacementProblem
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 from solvers.verify import Violation, site_allowed
 from solvers.whole_bound import misfits, whole_bound_yuan
@@ -112,8 +113,9 @@ class DerivedFacts:
     may_use: Bools
     """[K] no rule that one pair decides alone forbids it."""
     share: Floats
-    """[K,R] nodes that a replica takes of each resource."""
-    dominant: Floats
+    """[K,R+1] nodes that a replica takes of each resource; last, 1 where no two of its like share one."""
+    filled: Floats
+    """[K] share of a node that counts as filled: the largest, or all where no second replica fits beside it."""
     useful_kw: Floats
     counted_kw: Floats
     """[K] as useful_kw, but by the share of the scarce resource alone: what ledgers credit."""
@@ -136,8 +138,10 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     installed = p.groups.capacity[group].astype(float)
     usable = installed * p.groups.packing_yield[group]
     share = np.divide(p.pairs.need, usable, out=np.zeros(usable.shape), where=usable > 0)
+    share = np.column_stack([share, alone_on_node(p)])
     dominant = np.divide(p.pairs.need, installed, out=np.zeros(usable.shape), where=installed > 0)
     dominant = dominant.max(axis=1, initial=0.0)
+    filled = np.where(takes_whole_node(p), 1.0, dominant)
     useful_kw = (dominant * p.groups.idle_w[group] + p.pairs.dynamic_w) / 1000.0
     counted_kw = useful_kw
     if p.groups.scarce_resource:
@@ -158,7 +162,7 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     carbon = p.sites.carbon_g_per_kwh / 1000.0 * p.terms.carbon_yuan_per_kg
     energy = p.sites.price_yuan_per_kwh + carbon
     return DerivedFacts(
-        may_use=may_use, share=share, dominant=dominant, useful_kw=useful_kw, counted_kw=counted_kw,
+        may_use=may_use, share=share, filled=filled, useful_kw=useful_kw, counted_kw=counted_kw,
         dynamic_kw=p.pairs.dynamic_w / 1000.0, demand=demand, is_stage=is_stage,
         is_batch=p.classes.work_replica_h > 0, energy_yuan=energy,
         unfinished_yuan=_unfinished_yuan(p, may_use, energy, useful_kw),
@@ -371,10 +375,11 @@ def _unit_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
     power = _finite(m.raw.power)[site]
     unit = f.dynamic_kw[:, None] * power + p.pairs.other_yuan_per_replica_h[:, None] * hours
     low = p.classes.priority_rank[c] >= 2
-    for r in range(len(RESOURCES)):
-        per_node = m.capacity[g, r] + np.where(low[:, None], _floors(p, m)[g, r], 0.0)
+    floors = np.where(low[:, None, None], _floors(p, m)[g], 0.0)
+    for r in range(len(NODE_COLUMNS)):
+        per_node = m.capacity[g, r] + (floors[:, r] if r < len(RESOURCES) else 0.0)
         unit = unit + f.share[:, r, None] * per_node
-    unit = unit - p.terms.padding_factor * f.dominant[:, None] * m.padding[g]
+    unit = unit - p.terms.padding_factor * f.filled[:, None] * m.padding[g]
     if p.terms.ledger_load == "useful":
         unit = unit - f.counted_kw[:, None] * m.load_yuan[site]
     if m.link.any():
@@ -860,7 +865,7 @@ def _moves_counted(p: PlacementProblem, plan: PlanSolution) -> Iterator[Violatio
 def _shapes(p: PlacementProblem, leaf: Leaf) -> Iterator[Violation]:
     m = leaf.multipliers
     shapes = {
-        "level_yuan": (LEVEL_COUNT,), "capacity": (p.group_count, len(RESOURCES), p.slot_count),
+        "level_yuan": (LEVEL_COUNT,), "capacity": (p.group_count, len(NODE_COLUMNS), p.slot_count),
         "power": (p.site_count, p.slot_count), "ledger": (p.site_count,), "stay": (p.pair_count,),
         "link": (len(p.network.link_id), p.slot_count),
     }  # fmt: skip

@@ -13,7 +13,7 @@ from solvers.archive import FloatArray, IntArray
 from solvers.candidates import candidates
 from solvers.dual_bound import DerivedFacts, derived_facts, eras, kept_share, transfer_yuan
 from solvers.pipelines import StageOptions, best_patterns, stage_options, valid_patterns
-from solvers.problem import RANK_INTERACTIVE, RESOURCES, Graph, PlacementProblem
+from solvers.problem import NODE, NODE_COLUMNS, RANK_INTERACTIVE, RESOURCES, Graph, PlacementProblem
 from solvers.solution import Cost, GraphPattern, PlanSolution, SolveStatus
 
 GREEDY_PATTERNS = 40
@@ -50,10 +50,11 @@ class Room:
         self.passes = candidates(p).passes & self.facts.may_use
         self.running = np.zeros((p.pair_count, p.slot_count))
         nodes = p.groups.node_count.astype(float)
-        self.nodes = np.repeat(nodes[:, None, :], len(RESOURCES), axis=1)
+        self.nodes = np.repeat(nodes[:, None, :], len(NODE_COLUMNS), axis=1)
         reserved = 1 - p.sites.reserved_floor_frac[p.groups.site]
         self.low_nodes = self.nodes * reserved[:, None, None]
-        self.dominant = np.repeat(_most_dominant(p)[:, None], p.slot_count, axis=1)
+        self.low_nodes[:, NODE] = np.inf
+        self.filled = np.repeat(_most_filled(p)[:, None], p.slot_count, axis=1)
         self.power_kw = np.array(p.sites.power_limit_kw)
         usable = p.network.link_capacity_mbps * p.network.planning_load_frac
         self.link_mbps = np.repeat(usable[:, None], p.slot_count, axis=1)
@@ -74,8 +75,8 @@ class Room:
         for r in np.flatnonzero(self.facts.share[k] > 0).tolist():
             for left in rooms:
                 fits = np.minimum(fits, left[r] / self.facts.share[k, r])
-        if self.facts.dominant[k] > 0:
-            fits = np.minimum(fits, self.dominant[g] / self.facts.dominant[k])
+        if self.facts.filled[k] > 0:
+            fits = np.minimum(fits, self.filled[g] / self.facts.filled[k])
         if self.kw[k] > 0:
             fits = np.minimum(fits, self.power_kw[s] / self.kw[k])
         for link, mbps in self.link_rates(c, s).items():
@@ -100,7 +101,7 @@ class Room:
         self.nodes[g] -= used
         if p.classes.priority_rank[c] >= RANK_INTERACTIVE:
             self.low_nodes[g] -= used
-        self.dominant[g] -= self.facts.dominant[k] * count
+        self.filled[g] -= self.facts.filled[k] * count
         self.power_kw[s] -= self.kw[k] * count
         for link, mbps in self.link_rates(c, s).items():
             self.link_mbps[link] -= mbps * count
@@ -125,8 +126,8 @@ class Room:
         ]
 
 
-def _most_dominant(p: PlacementProblem) -> FloatArray:
-    """[G] dominant share that a group may fill before the nodes its yield asks for count as padding."""
+def _most_filled(p: PlacementProblem) -> FloatArray:
+    """[G] share of its nodes that a group may fill before the nodes its yield asks for count as padding."""
     loose = 1.0 / p.groups.packing_yield.min(axis=1, initial=1.0) - p.terms.padding_factor
     most = np.full(p.group_count, np.inf)
     return np.asarray(np.divide(p.terms.padding_node_count, loose, out=most, where=loose > 0))
@@ -256,7 +257,7 @@ def count_plan(
     p, s, hours = problem, problem.sites, problem.slots.hours
     f = derived_facts(p)
     c, g = p.pairs.class_index, p.pairs.group_index
-    needed = np.zeros((p.group_count, len(RESOURCES), p.slot_count))
+    needed = np.zeros((p.group_count, len(NODE_COLUMNS), p.slot_count))
     np.add.at(needed, g, f.share[:, :, None] * running[:, None, :])
     nodes_on = np.minimum(needed.max(axis=1, initial=0.0), p.groups.node_count)
     it_kw, useful_kw = np.zeros((p.site_count, p.slot_count)), np.zeros((p.site_count, p.slot_count))

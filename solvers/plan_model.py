@@ -50,6 +50,7 @@ from solvers.plan_rules import (
     PlanSets,
     build,
     make_sets,
+    sum_over,
     with_cuts,
 )
 from solvers.problem import W_PER_KW, Graph, PlacementProblem
@@ -60,6 +61,8 @@ from solvers.solution import PlanSolution, SolveStatus, no_plan
 HARD_SAFETY_YUAN = 1e5
 HARD_CAP_YUAN_PER_KWH = 1e4
 UNSERVED_YUAN_PER_KWH = (1e5, 0.0, 1000.0, 150.0, 25.0)
+OPENING_FACTOR = 2.0
+"""Unserved work costs so many times what a site opened for it alone would draw."""
 LEVEL_TOLERANCE = 1e-6
 INTEGRAL = 1e-6
 CUT_TOLERANCE = 1e-3
@@ -564,7 +567,8 @@ def level_weights(master: Master) -> FloatArray:
     """[levels] weight of each level's sum, in yuan per yuan of penalty (per kWh for hard caps).
 
     One weight for a whole level, so that a plan whose levels are no worse has no larger weighted sum. Unserved
-    work costs at least `UNSERVED_YUAN_PER_KWH` times what it would draw, hard safety 100 000 per replica-hour.
+    work costs at least `UNSERVED_YUAN_PER_KWH` times what it would draw and more than a site opened for it alone,
+    hard safety 100 000 per replica-hour.
     """
     sets, p = master.model.sets, master.model.sets.problem
     most_kw = np.zeros(p.class_count)
@@ -572,13 +576,26 @@ def level_weights(master: Master) -> FloatArray:
     level = np.array(LEVEL_OF_RANK)[p.classes.priority_rank]
     penalty = p.classes.unserved_yuan_per_replica_h
     wanted = (sets.demand.max(axis=1, initial=0.0) > 0) & (penalty > 0)
-    floor_yuan = np.array(UNSERVED_YUAN_PER_KWH)[level] * most_kw
+    floor_yuan = np.array(UNSERVED_YUAN_PER_KWH)[level] * most_kw + OPENING_FACTOR * _opening_yuan(sets)
     floor_yuan = np.where(level == LEVEL_HARD_SAFETY, np.maximum(floor_yuan, HARD_SAFETY_YUAN), floor_yuan)
     ratio = np.divide(floor_yuan, penalty, out=np.zeros(len(penalty)), where=wanted)
     weights = np.zeros(LEVEL_COUNT)
     np.maximum.at(weights, level, ratio)
     weights[LEVEL_HARD_CAPS] = HARD_CAP_YUAN_PER_KWH
     return weights
+
+
+def _opening_yuan(sets: PlanSets) -> FloatArray:
+    """[C] overhead of the cheapest site that could open for a class alone, yuan per replica-hour that it wants."""
+    p, hours = sets.problem, sets.problem.slots.hours
+    yuan_per_h = (sets.energy_yuan_per_kwh * (p.sites.fixed_kw - p.sites.off_kw)).max(axis=1)
+    yuan_per_h = np.where(sets.may_close, np.maximum(yuan_per_h, 0.0), 0.0)
+    cheapest = np.full(p.class_count, np.inf)
+    np.minimum.at(cheapest, p.pairs.class_index[sets.passes], yuan_per_h[p.pair_site[sets.passes]])
+    wanted_h = sum_over(sets.block_of_slot, sets.demand * hours)
+    open_h = np.where(wanted_h > 0, sum_over(sets.block_of_slot, hours), 0.0).sum(axis=1)
+    cost = np.where(np.isfinite(cheapest), cheapest, 0.0) * open_h
+    return np.divide(cost, wanted_h.sum(axis=1), out=np.zeros(p.class_count), where=open_h > 0)
 
 
 def _nothing_yuan(master: Master) -> FloatArray:

@@ -16,7 +16,7 @@ from solvers.linear import LpResult
 from solvers.pipelines import patterns_transfer_yuan
 from solvers.plan_master import Master
 from solvers.plan_rules import PlanModel, unfinished_yuan_per_replica_h
-from solvers.problem import RESOURCES, W_PER_KW
+from solvers.problem import NODE, NODE_COLUMNS, RESOURCES, W_PER_KW
 from solvers.solution import Bound, Cost, GraphPattern, PlanSolution, SolveStatus
 
 NEGLIGIBLE = 1e-7
@@ -110,10 +110,10 @@ def _open_by_slot(model: PlanModel, fixed_on: FloatArray) -> BoolArray:
 def _nodes_on(model: PlanModel, values: FloatArray, running: FloatArray) -> FloatArray:
     """Nodes that the placed work needs; the program's own count only where a cap rewards more (padding, ≤ the rule)."""
     sets, p = model.sets, model.sets.problem
-    needed = np.zeros((p.group_count, len(RESOURCES), p.slot_count))
-    dominant = np.zeros((p.group_count, p.slot_count))
+    needed = np.zeros((p.group_count, len(NODE_COLUMNS), p.slot_count))
+    filled = np.zeros((p.group_count, p.slot_count))
     np.add.at(needed, p.pairs.group_index, sets.share[:, :, None] * running[:, None, :])
-    np.add.at(dominant, p.pairs.group_index, sets.dominant[:, None] * running)
+    np.add.at(filled, p.pairs.group_index, sets.filled[:, None] * running)
     nodes = needed.max(axis=1)
     tempted = np.zeros(p.group_count, dtype=bool)
     if "padding" in model.keys:
@@ -121,7 +121,7 @@ def _nodes_on(model: PlanModel, values: FloatArray, running: FloatArray) -> Floa
     g, t = model.keys["nodes_on"]
     planned = np.zeros_like(nodes)
     planned[g, t] = values[model.columns_of("nodes_on")]
-    allowed = p.terms.padding_factor * dominant + p.terms.padding_node_count
+    allowed = p.terms.padding_factor * filled + p.terms.padding_node_count
     kept: FloatArray = np.where(tempted[:, None], np.maximum(nodes, np.minimum(planned, allowed)), nodes)
     return kept
 
@@ -267,7 +267,7 @@ def _bounds(
 
 def _prices(parts: PlanParts) -> FloatArray:
     """[G,R,T] yuan per unit and hour: dual of the capacity row per node, over units of one node and hours
-    of the slot.
+    of the slot. What a whole node is worth to work that shares it with none of its like is no resource's price.
     """
     model, p = parts.model, parts.model.sets.problem
     prices = np.zeros((p.group_count, len(RESOURCES), p.slot_count))
@@ -278,6 +278,8 @@ def _prices(parts: PlanParts) -> FloatArray:
         floor_duals = -parts.result.duals[model.rows_of("floor")]
         floor = dict(zip(zip(*model.keys["floor"], strict=True), floor_duals, strict=True))
         per_node = per_node + np.array([floor.get(key, 0.0) for key in zip(g, r, t, strict=True)])
+    of_resource = r != NODE
+    g, r, t, per_node = g[of_resource], r[of_resource], t[of_resource], per_node[of_resource]
     units = p.groups.capacity[g, r] * p.groups.packing_yield[g, r]
     prices[g, r, t] = np.maximum(per_node, 0.0) / np.maximum(units, 1) / p.slots.hours[t]
     return prices

@@ -24,11 +24,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from solvers import facility
+from solvers.alone import alone_on_node
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.candidates import counted_share, dominant_share
+from solvers.candidates import counted_share, dominant_share, filled_share
 from solvers.linear import INFINITY, Block, LinearModel
 from solvers.pipelines import Patterns, StageOptions, transfer_yuan_per_h
 from solvers.problem import (
+    NODE,
+    NODE_COLUMNS,
     RANK_BATCH,
     RANK_INTERACTIVE,
     RESOURCES,
@@ -87,9 +90,10 @@ class PlanSets:
     stage_pairs: IntArray
     batch_pairs: IntArray
     share: FloatArray
-    """[K,R] need / (capacity · packing yield): nodes that one replica takes."""
-    dominant: FloatArray
-    """[K] largest need / capacity."""
+    """[K,R+1] need / (capacity · packing yield): nodes that one replica takes; last, 1 where it shares a node with none
+    of its like (`solvers.alone`)."""
+    filled: FloatArray
+    """[K] share of a node that counts as filled, for the rule on padding: see `candidates.filled_share`."""
     useful_kw: FloatArray
     """[K] dominant · idle + dynamic, kW."""
     counted_kw: FloatArray
@@ -330,7 +334,7 @@ def _service_loads(
 
 def define_nodes(model: PlanModel) -> None:
     """Σ_k need[k,r] / (capacity[g,r]·yield[g,r]) · x[k,t] ≤ y[g,t] ≤ N[g,t], in nodes, for every resource
-    that can bind.
+    that can bind; and Σ x[k,t] ≤ y[g,t] over replicas of which no two share a node (`solvers.alone`).
 
     A resource of a group is left out when another one is at least as scarce for every pair of the group.
     """
@@ -350,9 +354,9 @@ def define_nodes(model: PlanModel) -> None:
     row_g, row_r = np.repeat(bg, p.slot_count), np.repeat(br, p.slot_count)
     row_t = np.tile(np.arange(p.slot_count), len(bg))
     rows = _rows(model, "capacity", (row_g, row_r, row_t), upper=0.0, name=("group", "resource", "slot"))
-    row_of = np.full((p.group_count, len(RESOURCES), p.slot_count), -1)
+    row_of = np.full((p.group_count, len(NODE_COLUMNS), p.slot_count), -1)
     row_of[row_g, row_r, row_t] = rows
-    for r in range(len(RESOURCES)):
+    for r in range(len(NODE_COLUMNS)):
         row = row_of[p.pairs.group_index[model.load_pair], r, model.load_slot]
         _add_loads(model, row, s.share[:, r])
     model.lp.add_entries(rows, y_of[row_g, row_t], -1.0)
@@ -507,7 +511,7 @@ def define_open_cuts(model: PlanModel) -> None:
 
 
 def define_padding(model: PlanModel) -> None:
-    """y[g,t] ≤ factor·Σ_k dominant[k]·x[k,t] + nodes: no powered but empty nodes (1.1 and 1 unless the policy says).
+    """y[g,t] ≤ factor·Σ_k filled[k]·x[k,t] + nodes: no powered but empty nodes (1.1 and 1 unless the policy says).
 
     Only where padding could pay or be forced: the site has an hourly cap, the legal ledger rewards IT power, or the
     group's yield is below 1/factor. Elsewhere idle power has a positive price and y is what capacity needs.
@@ -527,7 +531,7 @@ def define_padding(model: PlanModel) -> None:
     row_of[g[needed], t[needed]] = rows
     model.lp.add_entries(rows, model.columns_of("nodes_on")[needed], 1.0)
     row = row_of[p.pairs.group_index[model.load_pair], model.load_slot]
-    _add_loads(model, row, -p.terms.padding_factor * s.dominant)
+    _add_loads(model, row, -p.terms.padding_factor * s.filled)
 
 
 def define_reserved_floor(model: PlanModel) -> None:
@@ -536,7 +540,7 @@ def define_reserved_floor(model: PlanModel) -> None:
     reserved = p.sites.reserved_floor_frac[p.groups.site]
     low = p.classes.priority_rank[p.pairs.class_index] >= RANK_INTERACTIVE
     g, r, t = model.keys["capacity"]
-    needed = reserved[g] > 0
+    needed = (reserved[g] > 0) & (r != NODE)
     g, r, t = g[needed], r[needed], t[needed]
     rows = _rows(
         model, "floor", (g, r, t), upper=(1 - reserved[g]) * p.groups.node_count[g, t],
@@ -1036,9 +1040,9 @@ def make_sets(
             usable &= (cls != stage_class) | (stage.pair_option >= 0)
     capacity = p.groups.capacity[p.pairs.group_index] * p.groups.packing_yield[p.pairs.group_index]
     share = np.divide(p.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0)
-    dominant = dominant_share(p)
+    share = np.column_stack([share, alone_on_node(p)])
     idle_w = p.groups.idle_w[p.pairs.group_index]
-    useful_kw = (dominant * idle_w + p.pairs.dynamic_w) / W_PER_KW
+    useful_kw = (dominant_share(p) * idle_w + p.pairs.dynamic_w) / W_PER_KW
     counted_kw = (counted_share(p) * idle_w + p.pairs.dynamic_w) / W_PER_KW
     of_stage = is_stage(p)[cls]
     service_pairs = np.flatnonzero(usable & is_service[cls] & ~of_stage)
@@ -1049,7 +1053,7 @@ def make_sets(
     return PlanSets(
         problem=p, options=options, passes=usable, demand=demand, block_of_slot=block_of_slot,
         era_of_slot=era_of_slot, graphs=graphs, service_pairs=service_pairs, stage_pairs=stage_pairs,
-        batch_pairs=batch_pairs, share=share, dominant=dominant, useful_kw=useful_kw, counted_kw=counted_kw,
+        batch_pairs=batch_pairs, share=share, filled=filled_share(p), useful_kw=useful_kw, counted_kw=counted_kw,
         energy_yuan_per_kwh=energy_yuan_per_kwh(p), may_close=p.sites.may_close & has_pairs,
     )  # fmt: skip
 
@@ -1144,7 +1148,7 @@ class _Labels:
         p = self.problem
         ids: Mapping[str, Sequence[str]] = {
             "class": p.classes.class_id, "group": p.groups.group_id, "site": p.sites.site_id,
-            "resource": RESOURCES, "link": p.network.link_id,
+            "resource": NODE_COLUMNS, "link": p.network.link_id,
         }  # fmt: skip
         parts = []
         for name, key in zip(self.names, self.keys, strict=True):

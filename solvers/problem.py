@@ -44,6 +44,9 @@ from solvers.facts import fact_problems
 
 RESOURCES = ("cpu_milli", "memory_mib", "gpu_milli", "storage_gib")
 CPU_MILLI, MEMORY_MIB, GPU_MILLI, STORAGE_GIB = range(len(RESOURCES))
+NODE = len(RESOURCES)
+"""Index of the whole node where plans count what fills one: the resources, then the node itself (`solvers.alone`)."""
+NODE_COLUMNS = (*RESOURCES, "node")
 MILLI_PER_GPU = 1000
 W_PER_KW = 1000.0
 RANK_HARD_SAFETY, RANK_PUBLIC_SERVICE, RANK_INTERACTIVE, RANK_BATCH = range(4)

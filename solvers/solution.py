@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from solvers import archive
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.problem import RESOURCES, PlacementProblem
+from solvers.problem import NODE_COLUMNS, RESOURCES, PlacementProblem
 
 MAGIC = "suanli-plan-solution-1"
 
@@ -116,8 +116,8 @@ class Multipliers:
 
     level_yuan: Annotated[FloatArray, "V"]
     """≥ 0; per yuan of penalty (per kWh for hard caps) of each level of the lexicographic order."""
-    capacity: Annotated[FloatArray, "G", "R", "T"]
-    """≥ 0, per node: Σ need/(capacity·yield)·x ≤ nodes on."""
+    capacity: Annotated[FloatArray, "G", "N", "T"]
+    """≥ 0, per node: Σ need/(capacity·yield)·x ≤ nodes on; last of N, Σ x ≤ nodes on of work that shares no node."""
     floor: Annotated[FloatArray, "G", "R", "T"]
     """≥ 0, per node: work ranked below public service leaves the reserved share free."""
     padding: Annotated[FloatArray, "G", "T"]
@@ -262,6 +262,7 @@ class PlanSolution:
             "S": len(self.site_on),
             "C": len(self.unserved_count),
             "R": len(RESOURCES),
+            "N": len(NODE_COLUMNS),
         }
         archive.seal(self, "plan", lengths)
         for leaf in self.certificate.leaves if self.certificate is not None else ():

@@ -338,8 +338,14 @@ def _capacity(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violati
 
 
 def _padding(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
-    """Nodes on ≤ factor · Σ dominant share + nodes: nothing powered to please a ratio."""
-    filled = _per_group(problem, _dominant_share(problem)[:, None] * plan.running_count)
+    """Nodes on ≤ factor · Σ share of a node filled + nodes: nothing powered to please a ratio.
+
+    A replica fills its largest share, or the whole node where no second one fits beside it.
+    """
+    capacity = problem.groups.capacity[problem.pairs.group_index]
+    takes_all = (2 * problem.pairs.need > capacity).any(axis=1)
+    share = np.where(takes_all, 1.0, _dominant_share(problem))
+    filled = _per_group(problem, share[:, None] * plan.running_count)
     allowed = problem.terms.padding_factor * filled + problem.terms.padding_node_count
     yield from _excesses("padding", plan.nodes_on, allowed, problem.groups.group_id, _slots(problem))
 

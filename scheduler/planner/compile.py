@@ -6,6 +6,7 @@ Facts only; which pairs are candidates is the solver's and the verifier's own bu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
 from scheduler.planner.deferral import may_be_put_off, owed_running
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
-from scheduler.planner.folds import Folds, folds_of
+from scheduler.planner.folds import folds_of
 from scheduler.planner.forecast import expected_arrivals
 from scheduler.planner.learn import scaled, thetas
 from scheduler.planner.patterns import CPU_PROCESSING
@@ -54,6 +55,8 @@ PACKING_YIELD = 0.97
 LEDGER_MARGIN_FRAC = 0.03
 """Share of the reference energy that a plan leaves unspent: forecasts of facility power err by up to 3 %. With it the
 tightest room of the reference day ended 1 % of its facility energy below its release (measured, songjiang-s)."""
+CROWDED_FRAC = 0.9
+"""Of what a hub's uplink may carry: where users load more, they are planned apart from those of other hubs."""
 DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
 PLANNED_WITHIN_S = 12 * SECONDS_PER_HOUR
 """What is due later than so long after it may begin is planned as if due then (18 h, by buckets): far enough to reach
@@ -125,7 +128,7 @@ def compile_problem(
     topology = views.topology
     outlook = CalendarOutlook(topology, state.forecast)
     slots = slots or slots_from(now_s, state.policy.horizon_hours, outlook, topology)
-    folded = _fold(state, folds_of(views), topology, slots, now_s, all_wait)
+    folded = _fold(state, views, slots, now_s, all_wait)
     legs = _Legs(topology)
     graphs = _graphs(state, folded, legs, slots, now_s)
     problem = PlacementProblem(
@@ -154,11 +157,9 @@ def compile_problem(
 # ---------------------------------------------------------------------- fold rows into classes
 
 
-def _fold(
-    state: ClusterState, folds: Folds, topology: Topology, slots: Slots, now_s: int, all_wait: bool
-) -> _Folded:
+def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait: bool) -> _Folded:
     """Work that waits may be put into any hours; what may not be put off runs from now."""
-    replicas = state.replicas
+    topology, replicas = views.topology, state.replicas
     live = np.flatnonzero(state.active_mask() & (replicas["phase"] != Phase.DONE))
     spec = replicas["spec"][live].astype(np.int64)
     owner = replicas["workload"][live]
@@ -181,9 +182,13 @@ def _fold(
     bucket = np.where(waits, due_s // DEADLINE_BUCKET_S, -1)
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
-    fold_of = folds.all(len(state.shapes.specs))
+    fold_of = folds_of(views).all(len(state.shapes.specs))
+    arriving = expected_arrivals(state, slots, now_s)
+    hub_of = _crowded_hub(views, spec, arriving)
     keys = (
-        np.stack([fold_of[spec], waits, bucket, release], axis=1) if len(spec) else np.zeros((0, 4), np.int64)
+        np.stack([fold_of[spec], waits, bucket, release, hub_of[spec]], axis=1)
+        if len(spec)
+        else np.zeros((0, 5), np.int64)
     )
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     inverse = inverse.ravel()
@@ -197,9 +202,9 @@ def _fold(
         overlap_s = np.minimum(start_s + left_s, ends[t]) - np.maximum(start_s, slots.start_s[t])
         share = np.clip(overlap_s / (slots.hours[t] * SECONDS_PER_HOUR), 0.0, 1.0)
         demand[:, t] = np.bincount(inverse, np.where(demanded, share, 0.0), minlength=count)
-    class_of_fold = {int(f): c for c, (f, deferred, *_) in enumerate(unique) if not deferred}
-    for s, expected in expected_arrivals(state, slots, now_s).items():
-        c = class_of_fold.get(int(fold_of[s]))
+    class_of = {(int(f), int(hub)): c for c, (f, waits_too, _, _, hub) in enumerate(unique) if not waits_too}
+    for s, expected in arriving.items():
+        c = class_of.get((int(fold_of[s]), int(hub_of[s])))
         if c is not None and not state.spec(s).workload.deferrable:
             demand[c] += expected
     work_h = np.bincount(inverse, np.where(waits, left_s, 0.0), minlength=count) / SECONDS_PER_HOUR
@@ -219,6 +224,33 @@ def _fold(
         parallel=parallel,
         running=on,
     )
+
+
+def _crowded_hub(
+    views: Views, live_spec: NDArray[np.int64], arriving: Mapping[int, NDArray[np.float64]]
+) -> NDArray[np.int64]:
+    """(specs,) the crowded hub, if any, with whose zones a replica of the spec exchanges traffic; −1: none.
+
+    A fold's mean traffic comes from many zones. Where the uplink of one is full, a class of that mean could run nowhere
+    although the users of all other zones have room: those of a crowded hub are counted by themselves.
+    """
+    hub_mbps = views.hub_mbps()
+    count = np.bincount(live_spec, minlength=len(hub_mbps)).astype(float)
+    for spec, expected in arriving.items():
+        count[spec] += expected.max(initial=0.0)
+    load_mbps = count @ hub_mbps
+    crowded = load_mbps > CROWDED_FRAC * uplink_spare_mbps(views.topology)
+    shared = np.where(crowded, hub_mbps, 0.0)
+    return np.where(shared.any(axis=1), shared.argmax(axis=1), -1)
+
+
+def uplink_spare_mbps(topology: Topology) -> NDArray[np.float64]:
+    """(hubs,) what the narrowest link may carry between a hub and most of the sites; inf without such a link."""
+    spare = []
+    for route in topology.hub_routes.values():
+        is_uplink = route.sum(axis=0) > topology.site_count / 2
+        spare.append(topology.link_spare_mbps[is_uplink].min(initial=np.inf))
+    return np.array(spare)
 
 
 # ---------------------------------------------------------------------- tables

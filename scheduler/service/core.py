@@ -89,6 +89,8 @@ FOLD_EVENTS = 10_000
 TURN_MESSAGES = 512
 # waiting requests beyond which new ones are told to come back later
 MAILBOX_LIMIT = 10_000
+# of the log's first entry: the opening, in a log that belongs to a run
+FIRST_REVISION = 1
 # an answer is kept this long under its request id
 REQUEST_KEPT_S = SECONDS_PER_DAY
 # after a round the thread serves requests for at least as long as the round took, and for four times as long when a
@@ -444,7 +446,7 @@ class Core(Generic[StateT, TaskT]):
         """One step of virtual time: what it decides and that it happened are one commit."""
         run = self._known_run(message.run_id)
         answer = {"run_id": run.run_id}
-        if message.until_s <= run.advanced_until_s:
+        if message.until_s <= run.advanced_until_s and not self._opens(run, message.until_s):
             return Outcome(answer, self._state.revision, replayed=True)
         self._require_open_clock()
         begun = time.perf_counter()
@@ -629,6 +631,16 @@ class Core(Generic[StateT, TaskT]):
         if self._run is None or self._run.run_id != run_id:
             raise NotFound(f"no run {run_id}")
         return self._run
+
+    def _opens(self, run: SimulationRun, until_s: int) -> bool:
+        """Whether this is the run's first step, and decides what is due at the opening itself.
+
+        The clock stands there already, but the document that says so is still the log's first entry.
+        """
+        if until_s != run.start_at_s or run.advanced_until_s != run.start_at_s:
+            return False
+        document = self.store.document(COLLECTION_RUNS, run.run_id)
+        return document is not None and document.revision == FIRST_REVISION
 
     def _require_open_clock(self) -> None:
         """Changes need a time to be dated with."""

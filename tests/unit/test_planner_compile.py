@@ -8,8 +8,9 @@ import pytest
 from scheduler.planner.compile import compile_problem
 from scheduler.planner.feasibility import Views
 from scheduler.planner.forecast import AHEAD_HOURS, expected_arrivals
+from solvers.plan_model import solve_plan
 from solvers.problem import PlacementProblem, Slots
-from tests.builders import START_S, a_fleet, a_site, a_workload, given
+from tests.builders import HUB, START_S, a_fleet, a_site, a_workload, given
 
 HOUR_S = 3600
 
@@ -37,6 +38,43 @@ def test_light_services_of_two_zones_fold_and_each_zone_carries_its_share_of_the
     }
     assert by_zone == pytest.approx({"z1": 3.0, "z2": 1.0})
     assert set(problem.flows.rtt_p99_max_ms) == {50.0}
+
+
+def village_behind_a_narrow_uplink():
+    """Zone z2 sits at a hub of its own, from which 8 Mbps may be planned; the sites are beyond it."""
+    fleet = two_zones()
+    z1, z2 = fleet.zones
+    uplink = fleet.network.links[0].model_copy(
+        update={"link_id": "village-hub", "ends": ("village", HUB), "capacity_gbps": 0.01}
+    )
+    network = fleet.network.model_copy(
+        update={
+            "hubs": {**fleet.network.hubs, "village": (5.0, 0.0)},
+            "links": (*fleet.network.links, uplink),
+        }
+    )
+    return fleet.model_copy(
+        update={"zones": (z1, z2.model_copy(update={"hub_id": "village"})), "network": network}
+    )
+
+
+def test_users_behind_a_full_uplink_are_planned_apart_so_that_all_others_are_served():
+    city = given(village_behind_a_narrow_uplink()).submits(
+        a_workload("a").replicas(6).within(50.0, "z1", mbps=4.0).priority("interactive"),
+        a_workload("b").replicas(3).within(50.0, "z2", mbps=4.0).priority("interactive"),
+    )
+    problem = problem_of(city)
+    assert problem.class_count == 2
+    unserved = solve_plan(problem).unserved_count[:, 0]
+    assert sorted(unserved) == pytest.approx([0.0, 1.0]), "12 Mbps over a link of 8: one of three stays out"
+
+
+def test_users_behind_an_uplink_with_room_fold_with_all_others():
+    city = given(village_behind_a_narrow_uplink()).submits(
+        a_workload("a").replicas(6).within(50.0, "z1", mbps=4.0).priority("interactive"),
+        a_workload("b").replicas(1).within(50.0, "z2", mbps=4.0).priority("interactive"),
+    )
+    assert problem_of(city).class_count == 1
 
 
 def test_heavy_streams_of_two_zones_stay_apart():

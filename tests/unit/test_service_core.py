@@ -320,6 +320,17 @@ def test_advancing_to_where_it_is_or_back_changes_nothing():
         assert core.now_s() == START_S + 60
 
 
+def test_the_first_step_decides_what_is_due_at_the_opening_and_only_once():
+    store = CountingStore()
+    with a_core(store) as core:
+        assert not core.advance("day", START_S).result(WAIT_S).replayed
+        assert core.advance("day", START_S).result(WAIT_S).replayed
+    kinds = [e.kind for e in store.events(0, 10)]
+    assert kinds.count(EventKind.ROUND_COMMITTED) == 1
+    with a_core(store) as core:
+        assert core.advance("day", START_S).result(WAIT_S).replayed
+
+
 def test_a_restart_finds_the_clock_where_it_was():
     store = CountingStore()
     with a_core(store) as core:
