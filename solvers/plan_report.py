@@ -15,7 +15,7 @@ from solvers.certify import Search
 from solvers.linear import LpResult
 from solvers.pipelines import patterns_transfer_yuan
 from solvers.plan_master import Master
-from solvers.plan_rules import PlanModel, unfinished_yuan_per_replica_h
+from solvers.plan_rules import PlanModel, block_move_yuan, sum_over, unfinished_yuan_per_replica_h
 from solvers.problem import NODE, NODE_COLUMNS, RESOURCES, W_PER_KW
 from solvers.solution import Bound, Cost, GraphPattern, PlanSolution, SolveStatus
 
@@ -52,7 +52,7 @@ def make_solution(parts: PlanParts) -> PlanSolution:
     used, debt, portfolio_debt = _ledger(parts.model, facility_kw, it_kw, useful_kw)
     unserved = _unserved(parts.model, running)
     unfinished, late = _batch_left(parts.model, running)
-    moved, moved_yuan = _moves(parts, values)
+    moved, moved_yuan = _moves(parts, values, running)
     excess_kw = np.where(
         site_on, np.maximum(facility_kw - p.sites.ipue_cap_hourly[:, None] * it_kw, 0.0), 0.0
     )
@@ -178,7 +178,7 @@ def _batch_left(model: PlanModel, running: FloatArray) -> tuple[FloatArray, Floa
     return np.where(left < NEGLIGIBLE, 0.0, left), np.where(late < NEGLIGIBLE, 0.0, late)
 
 
-def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
+def _moves(parts: PlanParts, values: FloatArray, running: FloatArray) -> tuple[FloatArray, float]:
     """([K] replicas that leave the pair's group in the first slot, cost of all moves planned)."""
     model, p = parts.model, parts.model.sets.problem
     moved = np.zeros(p.pair_count)
@@ -189,8 +189,26 @@ def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
             amount = values[model.columns_of(name)]
             moved[k] += np.where(amount < NEGLIGIBLE, 0.0, amount) * count[k]
     first_yuan = float(moved @ p.classes.migration_yuan[p.pairs.class_index])
-    routes = parts.result.x[parts.master.route_start :]
-    return moved, first_yuan + float(parts.master.route_move_yuan() @ routes)
+    return moved, first_yuan + _block_moves_yuan(model, running)
+
+
+def _block_moves_yuan(model: PlanModel, running: FloatArray) -> float:
+    """What shares of services that change group between blocks cost; what was unserved before begins for nothing.
+
+    The least that any routes with these shares cost; those of the program, which lacks some, may cost more.
+    """
+    sets, p = model.sets, model.sets.problem
+    c, of_service = p.pairs.class_index, np.zeros(p.pair_count, dtype=bool)
+    of_service[sets.service_pairs] = True
+    demand_h = sum_over(sets.block_of_slot, sets.demand * p.slots.hours)[c]
+    running_h = sum_over(sets.block_of_slot, running * p.slots.hours)
+    share = np.divide(running_h, demand_h, out=np.zeros_like(running_h), where=demand_h > 0)
+    share[~of_service] = 0.0
+    served, more = np.zeros((2, p.class_count, sets.block_count))
+    np.add.at(served, c, share)
+    np.add.at(more[:, 1:], c, np.maximum(np.diff(share, axis=1), 0.0))
+    moved = np.maximum(more[:, 1:] - np.maximum(1.0 - served[:, :-1], 0.0), 0.0)
+    return float((moved * block_move_yuan(sets)).sum())
 
 
 def _cost(
