@@ -115,7 +115,7 @@ class Explainer:
         """
         state = self._state
         if site_id and site_id not in self._views.topology.site_index:
-            raise NotFound(f"no site {site_id}")
+            raise NotFound.among("site", site_id, self._views.topology.site_index)
         index = state.index_of[name]
         rows = np.arange(state.rows_of(index).start, state.rows_of(index).stop)
         waiting = rows[state.replicas["phase"][rows] == Phase.WAITING]
@@ -501,17 +501,31 @@ class Explainer:
     def _candidates(self, rows: NDArray[np.int64], site_id: str) -> tuple[Candidate, ...]:
         """Every site (or the named one) for each stage: chosen, lost, or ruled out."""
         out: list[Candidate] = []
+        without = self._without(rows)
         for spec in np.unique(self._state.replicas["spec"][rows]).tolist():
-            out += self._candidates_of(spec, rows, site_id)
+            out += self._candidates_of(spec, rows, site_id, without)
         return tuple(out)
 
-    def _candidates_of(self, spec: int, rows: NDArray[np.int64], site_id: str) -> list[Candidate]:
+    def _without(self, rows: NDArray[np.int64]) -> Snapshot:
+        """The world as it would be without these replicas: a node that only they keep awake has to be woken again,
+        so that what the chosen site costs and what another would cost are told alike."""
+        replicas = self._state.replicas
+        placed = rows[replicas["node"][rows] >= 0]
+        if not len(placed):
+            return self._now
+        without = self._now.copy()
+        without.give_back(*(replicas[c][placed].astype(np.int64) for c in ("spec", "node", "gpu_mask")))
+        return without
+
+    def _candidates_of(
+        self, spec: int, rows: NDArray[np.int64], site_id: str, now: Snapshot
+    ) -> list[Candidate]:
         state, topology = self._state, self._views.topology
         view, joint = self._views[spec], self._joint_sites(spec)
         mine = rows[state.replicas["spec"][rows] == spec]
         on = state.replicas["node"][mine]
         chosen = {int(topology.node_site[n]) for n in on[on >= 0]}
-        site_cost, wake_cost = self._site_costs(view)
+        site_cost, wake_cost = self._site_costs(view, now)
         has_legs, by_plan = bool(zone_legs(view.spec)), bool(self._scorer.quota(spec, self._now))
         best = min((float(site_cost[s]) for s in chosen if np.isfinite(site_cost[s])), default=None)
         out = []
@@ -525,7 +539,7 @@ class Explainer:
             )
             own = float(site_cost[site]) if feasible else None
             is_open = own is not None and own < CLOSED_SITE_YUAN_PER_HOUR
-            short = shortage_codes(self._now, replace(view, group_ok=here)) if feasible else Counter()
+            short = shortage_codes(now, replace(view, group_ok=here)) if feasible else Counter()
             out.append(
                 Candidate(
                     site_id=topology.site_ids[site],
@@ -541,7 +555,7 @@ class Explainer:
                     else {},
                     reasons=reasons,
                     lost_because=_lost(
-                        site in chosen, reasons, own, best, short, self._room_at(view, here, short), by_plan
+                        site in chosen, reasons, own, best, short, _has_room(view, here, short, now), by_plan
                     ),
                 )
             )
@@ -553,12 +567,12 @@ class Explainer:
     def _marginal_ipue(self) -> NDArray[np.float64]:
         return marginal_ipue(self._state, self._now_s)
 
-    def _site_costs(self, view: SpecView) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _site_costs(self, view: SpecView, now: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(S,) yuan per hour of one more replica on the cheapest node that holds it, and how much of that is waking it.
 
         Where no node has room now, on the cheapest of those that could hold it.
         """
-        topology, now = self._views.topology, self._now
+        topology = self._views.topology
         at = now.nodes_of(view.group_ok)
         energy = self._scorer.group_cost(view, now)[topology.node_group[at]]
         wake = self._scorer.node_cost(view, now)[at]
@@ -570,10 +584,11 @@ class Explainer:
         total[site[best]], waking[site[best]] = (energy + wake)[best], wake[best]
         return total, waking
 
-    def _room_at(self, view: SpecView, groups: NDArray[np.bool_], short: Counter[ReasonCode]) -> bool:
-        """Whether one more replica finds a node with room, power and links there."""
-        fits = int((self._now.fit(view, self._now.nodes_of(groups)) > 0).sum())
-        return fits > short[ReasonCode.POWER_LIMIT] and not short[ReasonCode.LINK_FULL]
+
+def _has_room(view: SpecView, groups: NDArray[np.bool_], short: Counter[ReasonCode], now: Snapshot) -> bool:
+    """Whether one more replica finds a node with room, power and links there."""
+    fits = int((now.fit(view, now.nodes_of(groups)) > 0).sum())
+    return fits > short[ReasonCode.POWER_LIMIT] and not short[ReasonCode.LINK_FULL]
 
 
 MAX_SAMPLES = 5

@@ -22,10 +22,11 @@ from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.shapes import Spec
 from scheduler.domain.state import ClusterState
 from scheduler.domain.topology import Topology, under_policy
-from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor, view_spec
+from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor, takes_turns, view_spec
 from scheduler.planner.learn import scaled, thetas
 from scheduler.planner.patterns import Patterns, enumerate_patterns
 from scheduler.planner.relax import (
+    IN_TURNS,
     LIMITS,
     MOMENT_RULES,
     OCCUPIED,
@@ -144,7 +145,9 @@ class Trials:
         for rule in rules:
             if not self.places(frozenset(kept) - {rule}):
                 kept.remove(rule)
-        return tuple(kept) if kept else (TOO_LARGE,)
+        if kept:
+            return tuple(kept)
+        return (IN_TURNS,) if takes_turns(self._template) else (TOO_LARGE,)
 
     def _would_start(self) -> bool:
         placed = {p.row for p in self._asked.done.result.placed}
@@ -276,7 +279,7 @@ class Trials:
         self, conflict: Sequence[str], start: Callable[[], StartEstimate | None]
     ) -> tuple[Relaxation, ...]:
         """One change at a time, all other rules kept: cheapest first. `start` is asked only where waiting helps."""
-        if not conflict or TOO_LARGE in conflict:
+        if not conflict or TOO_LARGE in conflict or IN_TURNS in conflict:
             return ()
         found: list[Relaxation] = []
         for i, flow in enumerate(self._template.flows):
