@@ -38,6 +38,7 @@ from scheduler.planner.drafts import (
     stop_of_row,
     stops_of_workload,
 )
+from scheduler.planner.evacuate import evacuate
 from scheduler.planner.explain import Explainer, WaitingStatus, sample_reasons
 from scheduler.planner.feasibility import Views
 from scheduler.planner.marginal import marginal_ipue
@@ -544,13 +545,27 @@ def _start_events(
 
 
 def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
-    """Moves towards the plan, for gangs that wait, back once those are gone, off nodes that may sleep; one budget."""
+    """Moves towards the plan, off sites it closes, for gangs that wait, back once those are gone, off nodes that may
+    sleep; one budget."""
     state, snapshot, scorer, now_s = done.state, done.snapshot, done.scorer, done.now_s
     budget = state.policy.move_budget_per_hour
     leaving = {d.row for d in done.result.displaced} | {p.row for p in done.result.preempted}
     moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving)
     leaving |= {m.placed.row for m in moves}
     kept = done.reservations.over(snapshot)
+    moves += evacuate(
+        state,
+        snapshot,
+        done.patterns,
+        scorer,
+        guide,
+        now_s,
+        budget - len(moves),
+        placed=done.result.placed,
+        leaving=leaving,
+        kept=kept,
+    )
+    leaving |= {m.placed.row for m in moves}
     placed = {p.row for p in done.result.placed}
     for helped in defragment(
         state, snapshot, scorer, now_s, budget - len(moves), placed=placed, leaving=leaving, kept=kept

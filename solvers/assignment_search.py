@@ -68,7 +68,7 @@ def anneal(
     over_price = price * FIRST_SCALE
     while feasible_steps < FEASIBLE_STEPS:
         if step % STEPS_BETWEEN_LOOKS == 0:
-            done = step / exchanges if progress is None else progress(step)
+            done = step / max(exchanges, 1) if progress is None else progress(step)
             if done >= 1.0:
                 break
             over_price = price * (FIRST_SCALE * (LAST_SCALE / FIRST_SCALE) ** done)

@@ -184,6 +184,8 @@ class _Tree:
         self._session, self._key = Session(), np.arange(len(self._model.program.cost))
         program = self._model.program
         self._open = [_Node(program.lower > 0, program.upper > 0, bound)]
+        self._x = np.ones(len(program.cost))
+        """The last linear program's answer; before the first one every bin may be open."""
         self._unresolved = math.inf
         """Least bound of the parts that the linear program could not decide."""
         self.best: IntArray | None = None
@@ -288,10 +290,11 @@ class _Tree:
         if fraction[site] > WHOLE:
             return site
         bins, jobs = self._model.bins, self._model.jobs
-        load = self._problem.load[bins, jobs] * fraction[:pairs]
-        if not len(load) or fraction[:pairs].max() <= WHOLE:
+        is_split = fraction[:pairs] > WHOLE
+        if not is_split.any():
             return -1
-        of_job = np.flatnonzero((jobs == jobs[load.argmax()]) & (fraction[:pairs] > WHOLE))
+        load = np.where(is_split, self._problem.load[bins, jobs] * fraction[:pairs], -1.0)
+        of_job = np.flatnonzero((jobs == jobs[load.argmax()]) & is_split)
         return int(of_job[x[of_job].argmax()])
 
     def _parts(self, column: int, lower: BoolArray, upper: BoolArray, bound: float) -> list[_Node]:

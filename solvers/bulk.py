@@ -5,7 +5,8 @@
 1. relaxation   the bulk model (`bulk_model`) as a linear program, sites rounded (`bulk_relax`); duals prove the bound
 2. quotas       whole replicas and whole gangs per class and group (`bulk_fill`)
 3. nodes        quotas onto nodes, all groups at once (`node_fill`), largest first, evenly filled
-4. yields       nodes of full groups that filling could not use are taken off, and 1–3 repeated from the last basis
+4. yields       nodes of full groups that filling could not use are taken off, and 1–3 repeated from the last basis,
+                until the gap is small enough
 5. rest         what did not fit goes where prices say it costs least, within every limit
 6. count        plan and placements, every figure counted again from the replicas on their nodes (`bulk_report`)
 
@@ -26,7 +27,19 @@ import numpy as np
 from solvers.archive import FloatArray
 from solvers.bulk_fill import WHOLE, Filling, whole_quotas
 from solvers.bulk_model import HARD_CAP_YUAN, OVER_BUDGET_YUAN, bulk_sets
-from solvers.bulk_relax import BulkLimits, Relaxation, Simplex, Unsolved, relax, tightened, unpriced
+from solvers.bulk_relax import (
+    CUT_ROUNDS,
+    BulkLimits,
+    Relaxation,
+    Simplex,
+    Stop,
+    Unsolved,
+    never,
+    relax,
+    sharpened,
+    tightened,
+    unpriced,
+)
 from solvers.bulk_report import hard_excess_kwh, make_solution, moves_over_budget, node_placements
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
@@ -120,11 +133,17 @@ class Lessons:
         self.cap_kw = self.cap_kw + np.where(short > 0, np.maximum(CAUTION * short, self.cap_kw), 0.0)
 
 
-def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -> BulkPlan:
-    """Plan one slot onto nodes: always an answer, but `NotBulk` for several slots, batch work or graphs."""
-    simplex, clock = Simplex(limits or BulkLimits()), Clock()
+def solve_bulk(
+    problem: PlacementProblem, *, limits: BulkLimits | None = None, stop: Stop = never
+) -> BulkPlan:
+    """Plan one slot onto nodes: always an answer, but `NotBulk` for what the model does not know (`bulk_sets`).
+
+    Where `limits` or `stop` end it, in this order: the best plan so far; the greedy plan, which needs no program. The
+    plan's message then says why, and its method which.
+    """
+    simplex, clock = Simplex(limits or BulkLimits(), stop), Clock()
     best: tuple[Filling, PlanSolution] | None = None
-    begun, progress = time.process_time(), []
+    begun, progress, why = time.process_time(), [], ""
     with clock.phase("total"):
         try:
             with clock.phase("relaxation"):
@@ -141,7 +160,8 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     best = filling, solution
                 progress.append((time.process_time() - begun, best[1].bounds[0].gap_frac or 0.0))
                 is_late = number >= YIELD_ROUNDS
-                if number > YIELD_ROUNDS and keeps_promises(*best):
+                is_enough = simplex.limits.is_enough(best[1].bounds[0].gap_frac, simplex.iterations)
+                if (number > YIELD_ROUNDS or is_enough) and keeps_promises(*best):
                     break
                 with clock.phase("yields"):
                     lessons.learn_yields(filling, is_late=is_late)
@@ -152,38 +172,48 @@ def solve_bulk(problem: PlacementProblem, *, limits: BulkLimits | None = None) -
                     improve = dive if is_late else tightened_by
                     relaxation = improve(lessons, filling, relaxation, simplex)
         except Unsolved as unsolved:
+            why = str(unsolved)
             if best is None:
                 greedy = greedy_bulk(problem)
-                return replace(greedy, solution=replace(greedy.solution, message=str(unsolved)))
+                return replace(greedy, solution=replace(greedy.solution, message=why))
         assert best is not None
         if moves_over_budget(problem, best[1].running_count[:, 0]) > WHOLE:
             filling = as_it_runs(best[0].relaxation)
             solution = counted(filling)
             best = min(best, (filling, solution), key=lambda plan: weighted(*plan))
-    return BulkPlan(replace(best[1], seconds=clock.seconds), best[0], tuple(progress))
+    return BulkPlan(replace(best[1], seconds=clock.seconds, message=why), best[0], tuple(progress))
 
 
 def tightened_by(
     lessons: Lessons, filling: Filling, relaxation: Relaxation, simplex: Simplex,
     least_nodes: FloatArray | None = None, most_nodes: FloatArray | None = None,
 ) -> Relaxation:  # fmt: skip
-    """The program solved again with what was learned, gangs where they were placed."""
+    """The program solved again with what was learned, gangs where they were placed, and the sharp rows that it then
+    breaks: what lessons drive out of full groups opens nodes of kinds that the first program left alone.
+    """
     gangs = filling.gang_pairs
     nodes = relaxation.sets.nodes
     least = np.zeros(len(nodes)) if least_nodes is None else least_nodes
     most = nodes if most_nodes is None else most_nodes
-    return tightened(
-        relaxation,
-        simplex,
-        least,
-        most,
-        gangs,
-        filling.placed[gangs],
-        lessons.ledger_kwh,
-        lessons.cap_kw,
-        lessons.unused_nodes,
-        lessons.fewer_moves,
-    )
+    solved = relaxation
+    for _ in range(CUT_ROUNDS + 1):
+        solved = tightened(
+            solved,
+            simplex,
+            least,
+            most,
+            gangs,
+            filling.placed[gangs],
+            lessons.ledger_kwh,
+            lessons.cap_kw,
+            lessons.unused_nodes,
+            lessons.fewer_moves,
+        )
+        wider = sharpened(solved)
+        if wider is None:
+            break
+        solved = wider
+    return solved
 
 
 def dive(lessons: Lessons, filling: Filling, relaxation: Relaxation, simplex: Simplex) -> Relaxation:
@@ -227,7 +257,7 @@ def greedy_bulk(problem: PlacementProblem) -> BulkPlan:
         filling = Filling(unpriced(bulk_sets(problem)), FleetState.empty(problem))
         completed(filling)
         solution = counted(filling)
-    return BulkPlan(replace(solution, seconds=clock.seconds), filling)
+    return BulkPlan(replace(solution, seconds=clock.seconds, method="greedy"), filling)
 
 
 def broken_caps_kwh(problem: PlacementProblem, solution: PlanSolution) -> float:
@@ -261,6 +291,7 @@ def completed(filling: Filling) -> None:
     """Everything that waits, where prices say; the padding rule; room for what found none."""
     filling.place_rest()
     filling.keep_padding()
+    filling.note_packing()
     filling.make_room()
     filling.keep_padding()
     filling.settle()
@@ -269,8 +300,8 @@ def completed(filling: Filling) -> None:
 def filled(relaxation: Relaxation) -> Filling:
     """The quotas of a relaxation on empty nodes, and every gang that finds room."""
     filling = Filling(relaxation, FleetState.empty(relaxation.sets.problem))
-    filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x))
-    filling.place_rest(only_gangs=True)
+    filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x), relaxation.nodes)
+    filling.place_rest(only=filling.gang > 1)
     return filling
 
 

@@ -16,6 +16,10 @@ from solvers.archive import BoolArray, FloatArray
 from solvers.bulk_model import BulkModel
 from solvers.linear import Program
 
+ROUNDING = 1e-14
+"""Of the sizes of all terms: what a bound gives up so that sums of numbers far apart prove nothing by their rounding.
+On fleets of 10 000 nodes 0.00001 yuan; where facts of 1e14 meet facts of 1, all of the bound."""
+
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
@@ -60,7 +64,15 @@ def lower_bound(model: BulkModel, program: Program, duals: FloatArray) -> float:
     r = reduced[rest]
     at_bound = np.where(r > 0, r * program.lower[rest], r * program.upper[rest])
     classes = cheapest_classes(model, reduced)
-    return float(classes.sum() + rows.sum() + at_bound.sum() + program.offset)
+    found = float(classes.sum() + rows.sum() + at_bound.sum() + program.offset)
+    return found - ROUNDING * _terms(program, y, rows)
+
+
+def _terms(program: Program, y: FloatArray, rows: FloatArray) -> float:
+    """Sum of the sizes of all numbers that a Lagrangian bound adds up, yuan: what its rounding is measured by."""
+    size = np.abs(program.cost) + abs(program.matrix).T @ np.abs(y)
+    widest = np.maximum(np.abs(program.lower), np.abs(program.upper))
+    return float((size * widest).sum() + np.abs(rows).sum() + abs(program.offset))
 
 
 def cheapest_classes(model: BulkModel, reduced: FloatArray) -> FloatArray:

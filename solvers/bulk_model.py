@@ -71,8 +71,16 @@ HARD_CAP_YUAN = 1e4
 """Per kWh over a cap that the policy makes hard; as in the horizon plan, below hard safety and above other work."""
 
 
+MOST_NODES, MOST_REPLICAS = 5_000_000, 20_000_000
+"""Every node and every replica is a row: beyond these counts a plan takes more than some gigabytes of memory."""
+MOST_DEVICES = 62
+"""Devices of a node: they are the bits of one number."""
+
+
 class NotBulk(ValueError):
-    """The problem is not one of this model: more than one slot, batch work, or stage graphs. Use `solve_plan`."""
+    """The problem is not one of this model: more than one slot, batch work, stage graphs, or more nodes, replicas and
+    devices than can be told apart one by one. Use `solve_plan`.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +132,7 @@ def bulk_sets(problem: PlacementProblem) -> BulkSets:
     p = problem
     if p.slot_count != 1 or p.graphs or np.any(p.classes.work_replica_h > 0):
         raise NotBulk("bulk plans have one slot and services only: no batch work, no stage graphs")
+    _countable(p)
     pair = np.flatnonzero(candidates(p).passes)
     group = p.pairs.group_index[pair]
     need = p.pairs.need[pair]
@@ -163,6 +172,18 @@ def bulk_sets(problem: PlacementProblem) -> BulkSets:
         cap_low_kw=low,
         unserved_yuan=(p.classes.unserved_yuan_per_replica_h + rank_yuan) * hours,
     )
+
+
+def _countable(p: PlacementProblem) -> None:
+    """`NotBulk` with the first count that is too large."""
+    counts = (
+        ("nodes", float(p.groups.node_count[:, 0].astype(float).sum()), MOST_NODES),
+        ("replicas", float(p.classes.demand_count[:, 0].sum()), MOST_REPLICAS),
+        ("devices on a node", float(p.groups.capacity[:, GPU_MILLI].max(initial=0)) / MILLI_PER_GPU, MOST_DEVICES),
+    )  # fmt: skip
+    for name, count, most in counts:
+        if count > most:
+            raise NotBulk(f"{count:g} {name}, more than the {most:,} that a bulk plan tells apart")
 
 
 def _sharp_shares(p: PlacementProblem, need: IntArray, group: IntArray) -> FloatArray:
@@ -561,7 +582,7 @@ def _ledger_rows(
     off = p.sites.off_kw[:, 0] * s.hours
     row_site, site = np.repeat(np.arange(len(members)), members.shape[1]), members.ravel()
     constant = np.bincount(row_site, weights=off[site], minlength=len(members))
-    debt = m._columns(debt_name, members[:, 0], upper=_most_debt(m, members), cost=price)
+    debt = m._columns(debt_name, members[:, 0], upper=_most_debt(m, members, beta), cost=price)
     rows = m._rows(name, members[:, 0], upper=beta - constant)
     row_of = np.full(p.site_count, -1)
     row_of[site] = rows[row_site]
@@ -580,18 +601,17 @@ def _ledger_rows(
     m.lp.add_entries(rows, debt, -1.0)
 
 
-def _most_debt(m: BulkModel, members: IntArray) -> FloatArray:
-    """No plan owes more than all facility energy of the members at their limits; twice that leaves room for margins.
+def _most_debt(m: BulkModel, members: IntArray, beta: FloatArray) -> FloatArray:
+    """No plan owes more than all facility energy of the members at their limits and what they owe already; twice the
+    energy leaves room for margins.
 
     Every column needs a finite bound, for the Lagrangian bound's sake.
     """
     s, p = m.sets, m.sets.problem
     limit = s.power_limit_kw
-    most = p.sites.fixed_kw[:, 0] + (1 + p.sites.loss_slope[:, 0]) * limit
+    most = np.maximum(p.sites.fixed_kw, p.sites.off_kw)[:, 0] + (1 + p.sites.loss_slope[:, 0]) * limit
     most = (most + p.sites.loss_square[:, 0] / p.sites.rated_kw * limit**2) * s.hours
-    return np.asarray(
-        2 * most[members].sum(axis=1) + np.abs(p.sites.ledger_beta_kwh[members]).sum(axis=1) + 1.0
-    )
+    return np.asarray(2 * most[members].sum(axis=1) + np.abs(beta) + 1.0)
 
 
 def define_demand_charge(m: BulkModel) -> None:
@@ -600,7 +620,10 @@ def define_demand_charge(m: BulkModel) -> None:
     which = np.flatnonzero(p.sites.demand_yuan_per_kw > 0)
     if not len(which):
         return
-    most = p.sites.fixed_kw[which, 0] + 3 * s.power_limit_kw[which]
+    limit = s.power_limit_kw[which]
+    most = np.maximum(p.sites.fixed_kw, p.sites.off_kw)[which, 0] + (1 + p.sites.loss_slope[which, 0]) * limit
+    most = most + p.sites.loss_square[which, 0] / p.sites.rated_kw[which] * limit**2
+    most = 1.001 * np.maximum(most, 0.0) + np.maximum(-p.sites.demand_peak_kw[which], 0.0) + 1.0
     peak = m._columns("peak_kw", which, upper=most, cost=p.sites.demand_yuan_per_kw[which])
     rows = m._rows("peak", which, lower=p.sites.off_kw[which, 0] - p.sites.demand_peak_kw[which])
     m.lp.add_entries(rows, peak, 1.0)

@@ -11,7 +11,9 @@ as only rows join and bounds move.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,31 +61,64 @@ class Margins:
 PLAN_MARGINS = Margins()
 
 
+Stop = Callable[[], bool]
+"""Asked before every linear program; True cancels the plan."""
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
 class Unsolved(Exception):
     """A linear program did not end with an optimum."""
 
 
 @dataclass(frozen=True)
 class BulkLimits:
-    """Work limits; `wall_s` only aborts."""
+    """Work limits; `wall_s` only aborts, and so does `Stop`."""
 
     lp_iterations: int = 400_000
     """Over all solves of one plan."""
     branchings: int = 12
     """Over sites that the relaxation opens in part: two solves each, for the bound and the choice of sites."""
+    enough_gap_frac: float = 0.0035
+    """A plan this near to its bound that keeps its promises is not improved further: a round costs a tenth of a second
+    and gains a hundredth of this from there."""
+    long_iterations: int = 8_000
+    long_gap_frac: float = 0.0048
+    """The same where the relaxation took so many iterations, a second and a half: less time is left to improve."""
     wall_s: float = 600.0
+    """For the whole plan. When it is over, the best plan so far is the answer, or the greedy one."""
+
+    def is_enough(self, gap_frac: float | None, iterations: int) -> bool:
+        """Whether a plan with this gap, found after so many iterations, is not worth another round."""
+        enough = self.long_gap_frac if iterations > self.long_iterations else self.enough_gap_frac
+        return gap_frac is not None and gap_frac <= enough
 
 
 class Simplex:
     """A live GLOP for the programs of one plan: the same columns, rows that join at the end, bounds that move."""
 
-    def __init__(self, limits: BulkLimits) -> None:
-        self._session, self.limits = Session(), limits
+    def __init__(
+        self,
+        limits: BulkLimits,
+        stop: Stop = never,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session, self.limits, self._stop, self._clock = Session(), limits, stop, clock
+        self._begun_s = clock()
         self.iterations = 0
 
     def solve(self, program: Program) -> LpResult:
         """The optimum; `Unsolved` where there is none within the limits."""
-        left = LpLimits(max(1, self.limits.lp_iterations - self.iterations), self.limits.wall_s)
+        left_s = self.limits.wall_s - (self._clock() - self._begun_s)
+        left_iterations = self.limits.lp_iterations - self.iterations
+        if self._stop():
+            raise Unsolved("the plan was cancelled")
+        if left_s <= 0 or left_iterations <= 0:
+            raise Unsolved("linear program not begun: the limits are used up")
+        left = LpLimits(left_iterations, left_s)
         columns = np.arange(program.matrix.shape[1])
         result = self._session.solve(program, columns, left)
         self.iterations += result.iterations
@@ -188,7 +223,8 @@ def relax(sets: BulkSets, simplex: Simplex, *, trials: int = SITE_TRIALS) -> Rel
         works = np.bincount(sets.pair_site, weights=running, minlength=len(on)) > 0
         on = np.where(works, np.maximum(on, 0.5), on)
     site_on, answer = choose_sites(model, exact, on, simplex, trials)
-    answer = whole_gangs(model, exact, site_on, answer, simplex)
+    with suppress(Unsolved):  # parts of gangs are quotas too: rounding makes whole ones of them
+        answer = whole_gangs(model, exact, site_on, answer, simplex)
     side, upper = side_rows(model, exact)
     return Relaxation(
         model, exact, result.duals, answer.x, site_on, bound_of(model, exact, leaves), leaves, side, upper,
@@ -388,6 +424,28 @@ def tightened(
         program.row_upper[block] -= ledger_margin_kwh[members]
     result = simplex.solve(program)
     return replace(relaxation, columns=result.x, iterations=simplex.iterations)
+
+
+def sharpened(relaxation: Relaxation) -> Relaxation | None:
+    """The relaxation with the sharp rows that its answer breaks and no round of cuts has met yet; None: it breaks none.
+
+    Its duals and leaves prove what they proved: the new rows come last, with duals of zero.
+    """
+    model = relaxation.model
+    known = np.concatenate([cut.sharp for cut in model.cuts] or [np.zeros(0, dtype=np.int64)])
+    x, nodes, on = (model.values(n, relaxation.columns) for n in ("x", "nodes", "on"))
+    broken = np.setdiff1d(broken_cuts(model.sets, x, nodes, on).sharp, known)
+    if not len(broken):
+        return None
+    wider = build(model.sets, (*model.cuts, Cuts(broken, np.zeros(0, dtype=np.int64))))
+
+    def padded(duals: FloatArray) -> FloatArray:
+        return np.append(duals, np.zeros(len(broken)))
+
+    leaves = tuple(replace(leaf, duals=padded(leaf.duals)) for leaf in relaxation.leaves)
+    return replace(
+        relaxation, model=wider, exact=wider.lp.program(), duals=padded(relaxation.duals), leaves=leaves
+    )
 
 
 def plan_program(

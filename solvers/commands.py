@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,6 +22,15 @@ PLAN_SUFFIX = ".plan"
 MOST_SHOWN = 12
 """Binding constraints told to people, dearest first; `--json` tells all."""
 
+
+class Method(StrEnum):
+    """Which solver makes the plan."""
+
+    PLAN = "plan"
+    BULK = "bulk"
+    ASSIGNMENT = "assignment"
+
+
 ProblemFile = Annotated[
     Path, typer.Argument(help="Problem file that `PlacementProblem.save` wrote.", metavar="PROBLEM")
 ]
@@ -29,6 +39,12 @@ ProblemFile = Annotated[
 def solve(
     problem: ProblemFile,
     out: Annotated[Path | None, typer.Option(help="Where the plan goes; else PROBLEM.plan.")] = None,
+    by: Annotated[
+        Method,
+        typer.Option(
+            help="plan: over all slots; bulk: one slot, replicas onto nodes; assignment: every class whole on one site."
+        ),
+    ] = Method.PLAN,
 ) -> None:
     """Solve a dumped placement problem; equal problems give equal plans, byte for byte, certificate included.
 
@@ -36,12 +52,14 @@ def solve(
 
     Examples:
         suanli solve plan-1784066400.problem
+        suanli solve fleet.problem --by bulk
     """
     loaded = _problem(problem)
-    # ortools loads only where something is solved
-    from solvers.plan_model import solve_plan
-
-    solution = solve_plan(loaded)
+    try:
+        solution = _solved(loaded, by)
+    except ValueError as error:  # a problem with rules that the method named does not know
+        typer.echo(f"{problem}: not a problem for --by {by.value}: {error}", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from error
     typer.echo(f"{solution.status.value}  {loaded.content_hash()[:12]}  {solution.message}".rstrip())
     for bound in solution.bounds:
         gap = "no bound" if bound.gap_frac is None else f"gap {bound.gap_frac:.4%}"
@@ -54,6 +72,21 @@ def solve(
     target = out or problem.with_suffix(problem.suffix + PLAN_SUFFIX)
     solution.save(target)
     typer.echo(f"  written to {target}")
+
+
+def _solved(problem: PlacementProblem, by: Method) -> PlanSolution:
+    """By work limits only, so that a file gives the same bytes everywhere; ortools loads only here."""
+    if by is Method.BULK:
+        from solvers.bulk import solve_bulk
+
+        return solve_bulk(problem).solution
+    if by is Method.ASSIGNMENT:
+        from solvers.single_source import solve_single_source
+
+        return solve_single_source(problem).plan
+    from solvers.plan_model import solve_plan
+
+    return solve_plan(problem)
 
 
 def verify(

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from solvers.alone import alone_on_node, takes_whole_node
 from solvers.problem import NODE_COLUMNS, RESOURCES, Graph, PlacementProblem
-from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
+from solvers.solution import BLOCK_MODEL, WHOLE_MODEL, Certificate, Leaf, Multipliers, PlanSolution
 from solvers.verify import Violation, site_allowed
 from solvers.whole_bound import misfits, whole_bound_yuan
 
@@ -839,6 +839,11 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
     objective = objective_yuan(p, plan, stated.leaves[0].multipliers.block_of_slot)
     if _differ(stated.objective_yuan, objective):
         yield Violation("certified_objective", "certificate", stated.objective_yuan, objective)
+    told = plan.cost.total_yuan - plan.cost.unserved_yuan
+    if _differ(told, objective):
+        yield Violation("cost", "terms, unfinished work and moves among them", told, objective)
+    if stated.model != (WHOLE_MODEL if stated.whole_class_yuan else BLOCK_MODEL):
+        yield Violation("certified_model", stated.model)
     bound = certified_bound_yuan(p, plan, stated.leaves)
     if stated.whole_class_yuan:
         reasons = misfits(p, plan)

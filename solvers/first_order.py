@@ -62,5 +62,10 @@ def approximate(
         hint.primal_solution = start.x / column_scale
         hint.dual_solution = np.append(start.duals, np.zeros(matrix.shape[0] - len(start.duals)))
     answer = pdlp.primal_dual_hybrid_gradient(model, parameters, hint)
+    if not len(
+        answer.primal_solution
+    ):  # it refuses coefficients below 1e-50; prices of nothing prove something
+        nothing = np.clip(np.zeros(len(cost)), program.lower, program.upper)
+        return Approximation(nothing, np.zeros(matrix.shape[0]), 0)
     x = np.clip(np.asarray(answer.primal_solution) * column_scale, program.lower, program.upper)
     return Approximation(x, np.asarray(answer.dual_solution), int(answer.solve_log.iteration_count))

@@ -24,8 +24,10 @@ from solvers.problem import GPU_MILLI, MILLI_PER_GPU, PlacementProblem
 
 NO_DEVICE = -1
 PLENTY = 10**9
-LEVEL_STEPS = 16
-"""Halvings of a fill level: leaves 1/65 000 of a node, below which ties are broken by node order."""
+LEVEL_STEPS = 24
+"""Halvings of a fill level: leaves 1/16 000 000 of the range, below which ties are broken by node order."""
+LOOSE = 0.8
+"""A resource of which work asks for less than this share of what is free needs no balance."""
 HOST = (0, 1, 3)
 """Resources of the node itself, in the order of `RESOURCES`: CPU, memory, storage."""
 
@@ -158,6 +160,33 @@ class FleetState:
         total = np.maximum(share.sum(axis=1), 1e-12)
         used = 1.0 - self.free[nodes] / capacity
         return (share * used).sum(axis=1) / total, (share * share).sum(axis=1) / total
+
+    def imbalance(
+        self, row: IntArray, nodes: IntArray, need: IntArray, usable: BoolArray, ahead: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """([n] what one replica of need[n, R] adds to its node's imbalance, [n] how much the next one adds to that).
+
+        Where work asks for all of several resources, a node with much CPU and no devices left is as good as lost. So
+        what is free on every node should point where the work ahead points. Let d be the direction of ahead[row, R]
+        (nodes' worth of each resource, less what nodes that are not usable can give), f what is free on a node, s the
+        replica, each as shares of a node and weighted by how scarce the resource is: 0 where `LOOSE` of it is asked
+        for, 1 where all of it. With f⊥, s⊥ across d the imbalance is ½|f⊥|², a replica changes it by −f⊥·s⊥, and the
+        next one by |s⊥|² more.
+        """
+        capacity = np.maximum(self.capacity[self.group[nodes]], 1)
+        free, share = self.free[nodes] / capacity, need / capacity
+        usable_room, other_room = np.zeros(ahead.shape), np.zeros(ahead.shape)
+        np.add.at(usable_room, row[usable], free[usable])
+        np.add.at(other_room, row[~usable], free[~usable])
+        asked = np.maximum(ahead - other_room, 0.0)
+        asked_frac = np.divide(asked, usable_room, out=np.zeros(asked.shape), where=usable_room > 0)
+        scarce = np.clip((asked_frac - LOOSE) / (1 - LOOSE), 0.0, 1.0)
+        length = np.linalg.norm(asked * scarce, axis=1, keepdims=True)
+        d = np.divide(asked * scarce, length, out=np.zeros(asked.shape), where=length > 0)[row]
+        free, share = free * scarce[row], share * scarce[row]
+        free_across = free - (free * d).sum(axis=1, keepdims=True) * d
+        share_across = share - (share * d).sum(axis=1, keepdims=True) * d
+        return -(free_across * share_across).sum(axis=1), (share_across * share_across).sum(axis=1)
 
     # -- commit --------------------------------------------------------------------------------------------------
 

@@ -595,7 +595,7 @@ def _opening_yuan(sets: PlanSets) -> FloatArray:
     wanted_h = sum_over(sets.block_of_slot, sets.demand * hours)
     open_h = np.where(wanted_h > 0, sum_over(sets.block_of_slot, hours), 0.0).sum(axis=1)
     cost = np.where(np.isfinite(cheapest), cheapest, 0.0) * open_h
-    return np.divide(cost, wanted_h.sum(axis=1), out=np.zeros(p.class_count), where=open_h > 0)
+    return np.asarray(np.divide(cost, wanted_h.sum(axis=1), out=np.zeros(p.class_count), where=open_h > 0))
 
 
 def _nothing_yuan(master: Master) -> FloatArray:

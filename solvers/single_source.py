@@ -61,6 +61,8 @@ UNLIMITED = 10**9
 """Steps of a search that ends by the clock."""
 PRICE_CELLS = 20_000_000
 """Table of the exact knapsacks by which prices of jobs are compared for the certificate: 0.2 s."""
+LEAST_WALL_S = 1e-3
+"""A limit of nothing is this: shares of it are times, and every step looks at the clock once."""
 SAME = 1e-9
 """Relative difference of two objectives that counts as none."""
 
@@ -117,7 +119,8 @@ class Budget:
     """Wall clock shared by the steps; without a limit it never ends, and the steps' own limits count."""
 
     def __init__(self, wall_s: float | None, clock: Callable[[], float]) -> None:
-        self._clock, self._started, self.wall_s = clock, clock(), wall_s
+        self._clock, self._started = clock, clock()
+        self.wall_s = None if wall_s is None else max(wall_s, LEAST_WALL_S)
 
     @property
     def spent_s(self) -> float:

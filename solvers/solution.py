@@ -19,6 +19,11 @@ from solvers.problem import NODE_COLUMNS, RESOURCES, PlacementProblem
 MAGIC = "suanli-plan-solution-1"
 
 
+BLOCK_MODEL = "true facility power, shares constant per block, nodes continuous, gangs fluid"
+WHOLE_MODEL = "every class whole on one site, nodes whole; by prices of classes and a knapsack per site"
+"""What the bound of a certificate speaks of: without and with the second proof, for whole classes."""
+
+
 class SolveStatus(StrEnum):
     """Five outcomes, never folded together."""
 
@@ -190,7 +195,7 @@ class Certificate:
     binding: tuple[BindingConstraint, ...] = ()
     policy_revision: int = 0
     base_revision: int = 0
-    model: str = "true facility power, shares constant per block, nodes continuous, gangs fluid"
+    model: str = BLOCK_MODEL
     whole_class_yuan: tuple[float, ...] = ()
     """[C] prices of a second proof, for plans that put every class whole on one site (`solvers.whole_bound`); empty:
     there is none. The bound is the higher of the two."""

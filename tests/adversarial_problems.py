@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from solvers.archive import IntArray
+from solvers.assignment import AssignmentProblem
 from solvers.facts import DOMAINS
 from solvers.problem import Graph, PlacementProblem, Terms
+from tests.bulk_towns import bulk_town
 from tests.plan_problems import NEVER, Town
 from tests.property.test_solvers_plan_properties import random_town
 
@@ -23,7 +26,16 @@ IN_RANGE = (0.0, 1e-12, 1e-300, 0.5, 1.0, 3.0, 1e3, 1e6, 1e9, 1e14)
 def hostile_problem(seed: int) -> PlacementProblem:
     """A random town with a few facts overwritten; ValueError when the facts are outside their domains."""
     rng = np.random.default_rng(seed)
-    problem = random_town(int(rng.integers(10**6))).problem()
+    return _made_hostile(random_town(int(rng.integers(10**6))).problem(), rng)
+
+
+def hostile_slot(seed: int) -> PlacementProblem:
+    """The same of one slot of services, down to nodes: for bulk plans, re-plans and plans in parts."""
+    rng = np.random.default_rng(seed)
+    return _made_hostile(bulk_town(int(rng.integers(10**6))), rng)
+
+
+def _made_hostile(problem: PlacementProblem, rng: np.random.Generator) -> PlacementProblem:
     for _ in range(int(rng.integers(1, 5))):
         problem = _overwritten(problem, rng)
     return problem
@@ -45,6 +57,27 @@ def _overwritten(problem: PlacementProblem, rng: np.random.Generator) -> Placeme
         value = hostile
     changed: Any = dataclasses.replace(getattr(problem, table), **{field: value})
     return dataclasses.replace(problem, **{table: changed})
+
+
+def hostile_assignment(seed: int) -> AssignmentProblem:
+    """Up to 5 bins and 8 jobs, or none: loads of 0 and 10¹², costs below zero, equal costs, forbidden pairs."""
+    rng = np.random.default_rng(seed)
+    shape = int(rng.integers(0, 6)), int(rng.integers(0, 9))
+
+    def either(hostile: tuple[float, ...], size: tuple[int, ...], most: int) -> IntArray:
+        picked = rng.choice(hostile, size) if rng.random() < 0.5 else rng.integers(0, most, size)
+        return np.asarray(picked, dtype=np.int64)
+
+    cost = (
+        rng.choice((0.0, 1e-300, 1.0, 1e12, -5.0, -1e9), shape) if rng.random() < 0.5 else rng.random(shape)
+    )
+    return AssignmentProblem(
+        cost=np.full(shape, 3.0) if rng.random() < 0.2 else cost,
+        load=either((0, 0, 1, 3, 7, 1e9, 1e12), shape, 10),
+        capacity=either((0, 1, 5, 1e6, 1e9, 1e12), shape[:1], 40),
+        fixed=rng.choice((0.0, 0.0, 1e-12, 5.0, 1e12), shape[0]) * float(rng.random() < 0.7),
+        allowed=rng.random(shape) < rng.choice((0.0, 0.5, 1.0)),
+    )
 
 
 def busy_town(scale: float) -> PlacementProblem:

@@ -170,13 +170,13 @@ class NodeChoice:
             enough = self.snapshot.topology.node_count
         if self._tiered is not None and self.node_penalty is None:
             may_alternate = spread is None and room.is_plenty
-            by_worth = self.packing is not None and bool(view.spec.stage.gpu_milli)
+            by_worth = self._is_by_worth(view, among)
             if by_worth and may_alternate and count <= MAX_IN_TURN and not self._near_floor(view):
                 return self._in_turn_by_worth(view, count, left_s, among, shut)
             open_group = self._open_groups(view, shut)
             if not open_group[among.groups].any():
                 return _NOWHERE
-            if view.spec.stage.gpu_milli and self.packing is not None:
+            if by_worth and self.packing is not None:
                 tiers = self._sites_by_worth(
                     self.packing, self._tiered, view, left_s, among, open_group, enough, may_alternate
                 )
@@ -294,6 +294,13 @@ class NodeChoice:
         if self.snapshot.returned:
             self._no_room.clear()
         return self._bounds.may_hold(view)
+
+    def _is_by_worth(self, view: SpecView, among: Ranges) -> bool:
+        """Whether a replica may spoil room for GPUs: it takes some, or cores that GPUs beside it will need."""
+        if self.packing is None:
+            return False
+        has_gpus = self.snapshot.topology.group_gpu_count[among.groups] > 0
+        return bool(view.spec.stage.gpu_milli) or bool(has_gpus.any())
 
     def _near_floor(self, view: SpecView) -> bool:
         """Whether some group is down to a floor that this work keeps off."""

@@ -92,8 +92,9 @@ class ProcessSolverPool:
         """(answer, whether the process may be kept). A timer kills the process, which ends every wait on its pipes."""
         process = self._process
         timer = threading.Timer(allowed_s, process.kill)
-        timer.start()
+        # taken before the timer starts: a kill by the timer must never seem to come before it
         deadline_s = time.monotonic() + allowed_s
+        timer.start()
         try:
             write_frame(cast("BinaryIO", process.stdin), PROBLEM, problem.to_bytes())
             kind, payload = read_frame(cast("BinaryIO", process.stdout))
