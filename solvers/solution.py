@@ -22,6 +22,8 @@ MAGIC = "suanli-plan-solution-1"
 BLOCK_MODEL = "true facility power, shares constant per block, nodes continuous, gangs fluid"
 WHOLE_MODEL = "every class whole on one site, nodes whole; by prices of classes and a knapsack per site"
 """What the bound of a certificate speaks of: without and with the second proof, for whole classes."""
+BULK_MODEL = "bulk relaxation: classes x groups, sums and sharp rows per group, tangents of the square loss"
+"""What the bound of a bulk plan speaks of; such plans hold the move budget, others may pay for exceeding it."""
 
 
 class SolveStatus(StrEnum):
