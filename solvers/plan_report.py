@@ -6,12 +6,13 @@ bounds speak of the program (`model` says which), prices are its duals.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray
 from solvers.certify import Search
+from solvers.dual_bound import derived_facts, migration_yuan
 from solvers.linear import LpResult
 from solvers.pipelines import patterns_transfer_yuan
 from solvers.plan_master import Master
@@ -52,7 +53,7 @@ def make_solution(parts: PlanParts) -> PlanSolution:
     used, debt, portfolio_debt = _ledger(parts.model, facility_kw, it_kw, useful_kw)
     unserved = _unserved(parts.model, running)
     unfinished, late = _batch_left(parts.model, running)
-    moved, moved_yuan = _moves(parts, values)
+    moved = _moves(parts, values)
     excess_kw = np.where(
         site_on, np.maximum(facility_kw - p.sites.ipue_cap_hourly[:, None] * it_kw, 0.0), 0.0
     )
@@ -60,11 +61,11 @@ def make_solution(parts: PlanParts) -> PlanSolution:
     patterns = _graph_patterns(parts.model, values)
     cost = _cost(
         parts, running, nodes_on, site_on, facility_kw, debt, portfolio_debt, unserved, unfinished, late,
-        moved_yuan, cap_excess_kw, patterns,
+        cap_excess_kw, patterns,
     )  # fmt: skip
     bounds = _bounds(parts, facility_kw, debt, portfolio_debt)
     gap = bounds[0].gap_frac
-    return PlanSolution(
+    plan = PlanSolution(
         problem_sha256=p.content_hash(),
         status=SolveStatus.OPTIMAL if gap is not None and gap <= OPTIMAL_GAP_FRAC else SolveStatus.FEASIBLE,
         running_count=running,
@@ -87,6 +88,8 @@ def make_solution(parts: PlanParts) -> PlanSolution:
         cost=cost,
         bounds=bounds,
     )
+    moves_yuan = migration_yuan(p, derived_facts(p), plan, parts.model.sets.block_of_slot)
+    return replace(plan, cost=replace(cost, migration_yuan=moves_yuan))
 
 
 def _running_count(model: PlanModel, values: FloatArray) -> FloatArray:
@@ -178,8 +181,8 @@ def _batch_left(model: PlanModel, running: FloatArray) -> tuple[FloatArray, Floa
     return np.where(left < NEGLIGIBLE, 0.0, left), np.where(late < NEGLIGIBLE, 0.0, late)
 
 
-def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
-    """([K] replicas that leave the pair's group in the first slot, cost of all moves planned)."""
+def _moves(parts: PlanParts, values: FloatArray) -> FloatArray:
+    """[K] replicas that leave the pair's group in the first slot."""
     model, p = parts.model, parts.model.sets.problem
     moved = np.zeros(p.pair_count)
     per_share = model.sets.demand[:, 0][p.pairs.class_index]
@@ -188,15 +191,13 @@ def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
             (k,) = model.keys[name]
             amount = values[model.columns_of(name)]
             moved[k] += np.where(amount < NEGLIGIBLE, 0.0, amount) * count[k]
-    first_yuan = float(moved @ p.classes.migration_yuan[p.pairs.class_index])
-    routes = parts.result.x[parts.master.route_start :]
-    return moved, first_yuan + float(parts.master.route_move_yuan() @ routes)
+    return moved
 
 
 def _cost(
     parts: PlanParts, running: FloatArray, nodes_on: FloatArray, site_on: BoolArray, facility_kw: FloatArray,
     debt: FloatArray, portfolio_debt: float, unserved: FloatArray, unfinished: FloatArray, late: FloatArray,
-    moved_yuan: float, cap_excess_kw: FloatArray, patterns: tuple[GraphPattern, ...],
+    cap_excess_kw: FloatArray, patterns: tuple[GraphPattern, ...],
 ) -> Cost:  # fmt: skip
     sets, p = parts.model.sets, parts.model.sets.problem
     hours, sites = p.slots.hours, p.sites
@@ -217,7 +218,6 @@ def _cost(
         unfinished_yuan=float(unfinished @ unfinished_yuan_per_replica_h(sets)),
         start_yuan=float(opened @ sites.start_yuan),
         wake_yuan=float((np.maximum(nodes_on - before, 0.0) * p.groups.wake_yuan[:, None]).sum()),
-        migration_yuan=moved_yuan,
         other_yuan=float((running * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum())
         + patterns_transfer_yuan(p, patterns),
         unserved_yuan=float((unserved * hours).sum(axis=1) @ p.classes.unserved_yuan_per_replica_h),
