@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray
-from solvers.certify import Evidence
+from solvers.certify import Search
 from solvers.linear import LpResult
 from solvers.pipelines import patterns_transfer_yuan
 from solvers.plan_master import Master
@@ -36,7 +36,7 @@ class PlanParts:
     """Of the program, levels left out."""
     bound_yuan: float
     """No plan of the model costs less at these levels."""
-    evidence: Evidence
+    evidence: tuple[Search, ...]
     """Duals of programs of this model: what a certificate is made of."""
 
 
@@ -232,8 +232,8 @@ def _bounds(
 ) -> tuple[Bound, ...]:
     """Fleet: program against its relaxation. Edge: what the fleet's bound leaves, if the rest is held at its cost.
 
-    Any plan whose cost outside the edge sites is at least this plan's has an edge cost ≥ edge cost − (objective −
-    bound): total' ≥ bound, hence edge' ≥ bound − other' ; with other' = other that is edge − (objective − bound).
+    Any plan whose cost outside the edge sites is at most this plan's has an edge cost ≥ edge cost − (objective −
+    bound): total' ≥ bound, hence edge' ≥ bound − other' ≥ bound − other = edge − (objective − bound).
     """
     sets, p = parts.model.sets, parts.model.sets.problem
     open_gap = max(0.0, parts.objective_yuan - parts.bound_yuan)
@@ -248,21 +248,36 @@ def _bounds(
     edge = p.sites.is_edge
     if not edge.any():
         return (fleet,)
-    energy = (facility_kw * sets.energy_yuan_per_kwh * p.slots.hours).sum(axis=1)
-    soft_debt = np.where(p.sites.annual_is_hard, 0.0, debt * p.sites.debt_yuan_per_kwh)
-    edge_yuan = float((energy + soft_debt)[edge].sum())
-    if not p.terms.portfolio_is_hard:
-        edge_yuan += portfolio_debt * p.terms.portfolio_debt_yuan_per_kwh
+    at_edge_yuan = _edge_yuan(parts.model, facility_kw, debt, portfolio_debt)
     return (
         fleet,
         Bound(
             model=f"edge sites, cost elsewhere held at this plan's ({size})",
             scope="edge",
-            objective_yuan=edge_yuan,
-            bound_yuan=edge_yuan - open_gap,
-            gap_frac=open_gap / max(edge_yuan, 1e-9),
+            objective_yuan=at_edge_yuan,
+            bound_yuan=at_edge_yuan - open_gap,
+            gap_frac=open_gap / max(at_edge_yuan, 1e-9),
         ),
     )
+
+
+def edge_yuan(master: Master, result: LpResult, fixed_on: FloatArray) -> float:
+    """What a plan's edge sites cost: energy and priced debt."""
+    model, values = master.model, master.base_values(result.x)
+    running = _running_count(model, values)
+    it_kw, useful_kw = _it_power(model, running, _nodes_on(model, values, running))
+    facility_kw = _facility_power(model, it_kw, _open_by_slot(model, fixed_on))
+    _, debt, portfolio_debt = _ledger(model, facility_kw, it_kw, useful_kw)
+    return _edge_yuan(model, facility_kw, debt, portfolio_debt)
+
+
+def _edge_yuan(model: PlanModel, facility_kw: FloatArray, debt: FloatArray, portfolio_debt: float) -> float:
+    sets, p = model.sets, model.sets.problem
+    energy = (facility_kw * sets.energy_yuan_per_kwh * p.slots.hours).sum(axis=1)
+    soft_debt = np.where(p.sites.annual_is_hard, 0.0, debt * p.sites.debt_yuan_per_kwh)
+    at_edges = float((energy + soft_debt)[p.sites.is_edge].sum())
+    shared = 0.0 if p.terms.portfolio_is_hard else portfolio_debt * p.terms.portfolio_debt_yuan_per_kwh
+    return at_edges + shared
 
 
 def _prices(parts: PlanParts) -> FloatArray:

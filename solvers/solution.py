@@ -145,10 +145,11 @@ class Multipliers:
     """≥ 0, per replica of batch work that a pair runs now."""
     wake: Annotated[FloatArray, "G", "T"]
     """≥ 0, per node switched on; at most its cost."""
-    cut_pair: Annotated[IntArray, "O"]
-    cut_block: Annotated[IntArray, "O"]
+    cut_class: Annotated[IntArray, "O"]
+    cut_site: Annotated[IntArray, "O"]
+    cut_slot: Annotated[IntArray, "O"]
     cut_yuan: Annotated[FloatArray, "O"]
-    """≥ 0: the share of a class on a pair ≤ its site is open, in a block."""
+    """≥ 0, per share of a class on a site: at most what one site may hold of it, and none while the site is closed."""
     spread_class: Annotated[IntArray, "X"]
     spread_site: Annotated[IntArray, "X"]
     spread_block: Annotated[IntArray, "X"]
@@ -277,7 +278,7 @@ class PlanSolution:
             lengths |= {
                 "L": len(m.link),
                 "V": len(m.level_yuan),
-                "O": len(m.cut_pair),
+                "O": len(m.cut_class),
                 "X": len(m.spread_class),
             }
             archive.seal(m, "multipliers", lengths)
