@@ -1,8 +1,9 @@
 """How often work starts within the interval it was told: a played day, its forecasts beside its starts.
 
     python -m benchmarks.starts [--scenario songjiang-s] [--seed 42] [--each-hour 20] [--out FORECASTS.jsonl] [--json]
+    python -m benchmarks.starts --played FOLDER ...      of a day that `suanli simulate` has saved: no plan is solved
 
-1. play     the day and its drain in process under the product's strategy, sites on the local engine
+1. play     the day and its drain in process under the product's strategy, sites on the local engine (or fold its log)
 2. ask      whatever is left waiting by the round it arrived in, and so many of the queue every hour
 3. compare  each forecast with the first start order that followed; what never started counts as a miss
 
@@ -26,15 +27,19 @@ import orjson
 from numpy.typing import NDArray
 
 from benchmarks.common import EXIT_FAILED, machine_line, positive_int, print_json, print_table, refuse
+from cluster_sim.day_log import BrokenLogError
 from cluster_sim.in_process import InProcessGateway
-from cluster_sim.play import play_day
+from cluster_sim.play import PlayedDay, play_day
 from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
-from scheduler.domain.state import Phase
+from scheduler.cycle import Cycle
+from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.horizon import HorizonStrategy
 from scheduler.ports import SolverPool
 from scheduler.workers import InlineSolverPool
-from suanli.model import EventKind, InvalidRequest, StartEstimate
+from solvers.problem import PlacementProblem
+from solvers.solution import PlanSolution
+from suanli.model import Event, EventKind, InvalidRequest, StartEstimate, Workload
 from suanli.model.units import SECONDS_PER_HOUR
 
 NOMINAL_FRAC = 0.8
@@ -62,11 +67,11 @@ class Told:
         return self.started_s is not None and self.earliest_s <= self.started_s <= self.latest_s
 
 
-class AskingGateway(InProcessGateway):
-    """The service in process, asked for expected starts after its rounds; answers change nothing in it."""
+class Questions:
+    """Who is asked of after each round, and what the answers were; they change nothing in the service."""
 
-    def __init__(self, strategy: HorizonStrategy, pool: SolverPool, seed: int, each_hour: int) -> None:
-        super().__init__(strategy, pool)
+    def __init__(self, cycle: Cycle, seed: int, each_hour: int) -> None:
+        self._cycle = cycle
         self._rng = np.random.default_rng(seed)
         self._each_hour = each_hour
         self._seen = 0
@@ -75,21 +80,19 @@ class AskingGateway(InProcessGateway):
         """(workload, asked at, on arrival, answer)"""
         self.unanswered = 0
 
-    def advance(self, run_id: str, until_s: int, request_id: str) -> dict[str, int]:
-        """One cycle, then the questions."""
-        counts = super().advance(run_id, until_s, request_id)
-        waiting = self._all_waiting()
+    def ask(self, state: ClusterState, now_s: int) -> None:
+        """What has arrived since the last round and waits; once an hour some of what else waits."""
+        waiting = self._all_waiting(state)
         arrived = waiting[waiting >= self._seen]
-        self._seen = len(self.state.names)
-        self._ask(self._some(arrived, MAX_ON_ARRIVAL), until_s, on_arrival=True)
-        if until_s // SECONDS_PER_HOUR != self._hour:
-            self._hour = until_s // SECONDS_PER_HOUR
-            self._ask(self._some(np.setdiff1d(waiting, arrived), self._each_hour), until_s, on_arrival=False)
-        return counts
+        self._seen = len(state.names)
+        self._ask(state, self._some(arrived, MAX_ON_ARRIVAL), now_s, on_arrival=True)
+        if now_s // SECONDS_PER_HOUR != self._hour:
+            self._hour = now_s // SECONDS_PER_HOUR
+            older = self._some(np.setdiff1d(waiting, arrived), self._each_hour)
+            self._ask(state, older, now_s, on_arrival=False)
 
-    def _all_waiting(self) -> NDArray[np.int64]:
+    def _all_waiting(self, state: ClusterState) -> NDArray[np.int64]:
         """Workloads that may start and of which nothing lies anywhere."""
-        state = self.state
         of = state.replicas["workload"]
         waits = np.zeros(len(state.names), bool)
         waits[of[state.replicas["phase"] == Phase.WAITING]] = True
@@ -100,15 +103,42 @@ class AskingGateway(InProcessGateway):
     def _some(self, of: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         return of if len(of) <= count else np.sort(self._rng.choice(of, count, replace=False))
 
-    def _ask(self, workloads: NDArray[np.int64], now_s: int, *, on_arrival: bool) -> None:
-        names = [self.state.names[w] for w in workloads.tolist()]
-        answers = self._cycle.waiting(self.state, now_s, names, with_start=True)
+    def _ask(
+        self, state: ClusterState, workloads: NDArray[np.int64], now_s: int, *, on_arrival: bool
+    ) -> None:
+        names = [state.names[w] for w in workloads.tolist()]
+        answers = self._cycle.waiting(state, now_s, names, with_start=True)
         for w, name in zip(workloads.tolist(), names, strict=True):
             start = answers[name].expected_start if name in answers else None
             if start is None:
                 self.unanswered += 1
             else:
                 self.estimates.append((w, now_s, on_arrival, start))
+
+
+class AskingGateway(InProcessGateway):
+    """The service in process, asked for expected starts after its rounds."""
+
+    def __init__(self, strategy: HorizonStrategy, pool: SolverPool, seed: int, each_hour: int) -> None:
+        super().__init__(strategy, pool)
+        self.questions = Questions(self._cycle, seed, each_hour)
+
+    def advance(self, run_id: str, until_s: int, request_id: str) -> dict[str, int]:
+        """One cycle, then the questions."""
+        counts = super().advance(run_id, until_s, request_id)
+        self.questions.ask(self.state, until_s)
+        return counts
+
+
+class NoPool(SolverPool):
+    """Of a played day the plans are in its log."""
+
+    def solve_plan(self, problem: PlacementProblem, wall_limit_s: float) -> PlanSolution:
+        """Never called."""
+        raise AssertionError("nothing to solve")
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +154,36 @@ def play(scenario: Scenario, seed: int, each_hour: int) -> Asked:
     """The forecasts of a day with their outcomes."""
     gateway = AskingGateway(HorizonStrategy(), InlineSolverPool(), seed, each_hour)
     day = play_day(scenario, seed, "suanli", gateway, "local")
+    return with_outcomes(gateway.questions, gateway.state, gateway.log, day.window.drained_until_s)
+
+
+def fold(day: PlayedDay, seed: int, each_hour: int) -> Asked:
+    """The same of a saved day: its log folded up to each round, the questions asked of the state as it then was."""
+    state = ClusterState.empty()
+    questions = Questions(Cycle(HorizonStrategy(), NoPool()), seed, each_hour)
+    folded = 0
+    for i, event in enumerate(day.log):
+        if event.kind is EventKind.ROUND_COMMITTED:  # the last event of its commit
+            state.apply(day.log[folded : i + 1])
+            folded = i + 1
+            questions.ask(state, event.at_s)
+    state.apply(day.log[folded:])
+    return with_outcomes(questions, state, day.log, day.window.drained_until_s)
+
+
+def with_outcomes(questions: Questions, state: ClusterState, log: Sequence[Event], end_s: int) -> Asked:
+    """Every forecast beside the first start order that followed it."""
     starts: dict[str, list[int]] = {}
-    for event in gateway.log:
+    for event in log:
         if event.kind is EventKind.REPLICA_START_ORDERED:
             starts.setdefault(event.body["command"]["workload"], []).append(event.at_s)
-    state = gateway.state
     told = []
-    for w, asked_s, on_arrival, start in gateway.estimates:
+    for w, asked_s, on_arrival, start in questions.estimates:
         after = [s for s in starts.get(state.names[w], []) if s > asked_s]
-        template = state.shapes.templates[int(state.workloads["shape"][w])]
-        kind = "deferrable" if template.deferrable else "gang" if template.stages[0].gang else "other"
         told.append(
             Told(
                 workload=state.names[w],
-                kind=kind,
+                kind=kind_of(state.shapes.templates[int(state.workloads["shape"][w])]),
                 asked_s=asked_s,
                 on_arrival=on_arrival,
                 earliest_s=start.earliest_at_s,
@@ -146,7 +192,14 @@ def play(scenario: Scenario, seed: int, each_hour: int) -> Asked:
                 started_s=min(after, default=None),
             )
         )
-    return Asked(told, gateway.unanswered, day.window.drained_until_s)
+    return Asked(told, questions.unanswered, end_s)
+
+
+def kind_of(template: Workload) -> str:
+    """By what its start depends on; a gang that may be deferred is a gang."""
+    if any(stage.gang for stage in template.stages):
+        return "gang"
+    return "deferrable" if template.deferrable else "other"
 
 
 # ------------------------------------------------------------------------------------------- arithmetic
@@ -206,28 +259,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--scenario", default="songjiang-s")
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--played", type=Path, help="folder with suanli.jsonl and suanli.json of a played day"
+    )
     parser.add_argument("--each-hour", type=positive_int, default=20, help="workloads of the queue asked of")
     parser.add_argument("--out", type=Path, help="every forecast, one JSON object a line")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args(arguments)
-    try:
-        scenario = load_scenario(options.scenario)
-    except InvalidRequest as error:
-        return refuse(str(error))
     begun_s = time.process_time()
-    asked = play(scenario, options.seed, options.each_hour)
+    try:
+        if options.played is not None:
+            asked = fold(PlayedDay.load(options.played, "suanli"), options.seed, options.each_hour)
+        else:
+            asked = play(load_scenario(options.scenario), options.seed, options.each_hour)
+    except (InvalidRequest, BrokenLogError, OSError) as error:
+        return refuse(str(error))
+    where = options.scenario if options.played is None else str(options.played)
     cpu_s = time.process_time() - begun_s
     if options.out is not None:
         options.out.write_bytes(b"".join(orjson.dumps(asdict(t)) + b"\n" for t in asked.told))
     told = judged(asked.told, asked.end_s)
     if not told:
-        return refuse(f"{options.scenario}: nothing waited that could be told a start within the time played")
+        return refuse(f"{where}: nothing waited that could be told a start within the time played")
     open_ = [t for t in asked.told if t.latest_s > asked.end_s]
     open_early = sum(t.started_s is not None and t.started_s < t.earliest_s for t in open_)
     found = by_kind(told)
-    print(
-        f"expected starts of {options.scenario}, seed {options.seed}; {cpu_s:.0f} s CPU on {machine_line()}"
-    )
+    print(f"expected starts of {where}, seed {options.seed}; {cpu_s:.0f} s CPU on {machine_line()}")
     print_table(
         ["forecasts", "asked", "within", "earlier", "later", "median width h", "median error h"],
         [
@@ -250,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print_json(
             {
-                "scenario": options.scenario,
+                "scenario": where,
                 "seed": options.seed,
                 "nominal": NOMINAL_FRAC,
                 "not_judged": len(open_),

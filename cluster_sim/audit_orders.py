@@ -9,7 +9,7 @@ all orders of that pair.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import numpy as np
@@ -30,6 +30,9 @@ from suanli.model import Event, EventKind, Flow, NodeGroup, Site, SiteKind, Stag
 RTT_TOLERANCE_MS = 1e-6
 """Sums of a few legs of milliseconds differ by rounding alone."""
 WORK_TOLERANCE_S = 1e-6
+
+MOVED = "moved"
+"""Cause of the stop of an old placement whose new one has taken over."""
 
 Verdict = tuple[str, str] | None
 """(expected, actual) of a broken rule."""
@@ -177,25 +180,49 @@ def one_place_per_replica(facts: Facts) -> Judged:
 
 
 def move_stops_the_old(facts: Facts) -> Judged:
-    """Make before break: the old placement is stopped (or over) when the new one runs."""
+    """Make before break: the old placement is stopped (or over) when the new one runs, of a stage graph when all new
+    ones that were ordered with it run; and no stage of a graph changes over before the others."""
     orders, found, checked = facts.orders, [], 0
-    for rows in _by_replica(orders):
-        for older, i in _overlaps(orders, rows):
-            checked += 1
-            if orders.ran_at_s[i] == NEVER:
-                continue
-            found += [
-                orders.finding(
-                    i,
-                    f"{orders.ids[j]} stopped when the new one runs at {orders.ran_at_s[i]} s",
-                    "never stopped"
-                    if orders.released_at_s[j] == NEVER
-                    else f"stopped at {orders.released_at_s[j]} s",
-                )
-                for j in older
-                if orders.released_at_s[j] > orders.ran_at_s[i]
-            ]
+    stops = facts.of_kind(EventKind.REPLICA_STOP_ORDERED)
+    changed_over = {e.subject: e.at_s for e in stops if e.body.get("cause") == MOVED}
+    for older, i, together in _moves(facts):
+        checked += 1
+        runs_at_s = int(orders.ran_at_s[together].max())
+        if runs_at_s == NEVER:
+            continue
+        found += [
+            orders.finding(
+                i,
+                f"{orders.ids[j]} serves until what moves with it runs at {runs_at_s} s",
+                f"stopped at {changed_over[orders.ids[j]]} s",
+            )
+            for j in older
+            if changed_over.get(orders.ids[j], NEVER) < runs_at_s
+        ]
+        found += [
+            orders.finding(
+                i,
+                f"{orders.ids[j]} stopped when the new one runs at {runs_at_s} s",
+                "never stopped"
+                if orders.released_at_s[j] == NEVER
+                else f"stopped at {orders.released_at_s[j]} s",
+            )
+            for j in older
+            if orders.released_at_s[j] > runs_at_s
+        ]
     return Judged(checked, found)
+
+
+def _moves(facts: Facts) -> Iterator[tuple[list[int], int, list[int]]]:
+    """(older live orders of the replica, its new order, orders that change over with it, itself included)."""
+    orders = facts.orders
+    every = [(older, i) for rows in _by_replica(orders) for older, i in _overlaps(orders, rows)]
+    together: dict[tuple[int, int], list[int]] = {}
+    for _, i in every:
+        if len(facts.work.shape_of(int(orders.work[i])).stages) > 1:
+            together.setdefault((int(orders.work[i]), int(orders.at_s[i])), []).append(i)
+    for older, i in every:
+        yield older, i, together.get((int(orders.work[i]), int(orders.at_s[i])), [i])
 
 
 def move_is_told_truly(facts: Facts) -> Judged:

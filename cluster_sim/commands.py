@@ -439,14 +439,19 @@ class _Baselines:
             self._scenario,
             str(self._seed),
             str(self._dir),
+            "--while-stdin",
         ]
         with (self._dir / "baselines.log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE)
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def results(self, console: Console) -> list[PlayedDay]:
         """Wait for them; RuntimeError with the end of their log when one failed."""

@@ -1,7 +1,7 @@
 """The words and numbers in which a day is told: shared by the terminal summary, the live line and the report.
 
 one_sentence      the day for a stranger
-reason_in_words   one no of an Explanation
+reason_in_words   one no of an Explanation; blocked_in_words all of them, place by place
 event_in_words    one event of the log, None when it tells nothing on its own
 wrapped           lines of a width that tear no figure apart
 number, percent   figures with thin groups: 1 204
@@ -13,10 +13,12 @@ import math
 import re
 from collections.abc import Iterable
 
+import numpy as np
 from rich.cells import cell_len
 
 from cluster_sim.day_values import ClassLatency, Comparison, DayResult
 from suanli.model import Event, EventKind, Fleet, MoveMode, Reason
+from suanli.model.words import blocked_places, nodes_words, reason_words
 
 GROUP = " "
 """A plain space between groups of three digits, as a terminal can search and copy it; `wrapped` never breaks there."""
@@ -90,12 +92,6 @@ def below(share: float | None) -> str:
     return f"{percent(abs(share))} {'below' if share >= 0 else 'above'}"
 
 
-def site_label(fleet: Fleet, site_id: str) -> str:
-    """`e01-hub Songjiang Hub 松江枢纽`."""
-    site = fleet.site(site_id)
-    return " ".join(filter(None, (site_id, site.display_name, site.display_name_zh)))
-
-
 def in_order(classes: Iterable[ClassLatency]) -> list[ClassLatency]:
     """W1, W1h, W2 … W10: numbers count as numbers."""
 
@@ -137,6 +133,21 @@ def one_sentence(comparison: Comparison, versus: str = "least-loaded") -> str:
     return ", ".join(parts) + "."
 
 
+def learned_in_words(day: DayResult) -> str:
+    """How far the planner's models of facility power were off at first and at the end, where sites run then; or ""."""
+    errors = day.learned.error_frac
+    told = np.flatnonzero(np.isfinite(errors[-1])) if len(errors) else np.zeros(0, int)
+    if not told.size:
+        return ""
+    first = max(float(errors[np.isfinite(errors[:, site]), site][0]) for site in told)
+    under = sum(day.learned.settled_s[site] is not None for site in told)
+    return (
+        f"learned from meters: power models of sites up to {percent(first)} off at first, "
+        f"{percent(float(errors[-1, told].max()))} at the end; {number(under)} of {number(told.size)} running sites "
+        "settled below 3 %"
+    )
+
+
 def _proof(day: DayResult) -> str:
     fleet = day.gap("fleet")
     if fleet is None or fleet.max_frac is None:
@@ -147,22 +158,13 @@ def _proof(day: DayResult) -> str:
 
 
 def reason_in_words(reason: Reason) -> str:
-    """`gang not whole: 16 of at most 8 GPUs (16 nodes)`."""
-    text = reason.code.value.replace("_", " ")
-    unit = f" {reason.unit}" if reason.unit else ""
-    if reason.limit is not None and reason.actual is not None:
-        text += f": {_plain(reason.actual)} against a limit of {_plain(reason.limit)}{unit}"
-    elif reason.actual is not None:
-        text += f": {_plain(reason.actual)}{unit}"
-    elif reason.limit is not None:
-        text += f": limit {_plain(reason.limit)}{unit}"
-    if reason.detail:
-        text += (
-            f" — {reason.detail}"
-            if reason.limit is not None or reason.actual is not None
-            else f": {reason.detail}"
-        )
-    return f"{text} ({number(reason.node_count)} nodes)" if reason.node_count else text
+    """`room for 8 of the gang's 16 GPUs (16 nodes)`, in the numbers of a day."""
+    return reason_words(reason, _plain) + nodes_words(reason.node_count, _plain)
+
+
+def blocked_in_words(reasons: Iterable[Reason]) -> list[tuple[str, str]]:
+    """(where, everything that blocks there), sites that the same reasons rule out together."""
+    return [(", ".join(p.site_ids) or "everywhere", str(p)) for p in blocked_places(reasons, _plain)]
 
 
 def _plain(value: float) -> str:

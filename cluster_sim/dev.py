@@ -83,11 +83,16 @@ def _greet(console: Console, world: Scenario, address: str, run_dir: Path) -> No
 
 
 def today(world: Scenario, now: datetime) -> Scenario:
-    """The same city with its day set to the present one, in the scenario's own time zone."""
+    """The same city with its day set to the present one, in the scenario's own time zone.
+
+    Before the hour at which its day begins, that is yesterday's: a world that has not begun yet starts nothing.
+    """
     start = world.day.start
     local = now.astimezone(start.tzinfo)
-    midnight = local.replace(hour=start.hour, minute=start.minute, second=0, microsecond=0)
-    return world.model_copy(update={"day": world.day.model_copy(update={"start": midnight})})
+    begun = local.replace(hour=start.hour, minute=start.minute, second=0, microsecond=0)
+    if begun > local:
+        begun -= timedelta(days=1)
+    return world.model_copy(update={"day": world.day.model_copy(update={"start": begun})})
 
 
 def _keep_up(

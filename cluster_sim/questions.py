@@ -5,16 +5,18 @@ They are asked at some whole hours through the public client; the answers with t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 from cluster_sim.scenarios.schema import Scenario
 from suanli.client import Client
 from suanli.model import Explanation
-from suanli.model.units import SECONDS_PER_HOUR
+from suanli.model.units import HOURS_PER_DAY, SECONDS_PER_HOUR
 
 ASKED_PER_HOUR = 3
 PENDING_ASKED_AT_HOURS = (1, 2, 3, 8, 10, 12, 15, 19, 23)
 PLACED_ASKED_AT_HOURS = (10, 12, 15)
+"""Of a day of 24 hours; a shorter one is asked at the same parts of it."""
 
 
 class Questions:
@@ -32,11 +34,13 @@ class Questions:
         if not elapsed_s or now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
             return  # at the opening everything waits, and only because it has just come
         hour = elapsed_s // SECONDS_PER_HOUR
-        for name in self._names("state = PENDING") if hour in PENDING_ASKED_AT_HOURS else []:
-            answer = self._client.explain_workload(name)
-            if _telling(answer) > _telling(self.pending):
-                self.pending = self._client.explain_workload(name, with_relaxations=True)
-        if hour in PLACED_ASKED_AT_HOURS:
+        if hour in hours_of(PENDING_ASKED_AT_HOURS, self._scenario.day.hours):
+            # what only waits for a cheaper hour is asked about when nothing waits in earnest
+            for name in self._names("state = PENDING") or self._names("state = PLANNED"):
+                answer = self._client.explain_workload(name)
+                if _telling(answer) > _telling(self.pending):
+                    self.pending = self._client.explain_workload(name, with_relaxations=True)
+        if hour in hours_of(PLACED_ASKED_AT_HOURS, self._scenario.day.hours):
             for name in self._names('state = RUNNING AND workload_class = "W9"') + self._names(
                 "state = RUNNING"
             ):
@@ -47,6 +51,11 @@ class Questions:
     def _names(self, filter_text: str) -> list[str]:
         records = self._client.list_workloads(filter=filter_text)
         return [r.name for r in islice(records, ASKED_PER_HOUR)]
+
+
+def hours_of(asked: Sequence[int], day_hours: float) -> set[int]:
+    """The asked hours of a day of 24 as those of one of `day_hours`; never the opening."""
+    return {max(1, round(hour * day_hours / HOURS_PER_DAY)) for hour in asked}
 
 
 def _telling(answer: Explanation | None) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from cluster_sim.day_words import (
     MODE_NAMES,
     NONE,
     below,
+    blocked_in_words,
     gap_percent,
     in_order,
     ipue_in_words,
@@ -617,9 +618,8 @@ def _explanations(story: DayStory) -> str:
 
 
 def _pending(e: Explanation) -> str:
-    rows = [
-        (escape(r.site_id or "anywhere"), escape(reason_in_words(r))) for r in e.reasons
-    ]  # every reason, not the first
+    # every reason, not the first
+    rows = [(escape(where), escape(blocks)) for where, blocks in blocked_in_words(e.reasons)]
     conflict = "".join(f"<li>{escape(rule)}</li>" for rule in e.conflict)
     relaxations = "".join(
         f"<li>{escape(x.change)}{f' (¥{number(x.price_yuan, 2)})' if x.price_yuan is not None else ''}</li>"

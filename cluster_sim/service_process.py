@@ -34,6 +34,8 @@ class ServiceProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="suanli-service-watch", daemon=True)
+        # the service ends when the write end closes, which a killed simulation cannot forget
+        self._lifeline: tuple[int, int] | None = None
         self.restart_count = 0
         self._failure = ""
 
@@ -60,7 +62,12 @@ class ServiceProcess:
 
     def __enter__(self) -> Self:
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        self._start()
+        self._lifeline = os.pipe()
+        try:
+            self._start()
+        except BaseException:
+            self._cut_lifeline()
+            raise
         self._watcher.start()
         return self
 
@@ -69,6 +76,7 @@ class ServiceProcess:
     ) -> None:
         self._stopping.set()
         self._watcher.join()
+        self._cut_lifeline()
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -78,7 +86,14 @@ class ServiceProcess:
             self._process.kill()
             self._process.wait()
 
+    def _cut_lifeline(self) -> None:
+        assert self._lifeline is not None
+        for end in self._lifeline:
+            os.close(end)
+        self._lifeline = None
+
     def _start(self) -> None:
+        assert self._lifeline is not None
         port_file = self._run_dir / "port"
         port_file.unlink(missing_ok=True)
         command = [
@@ -94,12 +109,13 @@ class ServiceProcess:
             f"sqlite:///{self._run_dir / 'suanli.sqlite'}",
             "--port-file",
             str(port_file),
+            "--while-stdin",
         ]
         if self._virtual:
             command.append("--virtual")
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=dict(os.environ)
+                command, stdout=log, stderr=log, stdin=self._lifeline[0], env=dict(os.environ)
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not port_file.exists() or not port_file.read_text().strip():

@@ -27,16 +27,17 @@ from cluster_sim.day_values import Comparison, DayResult, SiteDay
 from cluster_sim.day_words import (
     MODE_NAMES,
     NONE,
+    blocked_in_words,
     event_in_words,
     gap_percent,
     in_order,
     ipue_in_words,
+    learned_in_words,
     number,
     one_sentence,
     percent,
     reason_in_words,
     signed,
-    site_label,
     wrapped,
 )
 from cluster_sim.result import DayStory, DayWindow
@@ -45,6 +46,8 @@ from suanli.model.units import SECONDS_PER_HOUR
 
 MEDIUM_COLUMNS = 96
 """From here a candidate's row also shows its power and marginal iPUE."""
+NAMES_COLUMNS = 120
+"""From here a candidate's row also names the site in words; below, why it lost needs the room."""
 COLUMN_GAP = 2
 COMMAND_MARK = "$"
 
@@ -120,6 +123,19 @@ def _fits(console: Console, table: Table) -> bool:
     return needed + COLUMN_GAP * (len(table.columns) - 1) <= console.width
 
 
+def _print_legend(console: Console, names: Sequence[tuple[str, str, str]]) -> None:
+    """Ids with their English and Chinese names, one a line; in a narrow console as running text."""
+    table = Table.grid(padding=(0, COLUMN_GAP, 0, 0))
+    for _ in range(3):
+        table.add_column(no_wrap=True, style="dim")
+    for row in names:
+        table.add_row(*row)
+    if _fits(console, table):
+        console.print(Padding(table, (0, 0, 0, 2)))
+    else:
+        _indented(console, "; ".join(" ".join(filter(None, row)) for row in names), "dim")
+
+
 def _print_first_fitting(console: Console, *layouts: Callable[[], Sequence[Table]]) -> None:
     """Print the first layout of which every table fits; the last one whatever the width."""
     for layout in layouts:
@@ -149,6 +165,13 @@ def _print_sites(console: Console, day: DayResult) -> None:
         was_down = (mark.site_id, mark.from_s, mark.until_s) in down
         _print_span(console, day, mark.site_id, mark.from_s, mark.until_s, mark.label, down=was_down)
     _indented(console, "balance = cap × IT energy − facility energy, since 1 January", "dim")
+    if any(s.cap_held is not None for s in day.sites):
+        _indented(
+            console,
+            "held = the day took no more from that balance than the year leaves for such a day; a cap is an "
+            "annual mean, so a July day may lie above it",
+            "dim",
+        )
     if any(_ipue(s) == "idle" for s in day.sites):
         _indented(
             console,
@@ -158,7 +181,8 @@ def _print_sites(console: Console, day: DayResult) -> None:
     if any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites):
         _indented(console, "* RTT as predicted when placed; the network did not measure it", "dim")
     if not _fits(console, _sites_whole(day, names=True, room=True)):
-        _indented(console, "; ".join(site_label(day.fleet, s.site_id) for s in day.sites), "dim")
+        sites = [day.fleet.site(s.site_id) for s in day.sites]
+        _print_legend(console, [(s.site_id, s.display_name, s.display_name_zh) for s in sites])
 
 
 def _print_span(
@@ -279,9 +303,8 @@ def _print_latency(console: Console, day: DayResult) -> None:
         console, lambda: [_latency_table(day, names=True)], lambda: [_latency_table(day, names=False)]
     )
     if day.class_names and not _fits(console, _latency_table(day, names=True)):
-        _indented(
-            console, "; ".join(day.class_name(c.workload_class) for c in in_order(day.latency.classes)), "dim"
-        )
+        ids = [c.workload_class for c in in_order(day.latency.classes)]
+        _print_legend(console, [(i, *day.class_names.get(i, ("", ""))) for i in ids])
 
 
 def _latency_table(day: DayResult, *, names: bool) -> Table:
@@ -391,16 +414,17 @@ def _print_pending(console: Console, day: DayResult, pending: Explanation | None
     _indented(
         console, f"{pending.workload} {pending.state}" + (f": {pending.summary}" if pending.summary else "")
     )
-    for reason in pending.reasons:
-        where = reason.site_id or "anywhere"
-        _indented(console, f"• {where}: {reason_in_words(reason)}", "", by=4)
+    for where, blocks in blocked_in_words(pending.reasons):
+        _indented(console, f"• {where}: {blocks}", "", by=4)
     if pending.conflict:
         _indented(console, "smallest set that conflicts (drop any one and it runs):")
         for rule in pending.conflict:
             _indented(console, f"× {rule}", "", by=4)
+    if pending.relaxations:
+        _indented(console, "what would let it run, and its price:")
     for relaxation in pending.relaxations:
         price = f" (¥{number(relaxation.price_yuan, 2)})" if relaxation.price_yuan is not None else ""
-        _indented(console, f"would run with: {relaxation.change}{price}", "dim", by=4)
+        _indented(console, f"+ {relaxation.change}{price}", "", by=4)
 
 
 def _print_placed(console: Console, day: DayResult, placed: Explanation | None) -> None:
@@ -410,7 +434,7 @@ def _print_placed(console: Console, day: DayResult, placed: Explanation | None) 
     _indented(
         console, f"{placed.workload} {placed.state}" + (f": {placed.summary}" if placed.summary else "")
     )
-    wide = console.width >= MEDIUM_COLUMNS
+    wide, named = console.width >= MEDIUM_COLUMNS, console.width >= NAMES_COLUMNS
     table = _table(
         ("", "|"),
         ("site", "|"),
@@ -422,7 +446,7 @@ def _print_placed(console: Console, day: DayResult, placed: Explanation | None) 
     for c in placed.candidates:
         table.add_row(
             "✓" if c.chosen else "",
-            f"{c.site_id} {day.site_name(c.site_id)}" if wide else c.site_id,
+            f"{c.site_id} {day.site_name(c.site_id)}" if named else c.site_id,
             number(c.rtt_p99_ms, 1),
             *((number(c.power_w), number(c.ipue_marginal, 3)) if wide else ()),
             number(c.cost_yuan_per_hour, 2),
@@ -454,6 +478,8 @@ def _print_checks(console: Console, story: DayStory) -> None:
     else:
         found, looked = len(checks.violations), number(checks.checked_count)
         _indented(console, f"verify: {found} violations in {looked} checks")
+    if learned := learned_in_words(day):
+        _indented(console, learned)
     closes = "close" if not day.account_problems else "DO NOT CLOSE"
     _indented(console, f"accounts of {number(day.event_count)} events {closes}")
     if checks is None:

@@ -1,7 +1,8 @@
 """Composition root: settings in, a running service out. The only place that knows which part goes with which.
 
 run     1 listen (health says NOT_SERVING)   2 open and migrate the store   3 fold the log   4 serve
-        5 on SIGTERM or SIGINT drain: no new calls, streams end, calls in flight finish, the store closes
+        5 on SIGTERM or SIGINT drain: no new calls, streams end, calls in flight finish, the store closes;
+          likewise when whoever started it is gone, if asked to live no longer
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -77,12 +79,22 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     return Parts(service, pool, store)
 
 
-async def serve(settings: Settings, announce: Announce, parts_of: Callable[..., Parts] = build) -> None:
-    """Run until SIGTERM or SIGINT. `announce` gets one line once the port is bound and one once calls are served."""
+async def serve(
+    settings: Settings,
+    announce: Announce,
+    parts_of: Callable[..., Parts] = build,
+    lifeline: int | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT. `announce` gets one line once the port is bound and one once calls are served.
+
+    `lifeline` is the read end of a pipe; when its last writer closes it, or dies, the service ends in order.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if lifeline is not None:
+        _watch_lifeline(loop, lifeline, stop)
     metrics = Metrics()
     server = RpcServer(metrics, with_reflection=settings.reflection)
     port = await server.listen(f"{settings.host}:{settings.port}")
@@ -108,12 +120,22 @@ async def serve(settings: Settings, announce: Announce, parts_of: Callable[..., 
             await asyncio.to_thread(_end_metrics, *web)
 
 
-def run(settings: Settings) -> None:
+def _watch_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, stop: asyncio.Event) -> None:
+    def readable() -> None:
+        if not os.read(lifeline, 4096):
+            loop.remove_reader(lifeline)
+            log.info("whoever started this service is gone")
+            stop.set()
+
+    loop.add_reader(lifeline, readable)
+
+
+def run(settings: Settings, lifeline: int | None = None) -> None:
     """Configure logging and serve. Unavailable when the store is taken, OSError when the port is."""
     configure_logging(settings)
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(*GC_THRESHOLD)
-    asyncio.run(serve(settings, _announce))
+    asyncio.run(serve(settings, _announce, lifeline=lifeline))
 
 
 def _announce(line: str) -> None:

@@ -26,8 +26,20 @@ def serve(
     virtual: Annotated[bool | None, typer.Option("--virtual/--real", help="Virtual time only.")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    while_stdin: Annotated[
+        bool, typer.Option("--while-stdin", hidden=True, help="End when standard input, a pipe, is closed.")
+    ] = False,
 ) -> None:
-    """Run the service until it is told to stop. Prints `listening on HOST:PORT`, then `serving at revision N`."""
+    """Run the service until it is told to stop. Prints `listening on HOST:PORT`, then `serving at revision N`.
+
+    An answered submission is on disk: kill it and start it again with the same --store, and nothing is lost.
+
+    Examples:
+
+        suanli serve --store sqlite:///suanli.sqlite
+
+        suanli serve --port 7461 --store memory --metrics-port 9470
+    """
     flags = {
         "host": host, "port": port, "port_file": port_file, "store": store, "metrics_port": metrics_port,
         "virtual": virtual, "log_format": log_format, "log_level": log_level,
@@ -36,7 +48,7 @@ def serve(
     # the planner and its solver load only where a service runs
     from scheduler.app import run
 
-    run(settings)
+    run(settings, lifeline=0 if while_stdin else None)
 
 
 @config_app.command("show")
@@ -45,7 +57,12 @@ def show(
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="table, json or yaml.")] = "table",
 ) -> None:
-    """Print the settings in force: file, then environment, then flags."""
+    """Print the settings in force: file, then environment, then flags.
+
+    Example:
+
+        suanli config show --origin
+    """
     loaded = load({}, config)
     values = loaded.settings.model_dump(mode="json")
     tree: dict[str, Any] = {

@@ -38,6 +38,7 @@ from scheduler.planner.drafts import (
     stop_of_row,
     stops_of_workload,
 )
+from scheduler.planner.evacuate import evacuate
 from scheduler.planner.explain import Explainer, WaitingStatus, sample_reasons
 from scheduler.planner.feasibility import Views
 from scheduler.planner.marginal import marginal_ipue
@@ -192,7 +193,7 @@ class Cycle:
             problem = FieldProblem(
                 field="name",
                 problem="no fleet is registered yet",
-                expected="register a fleet first",
+                expected="a fleet: `suanli fleet set FILE` registers one",
                 code="no_fleet",
             )
             return [[problem] for _ in workloads]
@@ -251,7 +252,7 @@ class Cycle:
         """Stop every placement of a workload, and of those that share its stages; a final one stays as it is."""
         current = state.workload_state(name)
         if current is None:
-            raise NotFound(f"no workload {name}")
+            raise NotFound.among("workload", name, state.names)
         if current.is_final:
             return CommitBatch()
         events = [EventDraft(now_s, EventKind.WORKLOAD_CANCELLED, name, {"cause": "asked by the tenant"})]
@@ -342,7 +343,7 @@ class Cycle:
     ) -> Explanation:
         """All blocking reasons with the minimal conflict set, or the candidates that lost; at one place if named."""
         if not state.has_workload(name):
-            raise NotFound(f"no workload {name}")
+            raise NotFound.among("workload", name, state.names)
         explainer = self._explainer(state, now_s)
         return explainer.explain(name, site_id, node, with_relaxations=with_relaxations)
 
@@ -544,13 +545,27 @@ def _start_events(
 
 
 def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
-    """Moves towards the plan, for gangs that wait, back once those are gone, off nodes that may sleep; one budget."""
+    """Moves towards the plan, off sites it closes, for gangs that wait, back once those are gone, off nodes that may
+    sleep; one budget."""
     state, snapshot, scorer, now_s = done.state, done.snapshot, done.scorer, done.now_s
     budget = state.policy.move_budget_per_hour
     leaving = {d.row for d in done.result.displaced} | {p.row for p in done.result.preempted}
     moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving)
     leaving |= {m.placed.row for m in moves}
     kept = done.reservations.over(snapshot)
+    moves += evacuate(
+        state,
+        snapshot,
+        done.patterns,
+        scorer,
+        guide,
+        now_s,
+        budget - len(moves),
+        placed=done.result.placed,
+        leaving=leaving,
+        kept=kept,
+    )
+    leaving |= {m.placed.row for m in moves}
     placed = {p.row for p in done.result.placed}
     for helped in defragment(
         state, snapshot, scorer, now_s, budget - len(moves), placed=placed, leaving=leaving, kept=kept
@@ -712,13 +727,14 @@ def _nodes_named(state: ClusterState, site_id: str, group_id: str, node_index: i
     """(N,) nodes of a site, or the one node named; NotFound for what does not exist."""
     topology = state.topology
     if topology is None or site_id not in topology.site_index:
-        raise NotFound(f"no site {site_id}")
+        raise NotFound.among("site", site_id, topology.site_index if topology is not None else ())
     if node_index < 0:
         here: NDArray[np.bool_] = topology.node_site == topology.site_index[site_id]
         return here
     group = topology.group_index.get((site_id, group_id))
     if group is None:
-        raise NotFound(f"no group {group_id} at {site_id}")
+        groups = [g for s, g in topology.group_index if s == site_id]
+        raise NotFound.among(f"group at {site_id}", group_id, groups)
     if node_index >= int(topology.group_node_count[group]):
         raise NotFound(f"no node {node_index} in group {group_id} at {site_id}")
     only: NDArray[np.bool_] = np.arange(topology.node_count) == topology.group_first_node[group] + node_index

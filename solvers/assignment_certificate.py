@@ -26,10 +26,9 @@ from solvers.dual_bound import (
     usable_pairs,
 )
 from solvers.problem import NODE_COLUMNS, RESOURCES, PlacementProblem
-from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
+from solvers.solution import WHOLE_MODEL, Certificate, Leaf, Multipliers, PlanSolution
 from solvers.whole_bound import misfits, whole_bound_yuan
 
-MODEL = "every class whole on one site, nodes whole; by prices of classes and a knapsack per site"
 NOISE = 1e-9
 """Prices below this share of the dearest one are what rounding leaves of nothing."""
 
@@ -60,7 +59,7 @@ def with_certificate(
         leaves=(leaf,),
         policy_revision=problem.policy_revision,
         base_revision=problem.base_revision,
-        model=MODEL,
+        model=WHOLE_MODEL,
         whole_class_yuan=prices,
     )
     certified = replace(plan, certificate=certificate)
@@ -94,8 +93,9 @@ def _multipliers(p: PlacementProblem, core: AssignmentProblem, job_price: FloatA
         stay=np.zeros(p.pair_count),
         stay_batch=np.zeros(p.pair_count),
         wake=np.where(p.groups.initial_on_count > 0, 0.0, p.groups.wake_yuan)[:, None],
-        cut_pair=cut,
-        cut_block=np.zeros(len(cut), dtype=np.int64),
+        cut_class=p.pairs.class_index[cut],
+        cut_site=p.pair_site[cut],
+        cut_slot=np.zeros(len(cut), dtype=np.int64),
         cut_yuan=pair_surplus[cut],
         spread_class=np.zeros(0, dtype=np.int64),
         spread_site=np.zeros(0, dtype=np.int64),

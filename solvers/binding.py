@@ -1,12 +1,12 @@
 """Which rules bind a plan, with value, limit, unit and, where a multiplier says so, the price of one more unit.
 
 Derived from the facts and the plan's arrays alone, so that a checker finds the same list. A rule binds when its slack
-is at most `TIGHT` of its limit; latency rules bind from `NEAR` on, for RTTs come in steps.
+is at most `TIGHT` of its limit, as exact as plans are checked; latency rules bind from `NEAR` on: RTTs come in steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from solvers.solution import BindingConstraint, Multipliers, PlanSolution
 
 Floats = npt.NDArray[np.float64]
 
-TIGHT = 1e-6
+TIGHT = 1e-5
 NEAR = 0.02
 PRESENT = 1e-6
 ABSOLUTE = 1e-6
@@ -32,7 +32,8 @@ def binding_constraints(problem: PlacementProblem, plan: PlanSolution) -> list[B
     prices = plan.certificate.multipliers_at(plan.site_on) if plan.certificate is not None else None
     rules = (
         _node_capacity, _reserved_floor, _padding, _power_limit, _hourly_cap, _annual_ledger, _portfolio, _links,
-        _parallel, _spread, _move_budget, _flow_rtt, _class_paths, _graph_rules, _gang_room,
+        _demand_peak, _parallel, _spread, _move_budget, _window, _site_rules, _flow_rtt, _class_paths, _graph_rules,
+        _gang_room,
     )  # fmt: skip
     return [found for rule in rules for found in rule(problem, plan, prices)]
 
@@ -274,6 +275,79 @@ def _move_budget(
     if moved >= budget - TIGHT * budget - ABSOLUTE and moved > PRESENT:
         price = None if m is None else float(m.move_budget)
         yield BindingConstraint("move_budget", "fleet", 0, moved, budget, "replicas", price)
+
+
+def _demand_peak(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
+    """Facility power at, or at a price above, the month's peak so far, where peaks are charged for."""
+    s = p.sites
+    limit = np.broadcast_to(s.demand_peak_kw[:, None], plan.facility_kw.shape)
+    charged = (s.demand_yuan_per_kw > 0)[:, None] & (plan.facility_kw > PRESENT)
+    for i, t in zip(*np.nonzero(charged & _tight(plan.facility_kw, limit)), strict=True):
+        price = None if m is None else float(m.peak[i, t])
+        yield BindingConstraint(
+            "demand_peak", f"site={s.site_id[i]}", int(t), float(plan.facility_kw[i, t]), float(limit[i, t]), "kW",
+            price,
+        )  # fmt: skip
+
+
+def _window(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
+    """Batch work that runs in the first slot it may, or up to its deadline or beyond: hours since the plan's start."""
+    del m  # windows are limits of single columns: they have no price in the bound
+    ends_h = np.cumsum(p.slots.hours)
+    starts_h = ends_h - p.slots.hours
+    placed = np.zeros((p.class_count, p.slot_count))
+    np.add.at(placed, p.pairs.class_index, plan.running_count)
+    for c in np.flatnonzero(p.classes.work_replica_h > 0).tolist():
+        runs = np.flatnonzero(placed[c] > PRESENT)
+        if not len(runs):
+            continue
+        name = f"class={p.classes.class_id[c]}"
+        first, last = int(runs[0]), int(runs[-1])
+        release, deadline = int(p.classes.release_slot[c]), int(p.classes.deadline_slot[c])
+        if 0 < release == first:
+            yield BindingConstraint(
+                "release", name, first, float(starts_h[first]), float(starts_h[release]), "h"
+            )
+        if deadline < p.slot_count and last + 1 >= deadline:
+            limit = float(ends_h[deadline - 1]) if deadline > 0 else 0.0
+            yield BindingConstraint("deadline", name, last, float(ends_h[last]), limit, "h")
+
+
+def _site_rules(
+    p: PlacementProblem, plan: PlanSolution, m: Multipliers | None
+) -> Iterator[BindingConstraint]:
+    """Names and labels (residency, trust) that keep work off sites which have a pair for it; it uses all others."""
+    del m  # they forbid pairs outright
+    used = _sites_in_use(p, plan)
+    for c in np.flatnonzero(used.any(axis=1)).tolist():
+        named, wanted = p.classes.allowed_site_ids[c], p.classes.require_any[c]
+        if not named and not wanted:
+            continue
+        has_pair = np.zeros(p.site_count, dtype=bool)
+        has_pair[p.pair_site[p.pairs.class_index == c]] = True
+        may = np.array([_fits_site(p, s, named, wanted) for s in range(p.site_count)])
+        allowed = int((may & has_pair).sum())
+        if (has_pair & ~may).any() and int(used[c].sum()) >= allowed:
+            yield BindingConstraint(
+                "site_rules",
+                f"class={p.classes.class_id[c]}",
+                -1,
+                float(used[c].sum()),
+                float(allowed),
+                "sites",
+            )
+
+
+def _fits_site(
+    p: PlacementProblem, site: int, named: Sequence[str], wanted: Sequence[Mapping[str, str]]
+) -> bool:
+    labels = p.sites.labels[site]
+    labelled = not wanted or any(
+        all(labels.get(key) == value for key, value in each.items()) for each in wanted
+    )
+    return labelled and (not named or p.sites.site_id[site] in named)
 
 
 def _flow_rtt(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:

@@ -7,9 +7,8 @@ runs over the stage, processing does not matter and the option is the site alone
 1. `stage_options`: the options of each stage of a graph
 2. `valid_patterns`: every pattern that obeys flows, colocation, fixed stages and path budgets, stage by stage
 3. `best_patterns`: the cheapest patterns for given prices of options, exactly
-4. `replace_stage`: one stage goes elsewhere and the others stay, as far as the rules let them
 
-Whole twins with shared stages are placed by `solvers.twins`.
+Whole twins are placed by `solvers.twins`.
 """
 
 from __future__ import annotations
@@ -220,53 +219,3 @@ def best_patterns(
     )
     order = np.argsort(cost, kind="stable")[:keep]
     return known.option[order], cost[order]
-
-
-# -- 4. re-placing ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """A pattern after a stage had to leave: its options, which stages moved, what a graph costs more per hour."""
-
-    option: tuple[int, ...]
-    moved: tuple[int, ...]
-    extra_yuan: float
-
-
-def replace_stage(
-    problem: PlacementProblem,
-    graph: Graph,
-    options: Sequence[StageOptions],
-    option_cost: Sequence[FloatArray],
-    current: Sequence[int],
-    stage: int,
-    *,
-    patterns: Patterns | None = None,
-) -> Replacement | None:
-    """Where a stage goes that may not stay, so that every rule of its graph holds and as few others move as can be.
-
-    `current` is the pattern now, as options; `option_cost[i][o]` yuan per graph and hour, inf where there is no room.
-    Fewest moved stages first, then least cost; exact over all valid patterns. None: no pattern without that option.
-    """
-    known = valid_patterns(problem, graph, options) if patterns is None else patterns
-    now = np.asarray(current, dtype=np.int64)
-    cost = pattern_cost(option_cost, known.option) + transfer_yuan_per_h(
-        problem, graph, options, known.option
-    )
-    others = [i for i in range(len(options)) if i != stage]
-    moved = (known.option[:, others] != now[others]).sum(axis=1)
-    leaves = (known.option[:, stage] != now[stage]) & np.isfinite(cost)
-    if not leaves.any():
-        return None
-    rows = np.flatnonzero(leaves)
-    best = rows[np.lexsort((rows, cost[rows], moved[rows]))[0]]
-    option = known.option[best]
-    before = (
-        pattern_cost(option_cost, now[None])[0] + transfer_yuan_per_h(problem, graph, options, now[None])[0]
-    )
-    return Replacement(
-        option=tuple(int(o) for o in option),
-        moved=tuple(int(i) for i in np.flatnonzero(option != now)),
-        extra_yuan=float(cost[best] - before),
-    )

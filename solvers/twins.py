@@ -1,21 +1,16 @@
-"""Whole twins: patterns counted in integers, and stages that many twins share, placed together with them.
+"""Whole twins: the plan's patterns as whole numbers that fit.
 
-1. `place_shared`: a stage that several graphs share (one state store for many twins) and all of them, jointly: each
-   site where it may lie is planned with the others around it
-2. `whole_twins`: the plan's patterns as whole numbers that fit: first what is whole already, then one twin at a time on
-   its cheapest pattern with room, then twins taken out and put back while that saves
+`whole_twins`: first what is whole already, then one twin at a time on its cheapest pattern with room, then twins taken
+out and put back while that saves.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from solvers.archive import FloatArray, IntArray
-from solvers.candidates import candidates
 from solvers.greedy import Room, count_plan
 from solvers.pipelines import StageOptions, best_patterns, stage_options, valid_patterns
 from solvers.problem import Graph, PlacementProblem
@@ -30,73 +25,6 @@ MOST_ROUNDS = 20
 MOST_TRIED = 48
 """Cheaper patterns that a twin taken out may try."""
 
-Solve = Callable[[PlacementProblem], PlanSolution]
-
-
-# -- 1. shared stages ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SharedStage:
-    """Stage `owner[1]` of graph `owner[0]` runs once; each sharer (graph, stage) uses it where it lies."""
-
-    owner: tuple[int, int]
-    sharers: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class SharedPlacement:
-    """Where the shared stage lies, the problem with it fixed there, its plan, and the sites looked at."""
-
-    site: int
-    problem: PlacementProblem
-    plan: PlanSolution
-    tried: tuple[int, ...]
-
-
-def with_shared_at(problem: PlacementProblem, shared: SharedStage, site: int) -> PlacementProblem:
-    """The problem with the owner's stage kept to a site and every sharer's stage fixed there."""
-    j, stage = shared.owner
-    owner_class = problem.graphs[j].stage_class[stage]
-    named = list(problem.classes.allowed_site_ids)
-    named[owner_class] = (problem.sites.site_id[site],)
-    graphs = list(problem.graphs)
-    for other, at in shared.sharers:
-        graph = graphs[other]
-        fixed = list(graph.fixed_site or (-1,) * len(graph.stage_class))
-        fixed[at] = site
-        graphs[other] = dataclasses.replace(graph, fixed_site=tuple(fixed))
-    classes = dataclasses.replace(problem.classes, allowed_site_ids=tuple(named))
-    return dataclasses.replace(problem, classes=classes, graphs=tuple(graphs))
-
-
-def place_shared(problem: PlacementProblem, shared: SharedStage, solve: Solve) -> SharedPlacement | None:
-    """The site of a shared stage for which all graphs together cost least; None when it may lie nowhere.
-
-    Exact up to the gaps of the plans: every site where the stage may lie is planned with all graphs around it. Less
-    unserved work (its penalty) comes before cost; ties go to the first site.
-    """
-    j, stage = shared.owner
-    options = stage_options(problem, problem.graphs[j], candidates(problem).passes)
-    best: SharedPlacement | None = None
-    tried: list[int] = []
-    for site in np.unique(options[stage].site).tolist():
-        fixed = with_shared_at(problem, shared, int(site))
-        plan = solve(fixed)
-        if not plan.has_plan:
-            continue
-        tried.append(int(site))
-        if best is None or _rank(plan) < _rank(best.plan):
-            best = SharedPlacement(int(site), fixed, plan, ())
-    return None if best is None else dataclasses.replace(best, tried=tuple(tried))
-
-
-def _rank(plan: PlanSolution) -> tuple[float, float]:
-    return round(plan.cost.unserved_yuan, 6), plan.cost.total_yuan - plan.cost.unserved_yuan
-
-
-# -- 2. whole twins -----------------------------------------------------------------------------------------------
-
 
 def whole_twins(problem: PlacementProblem, plan: PlanSolution) -> PlanSolution:
     """The plan's other work as it is, and its twins as whole numbers per pattern; counted and costed anew.
@@ -110,6 +38,10 @@ def whole_twins(problem: PlacementProblem, plan: PlanSolution) -> PlanSolution:
         return rounded
     # whole parts may leave holes of the wrong shape: begin once more with none of them
     return min(rounded, _searched(problem, plan, from_whole_parts=False), key=_rank)
+
+
+def _rank(plan: PlanSolution) -> tuple[float, float]:
+    return round(plan.cost.unserved_yuan, 6), plan.cost.total_yuan - plan.cost.unserved_yuan
 
 
 def _searched(problem: PlacementProblem, plan: PlanSolution, *, from_whole_parts: bool) -> PlanSolution:

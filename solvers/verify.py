@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers.problem import MILLI_PER_GPU, RESOURCES, Graph, PlacementProblem
-from solvers.solution import GraphPattern, NodePlacements, PlanSolution
+from solvers.solution import GraphPattern, NodePlacements, PlanSolution, SolveStatus
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -27,6 +27,8 @@ RELATIVE, ABSOLUTE = 1e-5, 1e-4
 """A quantity may pass its limit by this share of the limit plus this much (replicas, nodes, kW, kWh, yuan)."""
 LARGEST = 1e100
 """No count, power or energy is larger: its square must stay a number."""
+OPTIMAL_GAP_FRAC = 1e-4
+"""Of the objective: a plan may be called optimal up to this gap."""
 PRESENT = 1e-6
 """Fewer replicas than this are none."""
 
@@ -406,9 +408,12 @@ def _ledgers(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violatio
     """Used and owed energy follow from the stated powers: Σ (P_fac − Π·P)·Δt and what exceeds β_H."""
     p, s = problem, problem.sites
     counted = plan.useful_it_kw if p.terms.ledger_load == "useful" else plan.it_kw
+    for i in np.flatnonzero(np.isnan(s.pue_cap_annual)):
+        if not np.isnan(plan.ledger_used_kwh[i]) or plan.ledger_debt_kwh[i] > ABSOLUTE:
+            yield Violation("ledger_without_cap", s.site_id[i], float(plan.ledger_used_kwh[i]))
     for i in np.flatnonzero(~np.isnan(s.pue_cap_annual)):
         used = float(((plan.facility_kw[i] - s.pue_cap_annual[i] * counted[i]) * p.slots.hours).sum())
-        if _differ(plan.ledger_used_kwh[i], used):
+        if np.isnan(plan.ledger_used_kwh[i]) or _differ(plan.ledger_used_kwh[i], used):
             yield Violation("ledger_used", s.site_id[i], float(plan.ledger_used_kwh[i]), used)
         owed = max(0.0, used - float(s.ledger_beta_kwh[i]))
         if _differ(plan.ledger_debt_kwh[i], owed):
@@ -573,8 +578,16 @@ def _transfer_yuan(p: PlacementProblem, plan: PlanSolution) -> float:
 
 
 def _bounds(problem: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
-    """A bound is not above its objective, and the gap is theirs."""
+    """A bound is not above its objective, the gap is theirs, and what is called optimal has next to none."""
     del problem
+    scopes = [bound.scope for bound in plan.bounds]
+    if len(scopes) > len(set(scopes)) or not {*scopes} <= {"fleet", "edge"}:
+        yield Violation("bound_scope", ", ".join(scopes))
+    fleet = plan.bound("fleet")
+    if plan.status is SolveStatus.OPTIMAL and fleet is not None:
+        gap = float("nan") if fleet.gap_frac is None else fleet.gap_frac
+        if not gap <= OPTIMAL_GAP_FRAC + 1e-9:
+            yield Violation("called_optimal", fleet.model, gap, OPTIMAL_GAP_FRAC)
     for bound in plan.bounds:
         if bound.bound_yuan is None:
             continue

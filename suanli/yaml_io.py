@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from suanli.model import FieldProblem, InvalidRequest, Policy, Workload
+from suanli.model import FieldProblem, Fleet, InvalidRequest, Policy, Workload
 from suanli.model.problems import validate
 
 V = TypeVar("V", bound=BaseModel)
@@ -58,16 +58,20 @@ class Document:
 
     def where(self, field: str) -> str:
         """`jobs.yaml:12` for a field path; of something missing, the line of what should hold it."""
+        return f"{self.source}:{self._line(field)}"
+
+    def located(self, problems: Iterable[FieldProblem]) -> list[FieldProblem]:
+        """The same problems, their fields led by file and line, in the order of the lines."""
+        return [
+            p.model_copy(update={"field": f"{self.where(p.field)}: {p.field}".rstrip(": ")})
+            for p in sorted(problems, key=lambda p: self._line(p.field))
+        ]
+
+    def _line(self, field: str) -> int:
         path = _normal(field)
         while path and path not in self.lines:
             path = path[:-1]
-        return f"{self.source}:{self.lines.get(path, self.line)}"
-
-    def located(self, problems: Iterable[FieldProblem]) -> list[FieldProblem]:
-        """The same problems, their fields led by file and line."""
-        return [
-            p.model_copy(update={"field": f"{self.where(p.field)}: {p.field}".rstrip(": ")}) for p in problems
-        ]
+        return self.lines.get(path, self.line)
 
 
 def load_workloads(text: str, source: str = "-", tenant: str = DEFAULT_TENANT) -> list[Workload]:
@@ -76,18 +80,30 @@ def load_workloads(text: str, source: str = "-", tenant: str = DEFAULT_TENANT) -
     Raises:
         InvalidRequest: with every problem of all documents.
     """
-    problems: list[FieldProblem] = []
-    workloads: list[Workload] = []
-    for document in _split_workloads(parse(text, source)):
-        try:
-            workloads.append(document.validated(Workload, _with_full_name(document.raw, tenant)))
-        except InvalidRequest as error:
-            problems += error.problems
-    if not workloads and not problems:
-        problems.append(FieldProblem(field=source, problem="holds no workload", code="missing"))
+    sound, problems = read_workloads(text, source, tenant)
     if problems:
         raise InvalidRequest(problems)
-    return workloads
+    return [workload for workload, _ in sound]
+
+
+def read_workloads(
+    text: str, source: str = "-", tenant: str = DEFAULT_TENANT
+) -> tuple[list[tuple[Workload, Document]], list[FieldProblem]]:
+    """The sound workloads of a text with the documents they come from, and every problem of the others.
+
+    Raises:
+        InvalidRequest: the text cannot be read at all.
+    """
+    problems: list[FieldProblem] = []
+    sound: list[tuple[Workload, Document]] = []
+    for document in _split_workloads(parse(text, source)):
+        try:
+            sound.append((document.validated(Workload, _with_full_name(document.raw, tenant)), document))
+        except InvalidRequest as error:
+            problems += error.problems
+    if not sound and not problems:
+        problems.append(FieldProblem(field=source, problem="holds no workload", code="missing"))
+    return sound, problems
 
 
 def load_policy(text: str, source: str = "-") -> Policy:
@@ -97,6 +113,15 @@ def load_policy(text: str, source: str = "-") -> Policy:
         InvalidRequest: with every problem.
     """
     return _load_one(Policy, text, source)
+
+
+def load_fleet(text: str, source: str = "-") -> Fleet:
+    """The one fleet of a text.
+
+    Raises:
+        InvalidRequest: with every problem.
+    """
+    return _load_one(Fleet, text, source)
 
 
 def to_yaml(value: object, *, complete: bool = False) -> str:
@@ -240,9 +265,12 @@ def _split_workloads(documents: Iterable[Document]) -> Iterator[Document]:
             yield document
             continue
         problems = document.problems
+        lines_of: dict[str, dict[_Path, int]] = {}
+        for path, line in document.lines.items():
+            if len(path) >= 2:
+                lines_of.setdefault(path[1], {})[path[2:]] = line
         for i, item in enumerate(raw["workloads"]):
-            head = ("workloads", str(i))
-            lines = {p[2:]: line for p, line in document.lines.items() if p[:2] == head}
+            lines = lines_of.get(str(i), {})
             yield Document(document.source, lines.get((), document.line), item, lines, problems)
             problems = ()  # told once, with the first item
 

@@ -763,9 +763,9 @@ def an_explanation(record: WorkloadRecord, why_not: str = "", with_relaxations: 
                 code=ReasonCode.GPU_SHORT,
                 site_id="e01-hub",
                 stage_id="main",
-                limit=4,
-                actual=0,
-                unit="GPU",
+                limit=0.5,
+                actual=1,
+                unit="GPUs",
                 node_count=4,
             ),
         ),
@@ -854,7 +854,9 @@ def a_round(round_id: str) -> Round:
         placed=8,
         pending=2,
         pending_by_reason={"gpu_short": 1, "rtt_exceeded": 1},
-        sample_reasons=(Reason(code=ReasonCode.GPU_SHORT, site_id="e01-hub", limit=4, actual=0, unit="GPU"),),
+        sample_reasons=(
+            Reason(code=ReasonCode.GPU_SHORT, site_id="e01-hub", limit=0.5, actual=1, unit="GPUs"),
+        ),
     )
 
 

@@ -307,7 +307,7 @@ def _records() -> st.SearchStrategy[WorkloadRecord]:
         n: _field(n, WorkloadRecord.model_fields[n].annotation, WorkloadRecord.model_fields[n].metadata)
         for n in (
             "etag", "created_at_s", "updated_at_s", "summary", "replica_count", "placed_replica_count",
-            "running_replica_count", "gpu_milli", "queue_position", "expected_start",
+            "running_replica_count", "done_replica_count", "gpu_milli", "queue_position", "expected_start",
         )
     }  # fmt: skip
     status = st.fixed_dictionaries(

@@ -120,6 +120,11 @@ def path_ms(
     return total
 
 
+def _newest(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last order of each replica: stages that move change over together, so old and new places never mix."""
+    return list({c["replica_index"]: c for c in commands}.values())
+
+
 # ---------------------------------------------------------------------- a log replayed
 
 
@@ -283,6 +288,8 @@ class _Replay:
                 lies[s.stage_id] = every.get((s.shared_with, s.stage_id), [])
         if any(not lies.get(s.stage_id) for s in workload.stages):
             return
+        if len(workload.stages) > 1:
+            lies = {stage_id: _newest(commands) for stage_id, commands in lies.items()}
         for at in self._combinations(workload, lies):
             for s in workload.stages:
                 if s.colocate_with is not None:

@@ -61,6 +61,9 @@ from suanli.model import Stage, Workload
 from suanli.model.units import HOURS_PER_DAY, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, need_mib
 
 STAGE = "main"
+STATELESS_KEPT_S = SECONDS_PER_MINUTE
+"""A layer of a stateless service has an end, but no state: a replica started elsewhere serves what is left of its
+hours, to the minute. Without it a move would make it serve all its hours again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,7 +482,14 @@ def _add_tenant_service(pattern: StatelessPattern, day: _Day, most_cores: float)
     mean_level = sum(levels) / HOURS_PER_DAY
     peak = min(peak, max(1.0, most_cores / (cores * mean_level)))
     counts = [max(1, math.floor(peak * level + 0.5)) for level in levels]
-    stage = stage_of(scenario, spec, STAGE, cpu_milli=cpu_need(cores), memory_mib=need_mib(gib))
+    stage = stage_of(
+        scenario,
+        spec,
+        STAGE,
+        cpu_milli=cpu_need(cores),
+        memory_mib=need_mib(gib),
+        checkpoint_interval_s=STATELESS_KEPT_S,
+    )
     service_id, steps = day.next_id(), stairs(counts, pattern.layers)
     for i, step in enumerate(steps):
         _add_step(day, stage, zone_id, step, 0.0, "", "node", workload_id=f"{service_id}-{i}")

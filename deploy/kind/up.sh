@@ -39,6 +39,6 @@ cat <<EOF
 
 Suanli runs on kind. To talk to it:
   kubectl --context $CONTEXT --namespace $NAMESPACE port-forward service/$RELEASE 7470 &
-  SUANLI_ADDRESS=127.0.0.1:7470 .venv/bin/suanli sites list
+  SUANLI_ADDRESS=127.0.0.1:7470 .venv/bin/suanli sites
 and to remove it: make kind-down
 EOF

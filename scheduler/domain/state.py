@@ -271,6 +271,14 @@ class ClusterState:
         first = int(self.workloads["first_replica"][index])
         return slice(first, first + int(self.workloads["replica_count"][index]))
 
+    def shared_owners(self) -> list[int]:
+        """Live workloads of which a live one shares a stage: where they lie concerns others, too."""
+        if not self.sharers:
+            return []
+        active = self.active_workloads()
+        owners = ((self.index_of.get(name, -1), users) for name, users in self.sharers.items())
+        return sorted(o for o, users in owners if o >= 0 and active[o] and active[users].any())
+
     def active_workloads(self) -> NDArray[np.bool_]:
         """(workloads,) those that are not final."""
         active: NDArray[np.bool_] = IS_ACTIVE[self.workloads["state"]]

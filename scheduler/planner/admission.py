@@ -21,6 +21,7 @@ from scheduler.planner.feasibility import (
     path_ms_of_groups,
     per_empty_node,
     sites_with_labels,
+    takes_turns,
     view_spec,
 )
 from scheduler.planner.patterns import enumerate_patterns
@@ -354,9 +355,14 @@ def _no_site_meets_all(path: str, view: SpecView, topology: Topology) -> FieldPr
 
 
 def _count_problems(path: str, stage: Stage, view: SpecView, topology: Topology) -> list[FieldProblem]:
-    """More replicas than all candidate nodes hold together when they are empty."""
+    """More replicas than all candidate nodes hold together when they are empty.
+
+    Replicas that end and need no others may run one after another: of those no number is too many.
+    """
     if stage.gang:
         return _gang_problems(path, stage, view, topology)
+    if takes_turns(view.spec.workload):
+        return []
     total = sum(gang_capacity(stage, view, int(g), topology) for g in view.candidate_groups)
     if stage.replicas <= total:
         return []

@@ -7,7 +7,7 @@ Facts only; which pairs are candidates is the solver's and the verifier's own bu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
 from scheduler.planner.deferral import may_be_put_off, owed_running
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
-from scheduler.planner.folds import folds_of
+from scheduler.planner.folds import Folds, folds_of
 from scheduler.planner.forecast import expected_arrivals
 from scheduler.planner.learn import scaled, thetas
 from scheduler.planner.patterns import CPU_PROCESSING
@@ -55,7 +55,7 @@ PACKING_YIELD = 0.97
 LEDGER_MARGIN_FRAC = 0.03
 """Share of the reference energy that a plan leaves unspent: forecasts of facility power err by up to 3 %. With it the
 tightest room of the reference day ended 1 % of its facility energy below its release (measured, songjiang-s)."""
-CROWDED_FRAC = 0.9
+CROWDED_FRAC = 1.0
 """Of what a hub's uplink may carry: where users load more, they are planned apart from those of other hubs."""
 DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
 PLANNED_WITHIN_S = 12 * SECONDS_PER_HOUR
@@ -120,23 +120,27 @@ def compile_problem(
     pue_blind: bool = False,
     slots: Slots | None = None,
     all_wait: bool = False,
+    shared_sites: Mapping[tuple[str, str], int] | None = None,
 ) -> Compiled:
     """The whole planning problem at `now_s`; `pue_blind` drops plants and caps, for the baseline of that name.
 
     `slots` replaces those of the policy's horizon; with `all_wait` even long deferrable work may be split over hours.
+    `shared_sites`: (owner, stage id) → site of stages that others share (`round.shared_stage_sites`). Graphs that share
+    a stage without a known site are counted stage by stage, which is a relaxation.
     """
     topology = views.topology
     outlook = CalendarOutlook(topology, state.forecast)
     slots = slots or slots_from(now_s, state.policy.horizon_hours, outlook, topology)
-    folded = _fold(state, views, slots, now_s, all_wait)
+    shared = _Shared(state, shared_sites or {})
+    folded = shared.with_classes(_fold(state, views, slots, now_s, all_wait), folds_of(views))
     legs = _Legs(topology)
-    graphs = _graphs(state, folded, legs, slots, now_s)
+    graphs = _graphs(state, folded, shared, legs, slots)
     problem = PlacementProblem(
         problem_id=f"plans/{now_s}",
         slots=slots,
         sites=_sites(state, topology, outlook, slots, now_s, pue_blind),
         groups=_groups(state, topology, slots),
-        classes=_classes(state, topology, folded, slots, graphs, now_s),
+        classes=_classes(state, topology, folded, shared, slots, graphs, now_s),
         pairs=_pairs(state, views, folded),
         flows=_flows(state, folded, legs),
         paths=_paths(state, folded, legs),
@@ -183,8 +187,11 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
     fold_of = folds_of(views).all(len(state.shapes.specs))
+    ends = slots.start_s + slots.hours * SECONDS_PER_HOUR
+    overlap_s = np.minimum((start_s + left_s)[:, None], ends) - np.maximum(start_s[:, None], slots.start_s)
+    runs_frac = np.clip(overlap_s / (slots.hours * SECONDS_PER_HOUR), 0.0, 1.0) * ~waits[:, None]
     arriving = expected_arrivals(state, slots, now_s)
-    hub_of = _crowded_hub(views, spec, arriving)
+    hub_of = _crowded_hub(views, spec, runs_frac, arriving)
     keys = (
         np.stack([fold_of[spec], waits, bucket, release, hub_of[spec]], axis=1)
         if len(spec)
@@ -195,13 +202,7 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
     count = len(unique)
     members = np.zeros((count, len(fold_of)), np.int64)
     np.add.at(members, (inverse, spec), 1)
-    ends = slots.start_s + slots.hours * SECONDS_PER_HOUR
-    demand = np.zeros((count, len(slots.hours)))
-    demanded = ~waits
-    for t in range(len(slots.hours)):
-        overlap_s = np.minimum(start_s + left_s, ends[t]) - np.maximum(start_s, slots.start_s[t])
-        share = np.clip(overlap_s / (slots.hours[t] * SECONDS_PER_HOUR), 0.0, 1.0)
-        demand[:, t] = np.bincount(inverse, np.where(demanded, share, 0.0), minlength=count)
+    demand = _summed(inverse, runs_frac, count)
     class_of = {(int(f), int(hub)): c for c, (f, waits_too, _, _, hub) in enumerate(unique) if not waits_too}
     for s, expected in arriving.items():
         c = class_of.get((int(fold_of[s]), int(hub_of[s])))
@@ -226,19 +227,29 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
     )
 
 
+def _summed(kind: NDArray[np.int64], rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """(count, T) sums of (rows, T) by kind."""
+    columns = [np.bincount(kind, column, minlength=count) for column in rows.T]
+    return np.stack(columns, axis=1).astype(float)
+
+
 def _crowded_hub(
-    views: Views, live_spec: NDArray[np.int64], arriving: Mapping[int, NDArray[np.float64]]
+    views: Views,
+    spec: NDArray[np.int64],
+    runs_frac: NDArray[np.float64],
+    arriving: Mapping[int, NDArray[np.float64]],
 ) -> NDArray[np.int64]:
     """(specs,) the crowded hub, if any, with whose zones a replica of the spec exchanges traffic; −1: none.
 
     A fold's mean traffic comes from many zones. Where the uplink of one is full, a class of that mean could run nowhere
-    although the users of all other zones have room: those of a crowded hub are counted by themselves.
+    although the users of all other zones have room: those of a crowded hub are counted by themselves. `runs_frac`:
+    (rows, T) the share of each slot in which a row of `spec` is to run.
     """
     hub_mbps = views.hub_mbps()
-    count = np.bincount(live_spec, minlength=len(hub_mbps)).astype(float)
-    for spec, expected in arriving.items():
-        count[spec] += expected.max(initial=0.0)
-    load_mbps = count @ hub_mbps
+    running = _summed(spec, runs_frac, len(hub_mbps))
+    for s, expected in arriving.items():
+        running[s] += expected
+    load_mbps = (hub_mbps.T @ running).max(axis=1, initial=0.0)
     crowded = load_mbps > CROWDED_FRAC * uplink_spare_mbps(views.topology)
     shared = np.where(crowded, hub_mbps, 0.0)
     return np.where(shared.any(axis=1), shared.argmax(axis=1), -1)
@@ -251,6 +262,72 @@ def uplink_spare_mbps(topology: Topology) -> NDArray[np.float64]:
         is_uplink = route.sum(axis=0) > topology.site_count / 2
         spare.append(topology.link_spare_mbps[is_uplink].min(initial=np.inf))
     return np.array(spare)
+
+
+class _Shared:
+    """Stages that live workloads share, where their site is known: fixed for the sharers, kept there for the owner."""
+
+    def __init__(self, state: ClusterState, sites: Mapping[tuple[str, str], int]) -> None:
+        self._state, self._sites = state, sites
+        shapes = state.workloads["shape"]
+        self.count_of_shape = np.bincount(
+            shapes[state.active_workloads()], minlength=len(state.shapes.templates)
+        )
+        owner_shape = {name: int(shapes[state.index_of[name]]) for name, _ in sites}
+        self._kept = {
+            (owner_shape[name], stage_id): site
+            for (name, stage_id), site in sites.items()
+            if self.count_of_shape[owner_shape[name]]
+            == 1  # a class of several workloads may lie at several sites
+        }
+
+    def site_of(self, stage: Stage) -> int | None:
+        """Where a stage that is another workload's lies; None when that is not known."""
+        return self._sites.get((stage.shared_with, stage.stage_id)) if stage.shared_with else None
+
+    def is_known(self, shape: int) -> bool:
+        """Whether every stage that the shape shares with others has a site."""
+        stages = self._state.shapes.templates[shape].stages
+        return all(s.shared_with is None or self.site_of(s) is not None for s in stages)
+
+    def with_classes(self, folded: _Folded, folds: Folds) -> _Folded:
+        """A class without demand for each stage that is another workload's: its facts, for paths run over it."""
+        state = self._state
+        specs = [
+            spec
+            for shape in np.flatnonzero(self.count_of_shape).tolist()
+            if self.is_known(shape)
+            for spec in state.shapes.specs_of_shape[shape]
+            if state.spec(spec).stage.shared_with is not None
+        ]
+        if not specs:
+            return folded
+        more = len(specs)
+        members = np.zeros((more, folded.members.shape[1]), np.int64)
+        members[np.arange(more), specs] = 1
+
+        def without_work(of: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([of, np.zeros((more, *of.shape[1:]), of.dtype)])
+
+        return _Folded(
+            fold=np.concatenate([folded.fold, [folds.of(s) for s in specs]]),
+            spec=np.concatenate([folded.spec, specs]),
+            members=np.concatenate([folded.members, members]),
+            deferrable=without_work(folded.deferrable),
+            bucket=np.concatenate([folded.bucket, np.full(more, -1)]),
+            release=without_work(folded.release),
+            demand=without_work(folded.demand),
+            work_h=without_work(folded.work_h),
+            parallel=without_work(folded.parallel),
+            running=without_work(folded.running),
+        )
+
+    def allowed_site_ids(self, spec: int, stage: Stage) -> tuple[str, ...]:
+        """Named sites of a stage; only the known one if others share it."""
+        topology = self._state.topology
+        assert topology is not None
+        site = self._kept.get((self._state.spec(spec).shape, stage.stage_id))
+        return stage.site_ids if site is None or stage.shared_with else (topology.site_ids[site],)
 
 
 # ---------------------------------------------------------------------- tables
@@ -402,6 +479,7 @@ def _classes(
     state: ClusterState,
     topology: Topology,
     folded: _Folded,
+    shared: _Shared,
     slots: Slots,
     graphs: tuple[Graph, ...],
     now_s: int,
@@ -420,7 +498,9 @@ def _classes(
             for s, b, r in zip(specs, folded.bucket, folded.release, strict=True)
         ),
         require_any=tuple(s.require_any for s in stages),
-        allowed_site_ids=tuple(s.site_ids for s in stages),
+        allowed_site_ids=tuple(
+            shared.allowed_site_ids(int(spec), stage) for spec, stage in zip(folded.spec, stages, strict=True)
+        ),
         gpu_milli_by_model=tuple(s.gpu_milli for s in stages),
         gpu_memory_mib=np.array([s.gpu_memory_mib for s in stages], np.int64),
         priority_rank=np.array([s.workload.priority_class.rank for s in specs], np.int64),
@@ -607,25 +687,22 @@ def _paths(state: ClusterState, folded: _Folded, legs: _Legs) -> Paths:
 # ---------------------------------------------------------------------- graphs
 
 
-def _graphs(state: ClusterState, folded: _Folded, legs: _Legs, slots: Slots, now_s: int) -> tuple[Graph, ...]:
+def _graphs(
+    state: ClusterState, folded: _Folded, shared: _Shared, legs: _Legs, slots: Slots
+) -> tuple[Graph, ...]:
     class_of = {int(s): c for c, s in enumerate(folded.spec) if not folded.deferrable[c]}
-    active = ~np.isin(state.workloads["state"], _final_codes())
     graphs: list[Graph] = []
     for shape, template in enumerate(state.shapes.templates):
-        if len(template.stages) < 2:
-            continue
+        count = int(shared.count_of_shape[shape])
         specs = state.shapes.specs_of_shape[shape]
-        members = np.flatnonzero(active & (state.workloads["shape"] == shape))
-        if not len(members) or any(s not in class_of for s in specs):
+        if len(template.stages) < 2 or not count or any(s not in class_of for s in specs):
             continue
-        graphs.append(_graph(template, [class_of[s] for s in specs], len(members), legs, slots))
+        graph = _graph(template, [class_of[s] for s in specs], count, legs, slots)
+        fixed = [shared.site_of(s) for s in template.stages]
+        if any(site is not None for site in fixed):
+            graph = replace(graph, fixed_site=tuple(-1 if site is None else site for site in fixed))
+        graphs.append(graph)
     return tuple(graphs)
-
-
-def _final_codes() -> list[int]:
-    from scheduler.domain.state import STATES
-
-    return [i for i, s in enumerate(STATES) if s.is_final]
 
 
 def _graph(template: Workload, classes: list[int], count: int, legs: _Legs, slots: Slots) -> Graph:

@@ -26,7 +26,7 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView, per_empty_node
-from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left
+from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left, rows_of_owners
 from scheduler.planner.preempt import lost_gpu_s
 from scheduler.planner.queue import heads, urgent
 from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
@@ -447,5 +447,5 @@ def movable_rows(state: ClusterState, leaving: Collection[int]) -> IntArray:
         or [False]
     )
     rows = np.flatnonzero((replicas["phase"] == Phase.RUNNING) & may[replicas["spec"]])
-    held = sorted({*leaving, *state.draining})
+    held = sorted({*leaving, *state.draining, *rows_of_owners(state)})
     return rows[~np.isin(rows, held)] if held else rows

@@ -19,7 +19,7 @@ from scheduler.domain.state import ClusterState, Phase, Stopped
 from scheduler.domain.topology import RESOURCES
 from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
-from scheduler.planner.queue import heads, in_order, released, urgent, whole_is_released
+from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.relax import OCCUPIED
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
@@ -115,7 +115,7 @@ class Explainer:
         """
         state = self._state
         if site_id and site_id not in self._views.topology.site_index:
-            raise NotFound(f"no site {site_id}")
+            raise NotFound.among("site", site_id, self._views.topology.site_index)
         index = state.index_of[name]
         rows = np.arange(state.rows_of(index).start, state.rows_of(index).stop)
         waiting = rows[state.replicas["phase"][rows] == Phase.WAITING]
@@ -180,7 +180,8 @@ class Explainer:
         start = self._expected_start(index, waiting) if with_start else None
         placed = len(rows) - len(waiting)
         who = f"{len(waiting)} of {len(rows)} replicas wait: " if placed else ""
-        return WaitingStatus(self._queue_position(index), counts, who + self._brief(counts), start)
+        stopped = _stopped_text([state.stopped[r] for r in waiting.tolist() if r in state.stopped])
+        return WaitingStatus(self._queue_position(index), counts, who + self._brief(counts) + stopped, start)
 
     def _brief(self, counts: dict[str, int]) -> str:
         """What is short at the most sites, in a few words; a rule that no site meets only where nothing is short."""
@@ -422,8 +423,11 @@ class Explainer:
         return {int(w): i + 1 for i, w in enumerate(owners[np.sort(first)].tolist())}
 
     def _expected_start(self, index: int, waiting: NDArray[np.int64]) -> StartEstimate | None:
-        """None when no declared end makes room for it."""
+        """None when no declared end makes room for it; beside its owner for work that waits for a shared stage."""
         template = self._template(index)
+        owner = self._waits_for_owner(index)
+        if owner is not None:
+            return self._after_owner(owner)
         trials = self._trials(index, waiting)
         forecast = StartForecast(
             self._state,
@@ -432,6 +436,31 @@ class Explainer:
             lambda snapshot, at_s, ends: trials.attempt(snapshot, template, trials.costs, at_s, ends),
         )
         return forecast.expected_start(index, waiting, template, self._queue_with(index, waiting))
+
+    def _waits_for_owner(self, index: int) -> int | None:
+        """The workload whose stage it shares and which does not run yet."""
+        lies, state = stage_sites(self._state, index), self._state
+        for stage in self._template(index).stages:
+            if stage.shared_with is not None and stage.stage_id not in lies:
+                return state.index_of.get(stage.shared_with)
+        return None
+
+    def _after_owner(self, owner: int) -> StartEstimate | None:
+        """As its owner, and one round later at the latest; None where nothing is known of that one."""
+        own = self._state.rows_of(owner)
+        rows = np.arange(own.start, own.stop)
+        waiting = rows[self._state.replicas["phase"][rows] == Phase.WAITING]
+        if not len(waiting) or self._waits_for_owner(owner) is not None:
+            return None
+        start = self._expected_start(owner, waiting)
+        if start is None:
+            return None
+        return StartEstimate(
+            earliest_at_s=start.earliest_at_s,
+            likely_at_s=start.likely_at_s,
+            latest_at_s=start.latest_at_s + START_MARGIN_S,
+            assumption=f"it starts beside {self._state.names[owner]}, whose stage it shares; {start.assumption}",
+        )
 
     def _queue_with(self, index: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows left waiting that compete for the same groups, and the waiting ones; what may be put off gives way."""
@@ -446,26 +475,57 @@ class Explainer:
         rivals = {s: bool((self._views[s].group_ok & wanted).any()) for s in np.unique(spec).tolist()}
         keep = np.array([rivals[s] for s in spec.tolist()], bool)
         if not self._template(index).deferrable or urgent(self._state, waiting, self._now_s).any():
-            keep &= ~columns["deferrable"][spec] | urgent(self._state, rows, self._now_s)
+            keep &= ~columns["deferrable"][spec] | self._started_in_time(rows)
         queue: NDArray[np.int64] = rows[keep | np.isin(rows, waiting)]
         return queue
+
+    def _started_in_time(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(rows,) deferrable rows that the plan does not hold back now: they have their turn like any other work."""
+        replicas, simple = self._state.replicas, self._state.shapes.columns["simple"]
+        spec, owner = replicas["spec"][rows], replicas["workload"][rows]
+        out = urgent(self._state, rows, self._now_s)
+        for s in np.unique(spec[~out & self._state.shapes.columns["deferrable"][spec]]).tolist():
+            mine = rows[spec == s]
+            wanted = self._scorer.may_start_deferred(s, self._now)
+            if simple[s]:
+                out |= np.isin(rows, released(self._state, mine, wanted, self._now_s))
+                continue
+            for w in np.unique(owner[spec == s]).tolist():
+                whole = mine[replicas["workload"][mine] == w]
+                if whole_is_released(self._state, whole, wanted, self._now_s):
+                    out |= owner == w
+        return out
 
     # ---------------------------------------------------------------- candidates
 
     def _candidates(self, rows: NDArray[np.int64], site_id: str) -> tuple[Candidate, ...]:
         """Every site (or the named one) for each stage: chosen, lost, or ruled out."""
         out: list[Candidate] = []
+        without = self._without(rows)
         for spec in np.unique(self._state.replicas["spec"][rows]).tolist():
-            out += self._candidates_of(spec, rows, site_id)
+            out += self._candidates_of(spec, rows, site_id, without)
         return tuple(out)
 
-    def _candidates_of(self, spec: int, rows: NDArray[np.int64], site_id: str) -> list[Candidate]:
+    def _without(self, rows: NDArray[np.int64]) -> Snapshot:
+        """The world as it would be without these replicas: a node that only they keep awake has to be woken again,
+        so that what the chosen site costs and what another would cost are told alike."""
+        replicas = self._state.replicas
+        placed = rows[replicas["node"][rows] >= 0]
+        if not len(placed):
+            return self._now
+        without = self._now.copy()
+        without.give_back(*(replicas[c][placed].astype(np.int64) for c in ("spec", "node", "gpu_mask")))
+        return without
+
+    def _candidates_of(
+        self, spec: int, rows: NDArray[np.int64], site_id: str, now: Snapshot
+    ) -> list[Candidate]:
         state, topology = self._state, self._views.topology
         view, joint = self._views[spec], self._joint_sites(spec)
         mine = rows[state.replicas["spec"][rows] == spec]
         on = state.replicas["node"][mine]
         chosen = {int(topology.node_site[n]) for n in on[on >= 0]}
-        site_cost, wake_cost = self._site_costs(view)
+        site_cost, wake_cost = self._site_costs(view, now)
         has_legs, by_plan = bool(zone_legs(view.spec)), bool(self._scorer.quota(spec, self._now))
         best = min((float(site_cost[s]) for s in chosen if np.isfinite(site_cost[s])), default=None)
         out = []
@@ -479,7 +539,7 @@ class Explainer:
             )
             own = float(site_cost[site]) if feasible else None
             is_open = own is not None and own < CLOSED_SITE_YUAN_PER_HOUR
-            short = shortage_codes(self._now, replace(view, group_ok=here)) if feasible else Counter()
+            short = shortage_codes(now, replace(view, group_ok=here)) if feasible else Counter()
             out.append(
                 Candidate(
                     site_id=topology.site_ids[site],
@@ -495,7 +555,7 @@ class Explainer:
                     else {},
                     reasons=reasons,
                     lost_because=_lost(
-                        site in chosen, reasons, own, best, short, self._room_at(view, here, short), by_plan
+                        site in chosen, reasons, own, best, short, _has_room(view, here, short, now), by_plan
                     ),
                 )
             )
@@ -507,12 +567,12 @@ class Explainer:
     def _marginal_ipue(self) -> NDArray[np.float64]:
         return marginal_ipue(self._state, self._now_s)
 
-    def _site_costs(self, view: SpecView) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _site_costs(self, view: SpecView, now: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(S,) yuan per hour of one more replica on the cheapest node that holds it, and how much of that is waking it.
 
         Where no node has room now, on the cheapest of those that could hold it.
         """
-        topology, now = self._views.topology, self._now
+        topology = self._views.topology
         at = now.nodes_of(view.group_ok)
         energy = self._scorer.group_cost(view, now)[topology.node_group[at]]
         wake = self._scorer.node_cost(view, now)[at]
@@ -524,10 +584,11 @@ class Explainer:
         total[site[best]], waking[site[best]] = (energy + wake)[best], wake[best]
         return total, waking
 
-    def _room_at(self, view: SpecView, groups: NDArray[np.bool_], short: Counter[ReasonCode]) -> bool:
-        """Whether one more replica finds a node with room, power and links there."""
-        fits = int((self._now.fit(view, self._now.nodes_of(groups)) > 0).sum())
-        return fits > short[ReasonCode.POWER_LIMIT] and not short[ReasonCode.LINK_FULL]
+
+def _has_room(view: SpecView, groups: NDArray[np.bool_], short: Counter[ReasonCode], now: Snapshot) -> bool:
+    """Whether one more replica finds a node with room, power and links there."""
+    fits = int((now.fit(view, now.nodes_of(groups)) > 0).sum())
+    return fits > short[ReasonCode.POWER_LIMIT] and not short[ReasonCode.LINK_FULL]
 
 
 MAX_SAMPLES = 5

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from scheduler.domain.shapes import ShapeTable, Spec
 from scheduler.domain.topology import RESOURCES, Topology
-from suanli.model import PriorityClass, Reason, ReasonCode, Stage
+from suanli.model import PriorityClass, Reason, ReasonCode, Stage, Workload
 from suanli.model.units import MILLI
 
 CPU_PROCESSING = "cpu"
@@ -278,6 +278,11 @@ RULES: tuple[Rule, ...] = (
 def site_labels(topology: Topology, site: int) -> dict[str, str]:
     """Labels of a site with what the model itself implies: kind, host kind, local UPF."""
     return topology.site_labels[site]
+
+
+def takes_turns(workload: Workload) -> bool:
+    """Whether its replicas end and need no others: then they may run one after another, however many they are."""
+    return len(workload.stages) == 1 and not workload.stages[0].is_service and not workload.stages[0].gang
 
 
 def labels_wanted(alternatives: tuple[dict[str, str], ...]) -> str:

@@ -13,6 +13,7 @@ from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, se
 from scheduler.planner.feasibility import Views
 from scheduler.planner.learn import learn
 from scheduler.planner.marginal import marginal_ipue
+from scheduler.planner.round import shared_stage_sites
 from scheduler.planner.scoring import GuidedScorer, Scorer
 from scheduler.planner.strategy import PlanOutcome, PlanTask
 from solvers.problem import PlacementProblem
@@ -71,7 +72,15 @@ class HorizonStrategy:
 
     def begin_plan(self, state: ClusterState, views: Views, now_s: int) -> PlanTask:
         """Compile the problem."""
-        compiled = compile_problem(state, views, now_s, pue_blind=self._settings.pue_blind)
+        # before the first plan there are no prices by which to choose a place for what many share and lies nowhere
+        shared = (
+            shared_stage_sites(state, views, self.scorer(state, state.guide.body, now_s), now_s)
+            if state.guide.body
+            else {}
+        )
+        compiled = compile_problem(
+            state, views, now_s, pue_blind=self._settings.pue_blind, shared_sites=shared
+        )
         return _Task(compiled.problem, now_s, self._settings.plan_wall_limit_s, compiled)
 
     def finish_plan(self, state: ClusterState, task: PlanTask, solution: PlanSolution) -> PlanOutcome:

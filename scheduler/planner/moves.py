@@ -191,7 +191,14 @@ def _rows_on(state: ClusterState, specs: list[int], group: int) -> list[int]:
         & (node < last)
         & (replicas["phase"] == Phase.RUNNING)
     )
-    return [int(r) for r in rows if int(r) not in state.draining]
+    held = {*state.draining, *rows_of_owners(state)}
+    return [int(r) for r in rows if int(r) not in held]
+
+
+def rows_of_owners(state: ClusterState) -> list[int]:
+    """Rows of workloads of which others share a stage: they do not move alone."""
+    own = (state.rows_of(owner) for owner in state.shared_owners())
+    return [row for rows in own for row in range(rows.start, rows.stop)]
 
 
 def _place_on(snapshot: Snapshot, view: SpecView, row: int, group: int) -> Placed | None:

@@ -21,6 +21,7 @@ RESERVED = "nodes reserved for a gang"
 LIMITS = "power limits and floors of the policy"
 SHARED = "a shared stage lies where its owner runs it"
 TOO_LARGE = "needs more than the installed fleet has"
+IN_TURNS = "all its replicas at once: more than the installed fleet holds, so they take turns"
 MOMENT_RULES = (LIMITS, OUTAGE, RESERVED, OCCUPIED)
 
 

@@ -101,10 +101,32 @@ class _Reading:
         if self._state.placement_id(row) != said.placement_id:
             return
         self._phase[row] = Phase.RUNNING
+        if not self._is_graph(int(self._state.replicas["workload"][row])):
+            self._stop_old(row, said.at_s)
+
+    def _stop_old(self, row: int, at_s: int) -> None:
+        """The new placement of a replica that moves has taken over."""
         old = self._state.draining.get(row)
         if old is not None and row not in self._drained:
-            self._stop(old.placement_id, old.node, said.at_s, "moved")
+            self._stop(old.placement_id, old.node, at_s, "moved")
             self._drained.add(row)
+
+    def _is_graph(self, workload: int) -> bool:
+        state = self._state
+        return len(state.shapes.templates[int(state.workloads["shape"][workload])].stages) > 1
+
+    def _change_over(self, workload: int, at_s: int) -> None:
+        """Stages that move together take over together, when the last of them runs: a mixture of old and new places
+        might break the limits between them."""
+        replicas, own = self._state.replicas, self._state.rows_of(workload)
+        rows = range(own.start, own.stop)
+        moving = [r for r in rows if r in self._state.draining and r not in self._drained]
+        ordered_s = {int(replicas["placed_s"][r]) for r in moving}
+        phase = {r: self._phase.get(r, replicas["phase"][r]) for r in rows}
+        starts = any(phase[r] == Phase.ORDERED and int(replicas["placed_s"][r]) in ordered_s for r in rows)
+        if not starts and all(phase[r] in (Phase.RUNNING, Phase.DONE) for r in moving):
+            for row in moving:
+                self._stop_old(row, at_s)
 
     def _end(self, row: int, said: ReplicaReport) -> None:
         state = self._state
@@ -173,6 +195,8 @@ class _Reading:
         gone = {row for row, phase in self._phase.items() if phase in (Phase.DONE, Phase.WAITING)}
         for index in sorted({int(state.replicas["workload"][row]) for row in self._phase}):
             current = state.workload_state(state.names[index])
+            if self._is_graph(index) and index not in self._failed:
+                self._change_over(index, at_s)
             if index in self._failed and current is not None and not current.is_final:
                 self.events += stops_of_workload(state, index, at_s, "another replica failed", gone)
                 self.events.append(

@@ -117,10 +117,13 @@ def ends_of(
     placed: Sequence[tuple[int, int, int]],
     now_s: int,
     gone: Collection[int] = (),
+    *,
+    overrun_frac: float = 0.0,
 ) -> Ends:
     """Declared ends of what is placed but for rows `gone`, and of the (row, node, devices) this round has placed.
 
     The old placement of a replica that moves ends when the new one runs: so soon that it counts as the next instant.
+    So does work that runs longer than declared, or it runs on for this part of the time by which it is overdue.
     """
     replicas = state.replicas
     on = np.flatnonzero(replicas["node"] >= 0)
@@ -131,12 +134,14 @@ def ends_of(
     start_s = np.maximum(replicas["placed_s"], replicas["running_s"])[rows]
     start_s[len(on) :] = now_s
     left_s = replicas["work_s"][rows] - replicas["done_work_s"][rows]
+    end_s = start_s + left_s
+    soon_s = now_s + np.maximum(1.0, overrun_frac * np.maximum(now_s - end_s, 0.0))
     old = np.array([(d.node, d.spec, d.gpu_mask) for d in state.draining.values()], np.int64).reshape(-1, 3)
     return Ends(
         node=np.concatenate([replicas["node"][on], new[:, 1], old[:, 0]]).astype(np.int64),
         spec=np.concatenate([replicas["spec"][rows], old[:, 1]]).astype(np.int64),
         gpu_mask=np.concatenate([replicas["gpu_mask"][on], new[:, 2], old[:, 2]]).astype(np.int64),
-        at_s=np.concatenate([np.maximum(start_s + left_s, now_s + 1.0), np.full(len(old), now_s + 1.0)]),
+        at_s=np.concatenate([np.maximum(end_s, soon_s), np.full(len(old), now_s + 1.0)]),
     )
 
 
@@ -215,12 +220,11 @@ def _fit_after(snapshot: Snapshot, view: SpecView, first: int, last: int, gone: 
     at = np.arange(first, last)
     group = int(topology.node_group[first])
     need, where = snapshot.views.needs()[gone.spec, group], gone.node - first
-    returned = np.zeros((last - first, need.shape[1]), np.int64)
-    np.add.at(returned, where, need)
+    returned = _sums_by_node(where, need, last - first)
     cpu, memory = nodes.cpu_milli[at] + returned[:, 0], nodes.memory_mib[at] + returned[:, 1]
     storage, gpus = nodes.storage_gib[at] + returned[:, 3], nodes.gpu_milli[at].copy()
     if stage.gpu_milli:
-        np.add.at(gpus, where, device_shares(gone.gpu_mask, need[:, 2]))
+        gpus += _sums_by_node(where, device_shares(gone.gpu_mask, need[:, 2]), last - first)
     fit = np.where(nodes.up[at] & ~nodes.cordoned[at], np.iinfo(np.int64).max, 0)
     for free, need in ((cpu, stage.cpu_milli), (memory, stage.memory_mib), (storage, stage.storage_gib)):
         if need > 0:
@@ -228,3 +232,11 @@ def _fit_after(snapshot: Snapshot, view: SpecView, first: int, last: int, gone: 
     if stage.gpu_milli:
         fit = np.minimum(fit, gpu_fit(gpus, np.full(len(at), view.need[group, 2])))
     return np.minimum(fit, 10**9)
+
+
+def _sums_by_node(where: NDArray[np.int64], amounts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """(count, columns) sums of the rows of `amounts` by their node; as floats on the way, exact below 2^53."""
+    columns = amounts.shape[1]
+    at = where[:, None] * columns + np.arange(columns)
+    sums = np.bincount(at.ravel(), amounts.ravel(), count * columns)
+    return sums.reshape(count, columns).astype(np.int64)

@@ -121,6 +121,12 @@ class Round:
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
     """Workload of several stages placed in this round → stage id → site."""
+    _owners: list[int] = field(init=False)
+    """Workloads with a stage that others share: one place for all of it, chosen with theirs."""
+    _follow: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    """Workloads that will leave all but these sites by planned moves."""
+    _left: set[tuple[str, str]] = field(default_factory=set)
+    """(workload, stage id) of stages that this round stops so that they go elsewhere: nobody is placed beside them."""
     _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
     _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
@@ -133,6 +139,7 @@ class Round:
         kept = Reservations(self.snapshot, self.now_s)
         self.choice = NodeChoice(self.snapshot, self.scorer, kept, self.packing)
         self._work_left_s = self.state.replicas["work_s"] - self.state.replicas["done_work_s"]
+        self._owners = self.state.shared_owners()
 
     @property
     def reservations(self) -> Reservations:
@@ -153,10 +160,14 @@ class Round:
     def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
         """Place blocks of rows in their turn; what finds no room waits."""
         for block in blocks:
-            if self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
-                self._place_simple(block)
-            else:
+            if not self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
                 self._place_workloads(block)
+                continue
+            shared = np.isin(self.state.replicas["workload"][block], self._owners)
+            if shared.any():
+                self._place_workloads(np.sort(block[shared]))
+            if not shared.all():
+                self._place_simple(block[~shared])
         self._place_sharers()
 
     def _place_sharers(self) -> None:
@@ -373,10 +384,7 @@ class Round:
 
     def fits_together(self, rows: NDArray[np.int64], template: Workload) -> bool:
         """Whether these rows of one workload could all be placed now (explanations ask this of relaxed workloads)."""
-        if is_simple(template):
-            view = self._view_of(int(rows[0]))
-            return not len(self._place(view, rows, view.group_ok))
-        return self.place_whole(rows, template)
+        return self._place_for_room(rows, template)
 
     def place_on(self, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Place rows of one spec on these groups, one by one; returns those that found no room."""
@@ -386,13 +394,13 @@ class Round:
     def place_whole(self, rows: NDArray[np.int64], template: Workload) -> bool:
         """Place these rows of one workload now, all of them or none."""
         placed_before = len(self.result.placed)
-        if len(template.stages) == 1:
+        workload = int(self.state.replicas["workload"][rows[0]])
+        if len(template.stages) == 1 and workload not in self._owners:
             view = self._view_of(int(rows[0]))
             if self._place_stage(view, rows, view.group_ok):
                 return True
             self._undo(placed_before)
             return False
-        workload = int(self.state.replicas["workload"][rows[0]])
         shape = int(self.state.workloads["shape"][workload])
         before = self._stage_sites(workload)
         for sites in self._pattern_order(shape, workload, rows, before):
@@ -489,14 +497,115 @@ class Round:
         own = state.rows_of(int(state.replicas["workload"][rows[0]]))
         node = state.replicas["node"][own]
         same = (state.replicas["spec"][own] == view.spec.spec) & (node >= 0)
+        same[rows - own.start] = False  # a replica that moves does not keep its old domain
         return frozenset(int(domain_of[n]) for n in node[same])
+
+    def first_pattern(self, workload: int, rows: NDArray[np.int64]) -> dict[str, int]:
+        """Stage id → site where these waiting rows would be tried first beside what lies; {} without any pattern."""
+        shape = int(self.state.workloads["shape"][workload])
+        template = self.state.shapes.templates[shape]
+        patterns = self._pattern_order(shape, workload, rows, self._stage_sites(workload))
+        if not len(patterns):
+            return {}
+        return {s.stage_id: int(site) for s, site in zip(template.stages, patterns[0], strict=True)}
+
+    def takes_work(self, workload: int, stage_id: str, site: int) -> bool:
+        """Whether a node of the site that the stage may use is up and not cordoned."""
+        specs = self.state.shapes.specs_of_shape[int(self.state.workloads["shape"][workload])]
+        view = next(v for s in specs if (v := self.snapshot.views[s]).spec.stage.stage_id == stage_id)
+        at, nodes = self.snapshot.nodes_of(view.group_ok), self.snapshot.nodes
+        here = at[self.snapshot.topology.node_site[at] == site]
+        return bool((nodes.up[here] & ~nodes.cordoned[here]).any())
+
+    # -------------------------------------------------------------- planned moves
+
+    def place_again(
+        self, rows: NDArray[np.int64], at_sites: NDArray[np.bool_], follow: Collection[int] = ()
+    ) -> list[Placed]:
+        """New places at these sites for running rows of one workload, as a planned move starts them; [] if not for all.
+
+        The old placements go on until the new ones run, so the snapshot holds both. What else the workload has stays
+        where it is; stages that cannot stay beside the new places move too, as few of them as can be. Workloads in
+        `follow` leave other sites next: if they share a stage of this one, it is enough that they can lie beside it.
+        """
+        self._follow = dict.fromkeys(follow, at_sites)
+        template = self._template_of(int(rows[0]))
+        placed_before = len(self.result.placed)
+        if len(template.stages) == 1 and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
+            view = self._view_of(int(rows[0]))
+            found = self._place_stage(view, rows, view.group_ok & at_sites[self.snapshot.topology.group_site])
+        else:
+            found = self._place_stages_again(rows, template, at_sites)
+        if not found:
+            self._undo(placed_before)
+        placed = self.result.placed[placed_before:]
+        del self.result.placed[placed_before:]
+        return placed
+
+    def forget(self, workload: int) -> None:
+        """What `place_again` found for it was given back."""
+        self._placed_sites.pop(workload, None)
+
+    def _place_stages_again(
+        self, rows: NDArray[np.int64], template: Workload, at_sites: NDArray[np.bool_]
+    ) -> bool:
+        state, placed_before = self.state, len(self.result.placed)
+        workload = int(state.replicas["workload"][rows[0]])
+        shape = int(state.workloads["shape"][workload])
+        lies, own = self._stage_sites(workload), stage_sites_own(state, workload)
+        must = {self._view_of(int(r)).spec.stage.stage_id for r in rows}
+        may = sorted(s for s in set(own) - must if _keeps_work(template.stage(s)))
+        if any(_spans_sites(template.stage(s)) for s in own):
+            return False
+        for also in [(), *sets_to_leave(may, ())]:
+            moving = must.union(also)
+            kept = {s: site for s, site in lies.items() if s not in moving}
+            mine = self._rows_of_stages(workload, moving)
+            patterns = self._pattern_order(shape, workload, mine, kept)
+            unmet, _ = self._sharers_at(workload, [s.stage_id for s in template.stages], patterns)
+            patterns = patterns[unmet == 0]
+            may_take = np.array([at_sites | (s.stage_id not in moving) for s in template.stages])
+            for sites in patterns[may_take[np.arange(patterns.shape[1]), patterns].all(axis=1)]:
+                if self._try_pattern(mine, sites, shape, template, kept):
+                    at = {s.stage_id: int(site) for s, site in zip(template.stages, sites, strict=True)}
+                    self._placed_sites[workload] = at
+                    return True
+                self._undo(placed_before)
+        return False
+
+    def _rows_of_stages(self, workload: int, stage_ids: Collection[str]) -> NDArray[np.int64]:
+        """Rows of these stages of a workload that lie somewhere."""
+        own = self.state.rows_of(workload)
+        rows = [r for r in range(own.start, own.stop) if any(self._lies_as(r, s) for s in stage_ids)]
+        return np.array(rows, np.int64)
 
     # -------------------------------------------------------------- stages together
 
     def _pattern_order(
         self, shape: int, workload: int, rows: NDArray[np.int64], before: dict[str, int]
     ) -> NDArray[np.int64]:
-        """(P, stages) patterns that agree with what lies somewhere already and have room per stage, cheapest first."""
+        """(P, stages) patterns that agree with what lies somewhere already and have room per stage, cheapest first.
+
+        With those who wait to share a stage of this workload: first where most of them can follow, then where all
+        together cost least.
+        """
+        template = self.state.shapes.templates[shape]
+        if any(s.stage_id not in before for s in self._shared_stages(shape)):
+            return np.zeros((0, len(template.stages)), np.int64)
+        sites, cost = self._priced_patterns(shape, rows, before)
+        unmet, sharers_cost = self._sharers_at(workload, [s.stage_id for s in template.stages], sites)
+        cost = cost + sharers_cost
+        return sites[np.lexsort((*sites.T[::-1], np.round(cost, 9), unmet))][:MAX_PATTERN_TRIES]
+
+    def _shared_stages(self, shape: int) -> list[Stage]:
+        """Stages of the shape that are other workloads', under the rules of this round."""
+        views = [self.snapshot.views[spec] for spec in self.state.shapes.specs_of_shape[shape]]
+        return [v.spec.stage for v in views if v.spec.stage.shared_with is not None]
+
+    def _priced_patterns(
+        self, shape: int, rows: NDArray[np.int64], before: dict[str, int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(P, stages) patterns with what lies as `before` and room for the rows, and (P,) yuan per hour of the rows."""
         state, topology = self.state, self.snapshot.topology
         patterns = self.patterns.of(state, shape)
         sites = patterns.sites
@@ -505,8 +614,6 @@ class Round:
             view = self.snapshot.views[spec]
             stage = view.spec.stage
             fixed = before.get(stage.stage_id)
-            if stage.shared_with is not None and fixed is None:
-                return sites[:0]
             if fixed is not None:
                 keep = sites[:, i] == fixed
                 sites, cost = sites[keep], cost[keep]
@@ -523,30 +630,38 @@ class Round:
             keep = room[sites[:, i]] >= (1 if spread_out else mine)
             sites, cost = sites[keep], cost[keep]
             cost = cost + self._site_cost(view, patterns.group_ok[i])[sites[:, i]] * stage.replicas
-        unmet = self._sharers_unmet(shape, workload, sites)
-        return sites[np.lexsort((*sites.T[::-1], np.round(cost, 9), unmet))][:MAX_PATTERN_TRIES]
+        return sites, cost
 
-    def _sharers_unmet(self, shape: int, workload: int, sites: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(P,) live workloads that share a stage of this one and could not lie beside it in that pattern."""
+    def _sharers_at(
+        self, workload: int, stage_ids: Sequence[str], sites: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """(P,) live sharers that could not lie beside each pattern of a workload, and what the others that wait cost
+        there at least (yuan per hour), each for itself on its cheapest pattern with room."""
         state = self.state
-        unmet = np.zeros(len(sites), np.int64)
+        unmet, cost = np.zeros(len(sites), np.int64), np.zeros(len(sites))
         active = state.active_workloads()
-        stage_ids = [s.stage_id for s in state.shapes.templates[shape].stages]
         for other in state.sharers.get(state.names[workload], []):
             if not active[other]:
                 continue
-            other_shape = int(state.workloads["shape"][other])
-            known = stage_sites_own(state, other)
-            allowed = self.patterns.of(state, other_shape).sites
-            for i, stage in enumerate(state.shapes.templates[other_shape].stages):
-                if stage.stage_id in known and stage.shared_with is None:
-                    allowed = allowed[allowed[:, i] == known[stage.stage_id]]
-            ok = np.ones(len(sites), bool)
-            for i, stage in enumerate(state.shapes.templates[other_shape].stages):
-                if stage.shared_with == state.names[workload] and stage.stage_id in stage_ids:
-                    ok &= np.isin(sites[:, stage_ids.index(stage.stage_id)], allowed[:, i])
-            unmet += ~ok
-        return unmet
+            shape = int(state.workloads["shape"][other])
+            stages = state.shapes.templates[shape].stages
+            ours = [(i, s.stage_id) for i, s in enumerate(stages) if s.shared_with == state.names[workload]]
+            ours = [(i, stage_id) for i, stage_id in ours if stage_id in stage_ids]
+            known = self._stage_sites(other) | self._placed_sites.get(other, {})
+            known = {k: site for k, site in known.items() if k not in {stage_id for _, stage_id in ours}}
+            if other in self._follow and other not in self._placed_sites:
+                known = {k: site for k, site in known.items() if self._follow[other][site]}
+            own = np.arange(state.rows_of(other).start, state.rows_of(other).stop)
+            waiting = own[(state.replicas["phase"][own] == Phase.WAITING) & (other not in self._placed_sites)]
+            allowed, price = self._priced_patterns(shape, waiting, known)
+            least: dict[tuple[int, ...], float] = {}
+            for row, yuan in zip(allowed[:, [i for i, _ in ours]].tolist(), price.tolist(), strict=True):
+                least[tuple(row)] = min(yuan, least.get(tuple(row), np.inf))
+            beside = sites[:, [stage_ids.index(stage_id) for _, stage_id in ours]]
+            its = np.array([least.get(tuple(row), np.inf) for row in beside.tolist()])
+            unmet += ~np.isfinite(its)
+            cost += np.where(np.isfinite(its), its, 0.0)
+        return unmet, cost
 
     def _site_cost(self, view: SpecView, groups: NDArray[np.bool_]) -> NDArray[np.float64]:
         cost = np.where(groups, self.choice.group_cost(view), np.inf)
@@ -568,6 +683,7 @@ class Round:
         more = np.asarray(pipeline_mbps(template, after, topology)) - pipeline_mbps(
             template, before, topology
         )
+        more = more + self._sharers_mbps(rows, after)
         if (more > self.snapshot.spare_mbps() + LINK_SLACK_MBPS).any():
             return False
         self.snapshot.link_mbps += more
@@ -575,6 +691,24 @@ class Round:
             return True
         self.snapshot.link_mbps -= more
         return False
+
+    def _sharers_mbps(self, rows: NDArray[np.int64], after: dict[str, int]) -> NDArray[np.float64] | float:
+        """(L,) what workloads that share a stage of this one load more, once these rows lie as in `after`."""
+        state, topology = self.state, self.snapshot.topology
+        name = state.names[int(state.replicas["workload"][rows[0]])]
+        sharers = state.sharers.get(name, [])
+        if not sharers:
+            return 0.0
+        active = state.active_workloads()
+        more: NDArray[np.float64] | float = 0.0
+        for other in sharers:
+            if active[other]:
+                template = state.shapes.templates[int(state.workloads["shape"][other])]
+                now = self._stage_sites(other)
+                shared = [s.stage_id for s in template.stages if s.shared_with == name]
+                then = now | {s: after[s] for s in shared}
+                more = more + pipeline_mbps(template, then, topology) - pipeline_mbps(template, now, topology)
+        return more
 
     def _place_stages(self, rows: NDArray[np.int64], sites: NDArray[np.int64], shape: int) -> bool:
         state, topology = self.state, self.snapshot.topology
@@ -609,6 +743,8 @@ class Round:
             stage = self.snapshot.views[spec].spec.stage
             if stage.shared_with is None and self.state.spec(spec).stage.shared_with is not None:
                 lies.pop(stage.stage_id, None)  # a trial without that rule
+            elif (stage.shared_with, stage.stage_id) in self._left:
+                lies.pop(stage.stage_id, None)
             elif stage.shared_with is not None:
                 owner = self.state.index_of.get(stage.shared_with, -1)
                 lies |= {k: s for k, s in self._placed_sites.get(owner, {}).items() if k == stage.stage_id}
@@ -673,7 +809,11 @@ class Round:
         on = {s: [int(r) for r in all_rows if self._lies_as(int(r), s)] for s in own}
         shape, before = int(state.workloads["shape"][workload]), self._stage_sites(workload)
         saved, placed_before = snapshot.copy(), len(self.result.placed)
-        for leaving in sets_to_leave(sorted(set(own) - set(lasting)), self._shared_by_others(workload)):
+        shared, name = self.shared_by_others(workload), state.names[workload]
+        may_leave = sorted(set(own) - set(lasting))
+        if any(user in self._placed_sites for user in state.sharers.get(name, [])):
+            may_leave = [s for s in may_leave if s not in shared]  # somebody has just been placed beside them
+        for leaving in sets_to_leave(may_leave, shared.intersection(may_leave)):
             gone = [r for s in leaving for r in on[s]]
             for r in gone:
                 node, mask = (int(state.replicas[c][r]) for c in ("node", "gpu_mask"))
@@ -693,13 +833,14 @@ class Round:
             if has_room:
                 cause = f"{', '.join(missing)} has no place beside it, so they go elsewhere together"
                 self.result.displaced += [Displaced(r, cause) for r in gone]
+                self._left |= {(name, stage_id) for stage_id in leaving}
                 return True
         return False
 
     def _lies_as(self, row: int, stage_id: str) -> bool:
         return self.state.replicas["node"][row] >= 0 and self._view_of(row).spec.stage.stage_id == stage_id
 
-    def _shared_by_others(self, workload: int) -> frozenset[str]:
+    def shared_by_others(self, workload: int) -> frozenset[str]:
         """Stages of the workload that live others use."""
         state, name = self.state, self.state.names[workload]
         active = state.active_workloads()
@@ -757,7 +898,7 @@ class Round:
         return False
 
     def _place_for_room(self, rows: NDArray[np.int64], template: Workload) -> bool:
-        if self.state.shapes.columns["simple"][self.state.replicas["spec"][rows[0]]]:
+        if is_simple(template) and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
             view = self._view_of(int(rows[0]))
             return not len(self._place(view, rows, view.group_ok))
         return self.place_whole(rows, template)
@@ -850,6 +991,30 @@ class Round:
 
     def _template_of(self, row: int) -> Workload:
         return self.state.spec(int(self.state.replicas["spec"][row])).workload
+
+
+def shared_stage_sites(
+    state: ClusterState, views: Views, scorer: Scorer, now_s: int
+) -> dict[tuple[str, str], int]:
+    """(owner, stage id) → site, for stages that live workloads share: where it lies, or where a round would put it now.
+
+    What waits is placed as rounds place it: jointly with those who wait to share it. A stage without a place, and one
+    at a site that takes nothing new, is left out.
+    """
+    snapshot: Snapshot | None = None
+    found: dict[tuple[str, str], int] = {}
+    for owner in state.shared_owners():
+        if snapshot is None:
+            snapshot = Snapshot.take(state, views)
+            trial = Round(state, snapshot, PatternCache(views), scorer, now_s, is_trial=True)
+        name, own = state.names[owner], state.rows_of(owner)
+        lies = stage_sites(state, owner)
+        if len(lies) < len(state.shapes.templates[int(state.workloads["shape"][owner])].stages):
+            waiting = np.arange(own.start, own.stop)[state.replicas["node"][own] < 0]
+            lies = trial.first_pattern(owner, waiting) or lies
+        shared = trial.shared_by_others(owner).intersection(lies)
+        found |= {(name, s): lies[s] for s in sorted(shared) if trial.takes_work(owner, s, lies[s])}
+    return found
 
 
 def sets_to_leave(stages: Collection[str], shared: Collection[str]) -> list[tuple[str, ...]]:
@@ -950,4 +1115,14 @@ def place_all(
     return done.result, done.snapshot
 
 
-__all__ = ["MANY", "Displaced", "PatternCache", "Placed", "Preempted", "Round", "RoundResult", "place_all"]
+__all__ = [
+    "MANY",
+    "Displaced",
+    "PatternCache",
+    "Placed",
+    "Preempted",
+    "Round",
+    "RoundResult",
+    "place_all",
+    "shared_stage_sites",
+]

@@ -18,12 +18,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.shapes import Spec
 from scheduler.domain.state import ClusterState
 from scheduler.domain.topology import Topology, under_policy
-from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor, view_spec
+from scheduler.planner.feasibility import SpecView, Views, keeps_off_floor, takes_turns, view_spec
+from scheduler.planner.learn import scaled, thetas
 from scheduler.planner.patterns import Patterns, enumerate_patterns
 from scheduler.planner.relax import (
+    IN_TURNS,
     LIMITS,
     MOMENT_RULES,
     OCCUPIED,
@@ -44,6 +47,7 @@ from scheduler.planner.reserve import Ends
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
+from solvers.facility import facility_power_kw
 from suanli.model import Policy, Relaxation, StartEstimate, Workload
 from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, W_PER_KW, utc
 
@@ -52,6 +56,10 @@ Amount = TypeVar("Amount", np.int64, np.float64, np.bool_)
 MAX_RELAXED_TENTHS_MS = 20_000
 WATTS_ROUNDED = 10.0
 """Power limits are proposed in steps of 10 W, rounded up."""
+MAX_CAP = 5.0
+"""No policy may name a higher cap."""
+CAP_STEPS_PER_UNIT = 100
+"""Caps are proposed in hundredths, rounded up, as policies name them."""
 FLOOR_STEPS_PER_UNIT = 100
 """Floors are proposed in whole per cent, rounded down."""
 
@@ -137,7 +145,9 @@ class Trials:
         for rule in rules:
             if not self.places(frozenset(kept) - {rule}):
                 kept.remove(rule)
-        return tuple(kept) if kept else (TOO_LARGE,)
+        if kept:
+            return tuple(kept)
+        return (IN_TURNS,) if takes_turns(self._template) else (TOO_LARGE,)
 
     def _would_start(self) -> bool:
         placed = {p.row for p in self._asked.done.result.placed}
@@ -269,7 +279,7 @@ class Trials:
         self, conflict: Sequence[str], start: Callable[[], StartEstimate | None]
     ) -> tuple[Relaxation, ...]:
         """One change at a time, all other rules kept: cheapest first. `start` is asked only where waiting helps."""
-        if not conflict or TOO_LARGE in conflict:
+        if not conflict or TOO_LARGE in conflict or IN_TURNS in conflict:
             return ()
         found: list[Relaxation] = []
         for i, flow in enumerate(self._template.flows):
@@ -288,9 +298,11 @@ class Trials:
             found += self._power_limits() + self._floors()
         if OUTAGE in conflict:
             found += self._sites_back()
+        if SHARED in conflict:
+            found += self._own_stages()
         if WINDOW in conflict or PRICE in conflict:
-            found += self._sooner()
-        elif OCCUPIED in conflict or RESERVED in conflict:
+            found += self._sooner() + self._hourly_caps()
+        elif not {OCCUPIED, RESERVED, SHARED}.isdisjoint(conflict):
             found += self._later(start())
         return tuple(sorted(found, key=lambda r: (np.inf if r.price_yuan is None else r.price_yuan, r.field)))
 
@@ -329,7 +341,8 @@ class Trials:
     def _smaller_gang(self) -> list[Relaxation]:
         """The largest part of a gang that starts now."""
         stage = self._template.stages[0]
-        if len(self._template.stages) > 1 or not stage.gang or len(self._waiting) < 2:
+        held = not self.all_rules.isdisjoint({WINDOW, PRICE})  # a smaller one would be held back, too
+        if held or len(self._template.stages) > 1 or not stage.gang or len(self._waiting) < 2:
             return []
         loose = self._template.model_copy(update={"stages": (stage.model_copy(update={"gang": False}),)})
         low, high = 0, len(self._waiting)
@@ -390,6 +403,72 @@ class Trials:
                 "kW",
             )
         return found
+
+    def _hourly_caps(self) -> list[Relaxation]:
+        """Per site that could run it now but would then break its hourly cap: the cap that it would meet, how long.
+
+        The work is placed there, and the plant as learned is read at the load that this makes, hour by hour in the
+        weather foreseen, while the work runs and at most over the plan's horizon.
+        """
+        if PRICE not in self.all_rules or WINDOW in self.all_rules:
+            return []
+        found = []
+        for site, facts in enumerate(self._topology.sites):
+            cap = facts.caps.ipue_cap_hourly
+            at_site = self._only_at(facts.site_id)
+            if cap is None or at_site is None:
+                continue
+            attempt = self._try(at_site, self.all_rules - {PRICE}, scorer=self.costs)
+            if attempt is None:
+                continue
+            above = np.flatnonzero((ipue := self._ipue_by_hour(attempt, site)) > cap)
+            if not len(above) or ipue.max() > MAX_CAP:
+                continue
+            hours, wanted = (
+                int(above[-1]) + 1,
+                float(np.ceil(ipue.max() * CAP_STEPS_PER_UNIT) / CAP_STEPS_PER_UNIT),
+            )
+            found += self._relaxation(
+                f"start now at {facts.site_id} with its hourly cap {cap:.2f} → {wanted:.2f} for {hours} h",
+                f"policy.sites[sites/{facts.site_id}].caps.ipue_cap_hourly",
+                attempt,
+                cap,
+                wanted,
+                "kWh per kWh",
+            )
+        return found
+
+    def _only_at(self, site_id: str) -> Workload | None:
+        """The workload with every stage of its own at one site; None where its own rules name others."""
+        if any(s.site_ids and site_id not in s.site_ids for s in self._template.stages):
+            return None
+        stages = tuple(
+            s if s.shared_with is not None else s.model_copy(update={"site_ids": (site_id,)})
+            for s in self._template.stages
+        )
+        return self._template.model_copy(update={"stages": stages})
+
+    def _ipue_by_hour(self, attempt: Round, site: int) -> NDArray[np.float64]:
+        """(hours,) facility ÷ IT power of a site at the load of an attempt, from now to the end of the work."""
+        state, facts, after = self._state, self._topology.sites[site], attempt.snapshot
+        left_s = float((state.replicas["work_s"] - state.replicas["done_work_s"])[self._waiting].max())
+        horizon_s = min(left_s, state.policy.horizon_hours * SECONDS_PER_HOUR)
+        at_s = self._now_s + SECONDS_PER_HOUR * np.arange(max(1, int(np.ceil(horizon_s / SECONDS_PER_HOUR))))
+        outlook = CalendarOutlook(self._topology, state.forecast)
+        theta = thetas(self._topology, state.learner)[site]
+        it_kw = float(after.idle_w[site] + after.dynamic_w[site]) / W_PER_KW
+        plants = [scaled(facts, theta, outlook.dry_bulb_c(t), outlook.wet_bulb_c(t)) for t in at_s.tolist()]
+        return np.array([float(facility_power_kw(c, facts.rated_it_kw, it_kw)) / it_kw for c in plants])
+
+    def _own_stages(self) -> list[Relaxation]:
+        """With stages of its own in the place of those that it shares."""
+        attempt = self._try(self._template, self.all_rules - {SHARED}, scorer=self.costs)
+        where = "" if attempt is None else ", ".join(self._sites_of(attempt.result.placed))
+        shared = [i for i, s in enumerate(self._template.stages) if s.shared_with is not None]
+        names = ", ".join(self._template.stages[i].stage_id for i in shared)
+        return self._relaxation(
+            f"with {names} of its own it would start at {where}", f"stages[{shared[0]}].shared_with", attempt
+        )
 
     def _floors(self) -> list[Relaxation]:
         """Per site with a reserved floor: the largest one in whole per cent that would do."""
@@ -460,8 +539,8 @@ class Trials:
 
     def _later(self, start: StartEstimate | None) -> list[Relaxation]:
         """Wait for room that is declared to come free; the forecast of the start has placed it there."""
-        if start is None or start.likely_at_s <= self._now_s:
-            return []
+        if start is None or start.likely_at_s <= self._now_s or start.likely_at_s == start.latest_at_s:
+            return []  # no instant ahead at which its turn is known to come
         delay_s = start.likely_at_s - self._now_s
         gpus = sum(
             self._state.spec(int(s)).stage.reference_gpu_milli / MILLI

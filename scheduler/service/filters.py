@@ -11,11 +11,20 @@ map whether it has the value; for single fields it means `=`.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from suanli.model import FieldProblem, InvalidRequest, WorkloadRecord
+from suanli.model import (
+    FieldProblem,
+    InvalidRequest,
+    PriorityClass,
+    WorkloadKind,
+    WorkloadRecord,
+    WorkloadState,
+)
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -26,7 +35,11 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 MOST_CHARACTERS = 2_000
-ENUM_FIELDS = ("state", "kind", "priority_class")
+ENUM_FIELDS: dict[str, type[StrEnum]] = {
+    "state": WorkloadState,
+    "kind": WorkloadKind,
+    "priority_class": PriorityClass,
+}
 WORKLOAD_FIELDS = (*ENUM_FIELDS, "workload_class", "placed_sites")
 LABELS = "labels."
 
@@ -104,7 +117,15 @@ def _comparison(field: str, op: str, value: str, fields: Sequence[str], labels: 
     if field in ENUM_FIELDS:
         # PENDING, pending and WORKLOAD_STATE_PENDING name one state
         value = value.lower().removeprefix(f"workload_{field}_").removeprefix(f"{field}_")
+        _check_choice(field, value)
     return Comparison(field, "=" if op == ":" and field != "placed_sites" else op, value)
+
+
+def _check_choice(field: str, value: str) -> None:
+    choices = [str(choice) for choice in ENUM_FIELDS[field]]
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, n=1)
+        raise _wrong(f"no {field} {value!r}", f"one of {', '.join(choices)}", close[0] if close else "")
 
 
 def _holds(c: Comparison, record: WorkloadRecord) -> bool:
@@ -121,7 +142,7 @@ def _value(field: str, record: WorkloadRecord) -> str:
     return str(getattr(record, field))
 
 
-def _wrong(problem: str, expected: str) -> InvalidRequest:
+def _wrong(problem: str, expected: str, nearest: str = "") -> InvalidRequest:
     return InvalidRequest(
-        [FieldProblem(field="filter", problem=problem, expected=expected, code="bad_filter")]
+        [FieldProblem(field="filter", problem=problem, expected=expected, nearest=nearest, code="bad_filter")]
     )

@@ -16,6 +16,7 @@ from scheduler.service.messages import Outcome
 from scheduler.service.operations import Operations, drain_document
 from scheduler.service.paging import Page, page_size, read_token, write_token
 from scheduler.service.views import (
+    NO_FLEET,
     command_of,
     find_node,
     need_topology,
@@ -95,7 +96,7 @@ class FleetVerbs:
         """The registered fleet; NotFound before there is one."""
         document = self._core.store.document(COLLECTION_FLEET, "fleet")
         if document is None or document.body is None:
-            raise NotFound("no fleet is registered yet")
+            raise NotFound(NO_FLEET)
         events = self._core.store.events_about(["fleet"], [EventKind.FLEET_REGISTERED])
         return FleetRecord(
             fleet=Fleet.model_validate(orjson.loads(document.body)),
@@ -132,10 +133,11 @@ class FleetVerbs:
 
     def site(self, site_id: str) -> SiteRecord:
         """One site; NotFound."""
-        for record in self.sites():
+        records = self.sites()
+        for record in records:
             if record.site.site_id == site_id:
                 return record
-        raise NotFound(f"no site {site_id}")
+        raise NotFound.among("site", site_id, [r.site.site_id for r in records])
 
     def site_page(self, *, size: int = 0, token: str = "") -> Page[SiteRecord]:
         """One page of sites."""
@@ -158,7 +160,7 @@ class FleetVerbs:
         def look(state: ClusterState) -> Page[Node]:
             topology = need_topology(state)
             if site_id != "-" and site_id not in topology.site_index:
-                raise NotFound(f"no site {site_id}")
+                raise NotFound.among("site", site_id, topology.site_index)
             rows: Sequence[int] = range(topology.node_count)
             if site_id != "-":
                 rows = [r for r in rows if topology.node_site[r] == topology.site_index[site_id]]
@@ -333,7 +335,7 @@ def _site_etag(cordoned: bool, state: ClusterState, site_id: str) -> str:
 def _check_site_etag(state: ClusterState, site_id: str, etag: str) -> None:
     topology = need_topology(state)
     if site_id not in topology.site_index:
-        raise NotFound(f"no site {site_id}")
+        raise NotFound.among("site", site_id, topology.site_index)
     if etag and etag != _site_etag(site_id in _cordoned_sites(state), state, site_id):
         raise Conflict(f"site {site_id} has changed since etag {etag}; read it again")
 

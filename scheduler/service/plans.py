@@ -83,7 +83,7 @@ class Plans:
 
         def look(state: ClusterState) -> tuple[list[str], int]:
             if not parent.endswith("/-") and not state.has_workload(parent):
-                raise NotFound(f"no workload {parent}")
+                raise NotFound.among("workload", parent, state.names)
             rows = list(placed_rows(state, _prefix(parent), site_id, node))
             return [state.placement_id(row) for row in rows[start : start + size]], len(rows)
 

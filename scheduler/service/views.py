@@ -48,6 +48,7 @@ class WorkloadStatus:
     revision: int
     placed_replica_count: int
     running_replica_count: int
+    done_replica_count: int
     site_ids: tuple[str, ...]
 
 
@@ -57,7 +58,7 @@ def workload_status(state: ClusterState, history: History, name: str) -> Workloa
     if index is None:
         return None
     rows = state.rows_of(index)
-    nodes = state.replicas["node"][rows]
+    nodes, phases = state.replicas["node"][rows], state.replicas["phase"][rows]
     placed = nodes[nodes >= 0]
     topology = state.topology
     sites = () if topology is None or not placed.size else np.unique(topology.node_site[placed]).tolist()
@@ -68,7 +69,8 @@ def workload_status(state: ClusterState, history: History, name: str) -> Workloa
         updated_at_s=updated_at_s,
         revision=revision,
         placed_replica_count=int(placed.size),
-        running_replica_count=int((state.replicas["phase"][rows] == Phase.RUNNING).sum()),
+        running_replica_count=int((phases == Phase.RUNNING).sum()),
+        done_replica_count=int((phases == Phase.DONE).sum()),
         site_ids=tuple(sorted(topology.site_ids[s] for s in sites)) if topology is not None else (),
     )
 
@@ -83,14 +85,18 @@ def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecor
         updated_at_s=status.updated_at_s,
         placed_replica_count=status.placed_replica_count,
         running_replica_count=status.running_replica_count,
+        done_replica_count=status.done_replica_count,
         site_ids=status.site_ids,
     )
+
+
+NO_FLEET = "no fleet is registered yet; `suanli fleet set FILE` registers one"
 
 
 def need_topology(state: ClusterState) -> Topology:
     """The fleet's arrays; NotFound before a fleet is registered."""
     if state.topology is None:
-        raise NotFound("no fleet is registered yet")
+        raise NotFound(NO_FLEET)
     return state.topology
 
 

@@ -157,7 +157,7 @@ class Workloads:
         document = self._core.store.document(COLLECTION_WORKLOADS, name)
         status = self._statuses([name]).get(name)
         if document is None or document.body is None or status is None:
-            raise NotFound(f"no workload {name}")
+            raise self._missing(name)
         record = workload_record(Workload.model_validate_json(document.body), status)
         return self._with_waiting([record], with_start=True)[0]
 
@@ -173,11 +173,14 @@ class Workloads:
         ).result()
         return [r if r.name not in found else _waiting_record(r, found[r.name]) for r in records]
 
+    def _missing(self, name: str) -> NotFound:
+        return self._core.read(lambda state: NotFound.among("workload", name, state.names))
+
     def load(self, name: str) -> Workload:
         """The workload as it was submitted; NotFound."""
         document = self._core.store.document(COLLECTION_WORKLOADS, name)
         if document is None or document.body is None:
-            raise NotFound(f"no workload {name}")
+            raise self._missing(name)
         return Workload.model_validate_json(document.body)
 
     def page(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,8 @@ from suanli.cli.output import Format
 
 if TYPE_CHECKING:
     from suanli.client import Client
-    from suanli.model import Reason, SiteRecord, Workload
+    from suanli.model import FieldProblem, SiteRecord, Workload
+    from suanli.yaml_io import Document
 
 DEFAULT_TENANT = "default"
 CLI_RETRY_S = 2.0
@@ -123,44 +125,71 @@ def read_text(path: Path) -> str:
         raise InvalidRequest([FieldProblem(field=str(path), problem=problem, code="yaml")]) from None
 
 
-def read_workloads(files: Iterable[Path], tenant: str) -> list[Workload]:
+@dataclass(frozen=True)
+class WorkloadFiles:
+    """Workloads read from files, and the documents that tell where each of their fields stands."""
+
+    workloads: list[Workload]
+    documents: list[Document]
+
+    def batches(self, size: int) -> Iterator[WorkloadFiles]:
+        """The same in parts of at most `size` workloads."""
+        for start in range(0, len(self.workloads), size):
+            part = slice(start, start + size)
+            yield WorkloadFiles(self.workloads[part], self.documents[part])
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Problems that the service finds in these workloads, told by file and line instead of place in the batch."""
+        from suanli.model import InvalidRequest
+
+        try:
+            yield
+        except InvalidRequest as error:
+            raise InvalidRequest([self._located(p) for p in error.problems]) from None
+
+    def _located(self, problem: FieldProblem) -> FieldProblem:
+        found = _IN_BATCH.match(problem.field)
+        if found is None or int(found[1]) >= len(self.workloads):
+            return problem
+        index, rest = int(found[1]), problem.field[found.end() :]
+        where = f"{self.documents[index].where(rest)}: {self.workloads[index].workload_id}"
+        return problem.model_copy(update={"field": f"{where}: {rest}".removesuffix(": ")})
+
+
+def read_workloads(
+    files: Iterable[Path], tenant: str, check: Callable[[WorkloadFiles], None] | None = None
+) -> WorkloadFiles:
     """Workloads of all files.
+
+    When some of them are malformed, `check` may ask the service about the sound ones, so that one answer names all.
 
     Raises:
         InvalidRequest: with every problem of every file.
     """
     from suanli import yaml_io
-    from suanli.model import FieldProblem, InvalidRequest
+    from suanli.model import InvalidRequest, SuanliError
 
     problems: list[FieldProblem] = []
-    workloads: list[Workload] = []
+    sound: list[tuple[Workload, Document]] = []
     for path in files:
         try:
-            workloads += yaml_io.load_workloads(read_text(path), str(path), tenant)
+            found, bad = yaml_io.read_workloads(read_text(path), str(path), tenant)
+        except InvalidRequest as error:
+            found, bad = [], list(error.problems)
+        sound += found
+        problems += bad
+    read = WorkloadFiles([w for w, _ in sound], [d for _, d in sound])
+    if not problems:
+        return read
+    if check is not None and read.workloads:
+        try:
+            check(read)
         except InvalidRequest as error:
             problems += error.problems
-    if problems:
-        raise InvalidRequest(problems)
-    return workloads
-
-
-@contextmanager
-def naming(workloads: Sequence[Workload]) -> Iterator[None]:
-    """Problems that the service finds in a batch, told by the workloads' names instead of their places in it."""
-    from suanli.model import InvalidRequest
-
-    def named(field: str) -> str:
-        found = _IN_BATCH.match(field)
-        if found is None or int(found[1]) >= len(workloads):
-            return field
-        return f"{workloads[int(found[1])].workload_id}: {field[found.end() :]}".removesuffix(": ")
-
-    try:
-        yield
-    except InvalidRequest as error:
-        raise InvalidRequest(
-            [p.model_copy(update={"field": named(p.field)}) for p in error.problems]
-        ) from None
+        except SuanliError:
+            pass  # what stands in the files is wrong with or without a service
+    raise InvalidRequest(problems)
 
 
 def when(at_s: int) -> str:
@@ -187,22 +216,6 @@ def yuan(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
-
-
-def reason_text(reason: Reason) -> str:
-    """A reason in words with its numbers, e.g. `rtt exceeded at e04 (27.3 > 20 ms)`."""
-    text = str(reason.code).replace("_", " ")
-    if reason.site_id:
-        text += f" at {reason.site_id}"
-    if reason.stage_id:
-        text += f", stage {reason.stage_id}"
-    if reason.limit is not None and reason.actual is not None:
-        text += f" ({reason.actual:g} against {reason.limit:g} {reason.unit})".replace(" )", ")")
-    elif reason.limit is not None:
-        text += f" (limit {reason.limit:g} {reason.unit})".replace(" )", ")")
-    if reason.node_count:
-        text += f", {reason.node_count} {'node' if reason.node_count == 1 else 'nodes'}"
-    return f"{text}: {reason.detail}" if reason.detail else text
 
 
 def site_labels(sites: Iterable[SiteRecord]) -> dict[str, str]:

@@ -59,6 +59,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, functions in COMMANDS.items():
     for name, function in functions.items():
         app.command(name, rich_help_panel=panel)(function)
+app.add_typer(operate.fleet_app, name="fleet", rich_help_panel=operate.FLEET_PANEL)
 app.add_typer(operate.policy_app, name="policy", rich_help_panel=operate.DECISIONS_PANEL)
 
 

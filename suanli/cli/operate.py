@@ -19,7 +19,6 @@ from suanli.cli.common import (
     gpus,
     place_name,
     read_text,
-    reason_text,
     site_name,
     when,
     workload_name,
@@ -42,6 +41,7 @@ FLEET_PANEL = "Fleet"
 DECISIONS_PANEL = "Policies and decisions"
 
 policy_app = typer.Typer(help="Read and revise policies.", no_args_is_help=True)
+fleet_app = typer.Typer(help="Read and register the fleet: sites, nodes, links, zones.", no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 Place = Annotated[
@@ -169,6 +169,19 @@ PLAN_COLUMNS = (
     number("GAP FLEET", lambda p: _gap(p, "fleet"), 2),
     number("GAP EDGE", lambda p: _gap(p, "edge"), 3),
     number("VIOLATIONS", lambda p: str(p.violations), 5),
+)
+
+FLEET_COLUMNS = (
+    number("SITES", lambda r: str(len(r.fleet.sites))),
+    number("NODES", lambda r: f"{sum(g.node_count for s in r.fleet.sites for g in s.groups):,}"),
+    number(
+        "GPUS",
+        lambda r: f"{sum(g.node_count * g.gpu_count for s in r.fleet.sites for g in s.groups):,}",
+    ),
+    number("ZONES", lambda r: str(len(r.fleet.zones)), 2),
+    number("LINKS", lambda r: str(len(r.fleet.network.links)), 3),
+    number("RATED IT KW", lambda r: fixed(sum(s.rated_it_kw for s in r.fleet.sites)), 1),
+    Column("ETAG", lambda r: r.etag, 4),
 )
 
 POLICY_COLUMNS = (
@@ -491,6 +504,42 @@ def policy_list(
     emit(found, output, POLICY_COLUMNS, _policy_name, empty="no revisions")
 
 
+@fleet_app.command("get")
+def fleet_get(output: Output = Format.YAML, address: Address = None) -> None:
+    """Show the registered fleet, ready to be changed and set again, here or at another service.
+
+    Example:
+
+        suanli fleet get > fleet.yaml
+    """
+    with connect(address) as client:
+        record = client.get_fleet()
+    shown = [record] if output is Format.TABLE else [record.fleet]
+    emit(shown, output, FLEET_COLUMNS, lambda _: "fleet", single=True)
+
+
+@fleet_app.command("set")
+def fleet_set(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON; - reads standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; nothing is stored.")] = False,
+    if_etag: Annotated[str, typer.Option(help="Only if unchanged since this etag; else 6.")] = "",
+    output: Output = Format.TABLE,
+    address: Address = None,
+) -> None:
+    """Register the whole fleet; a new service places nothing before that.
+
+    Example:
+
+        suanli fleet set fleet.yaml --dry-run
+    """
+    from suanli import yaml_io
+
+    fleet = yaml_io.load_fleet(read_text(file), str(file))
+    with connect(address) as client:
+        record = client.register_fleet(fleet, etag=if_etag, validate_only=dry_run)
+    emit([record], output, FLEET_COLUMNS, lambda _: "fleet", single=True)
+
+
 def _policy_name(policy: Any) -> str:
     return f"policies/{policy.policy_id}/revisions/{policy.revision}"
 
@@ -500,12 +549,15 @@ def _emit_place(done: Any, on_node: bool, name: str, output: Format) -> None:
 
 
 def _print_round(found: Round) -> None:
+    from suanli.model.words import nodes_words, reason_words
+
     if found.pending_by_reason:
         heading("Waiting by reason")
         for code, count in sorted(found.pending_by_reason.items(), key=lambda item: -item[1]):
             paragraph(f"  {count:>6}  {code.replace('_', ' ')}")
     for reason in found.sample_reasons:
-        paragraph(f"  - {reason_text(reason)}")
+        where = f"{reason.site_id}: " if reason.site_id else ""
+        paragraph(f"  - {where}{reason_words(reason)}{nodes_words(reason.node_count)}")
 
 
 MOST_BINDING_SHOWN = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,14 +14,13 @@ from suanli.cli.common import (
     Output,
     Tenant,
     WorkloadArgument,
+    WorkloadFiles,
     complete_workload,
     connect,
     fixed,
     gpus,
-    naming,
     place_name,
     read_workloads,
-    reason_text,
     site_labels,
     when,
     workload_name,
@@ -83,6 +83,7 @@ RECORD_COLUMNS = (
     Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
     Column("NAME", lambda r: both_names(r.display_name, r.display_name_zh), 2),
     number("RUNNING", lambda r: f"{r.running_replica_count}/{r.replica_count}", 2),
+    number("DONE", lambda r: str(r.done_replica_count or ""), 2),
     number("GPUS", lambda r: gpus(r.gpu_milli), 4),
     Column("SITES", lambda r: ",".join(r.site_ids), 3),
     Column("CREATED", lambda r: when(r.created_at_s), 8),
@@ -110,20 +111,43 @@ def submit(
 
         cat jobs.yaml | suanli submit - --tenant research -o name
     """
-    from suanli.client.core import MAX_PAGE_SIZE, chunks
+    from suanli.client.core import MAX_PAGE_SIZE
+    from suanli.model import SuanliError
 
-    workloads = read_workloads(files, tenant)
+    read = read_workloads(files, tenant, _checked_at(address))
+    batches = list(read.batches(MAX_PAGE_SIZE))
     records: list[WorkloadRecord] = []
     with connect(address) as client:
-        for batch in chunks(workloads, MAX_PAGE_SIZE):
-            with naming(batch):
-                records += client.batch_create_workloads(batch, validate_only=dry_run, plan_etag=if_etag)
+        try:
+            for batch in batches:
+                with batch.located():
+                    records += client.batch_create_workloads(
+                        batch.workloads, validate_only=dry_run, plan_etag=if_etag
+                    )
+        except SuanliError:
+            if records and not dry_run:
+                typer.echo(f"the first {len(records)} of {len(read.workloads)} were accepted", err=True)
+            raise
         if dry_run and output is Format.TABLE:
             labels = site_labels(client.list_sites())
-            for batch in chunks(workloads, MAX_PAGE_SIZE):
-                _print_plan(client.plan_workloads(batch), labels)
+            for batch in batches:
+                _print_plan(client.plan_workloads(batch.workloads), labels)
             return
     emit(records, output, RECORD_COLUMNS, lambda r: r.name)
+
+
+def _checked_at(address: str | None) -> Callable[[WorkloadFiles], None]:
+    """Has the service name what is impossible in well-formed workloads; nothing is stored."""
+
+    def check(read: WorkloadFiles) -> None:
+        from suanli.client.core import MAX_PAGE_SIZE
+
+        with connect(address) as client:
+            for batch in read.batches(MAX_PAGE_SIZE):
+                with batch.located():
+                    client.batch_create_workloads(batch.workloads, validate_only=True)
+
+    return check
 
 
 def get(
@@ -299,10 +323,10 @@ def plan(
 
         suanli plan examples/twin.yaml && suanli submit examples/twin.yaml
     """
-    workloads = read_workloads(files, tenant)
+    read = read_workloads(files, tenant, _checked_at(address))
     with connect(address) as client:
-        with naming(workloads):
-            answer = client.plan_workloads(workloads)
+        with read.located():
+            answer = client.plan_workloads(read.workloads)
         labels = site_labels(client.list_sites()) if output is Format.TABLE else {}
     if output is Format.TABLE:
         _print_plan(answer, labels)
@@ -314,7 +338,10 @@ def plan(
 
 def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
     """An explanation for people."""
-    paragraph(f"{_short(explanation.workload)} is {explanation.state}. {explanation.summary}".strip())
+    from suanli.model.words import blocked_places
+
+    summary = explanation.summary[:1].upper() + explanation.summary[1:]
+    paragraph(f"{_short(explanation.workload)} is {explanation.state}. {summary}".strip())
     if explanation.queue_position:
         ahead = explanation.other_work_ahead_count
         paragraph(f"Place {explanation.queue_position} in the queue, {ahead} of other work ahead.")
@@ -327,8 +354,9 @@ def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
             paragraph(f"  - {rule}")
     if explanation.reasons:
         heading("Blocking reasons")
-        for reason in explanation.reasons:
-            paragraph(f"  - {reason_text(reason)}")
+        for place in blocked_places(explanation.reasons):
+            where = f"{', '.join(place.site_ids)}: " if place.site_ids else ""
+            paragraph(f"  - {where}{place}")
     if explanation.candidates:
         heading("Considered")
         _print_candidates(explanation.candidates, labels)
@@ -355,6 +383,10 @@ def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str])
         Column("WHY NOT", _why_lost),
     )
     print_table(shown[:WHY_CANDIDATES], columns)
+    if any("wake" in c.cost_terms_yuan_per_hour for c in shown[:WHY_CANDIDATES]):
+        paragraph(
+            "(KW is the work alone; ¥/H also holds the idle power of a node to be woken where none awake has room)"
+        )
     if len(shown) > WHY_CANDIDATES:
         typer.echo(f"({len(shown) - WHY_CANDIDATES} more with -o json)")
 
@@ -363,7 +395,9 @@ def _why_lost(candidate: Candidate) -> str:
     if candidate.chosen:
         return ""
     if candidate.reasons:
-        first = reason_text(candidate.reasons[0]).replace(f" at {candidate.site_id}", "")
+        from suanli.model.words import reason_words
+
+        first = reason_words(candidate.reasons[0])
         more = len(candidate.reasons) - 1
         return f"{first}; {more} more" if more else first
     return candidate.lost_because

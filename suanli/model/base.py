@@ -11,6 +11,10 @@ Identifier = Annotated[
     str, Field(pattern=ID_PATTERN, description="lower-case letters, digits, . _ -; at most 63")
 ]
 Label = Annotated[str, Field(min_length=1, max_length=63)]
+PlainText = Annotated[
+    str,
+    Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="text without line breaks and control characters"),
+]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]

@@ -33,9 +33,9 @@ class Policy(Value):
     ledger_load: Literal["useful", "legal"] = "useful"
     debt_price_yuan_per_kwh: NonNegative = 5.0
     migration_yuan_per_gpu: NonNegative = 2.0
-    move_budget_per_hour: int = Field(200, ge=0)
+    move_budget_per_hour: int = Field(200, ge=0, le=10_000_000)
     carbon_price_yuan_per_kg: NonNegative = 0.0
     horizon_hours: int = Field(24, ge=1, le=168)
-    plan_every_s: int = Field(3600, ge=60)
+    plan_every_s: int = Field(3600, ge=60, le=7 * 24 * 3600)
     etag: str = ""
     created_at_s: int = 0

@@ -130,7 +130,7 @@ def show_plain(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}" if abs(value) < 1e15 else repr(value)
+        return f"{value:.12g}" if abs(value) < 1e15 else repr(value)
     return str(value)
 
 
@@ -458,6 +458,7 @@ _PATTERN_WORDS = {
     "^(zones|stages)/": "zones/{zone} or stages/{stage}",
     "^(sites/": "sites/{site}, class:edge, class:cloud or fleet",
     "^[a-z0-9](": "lower-case letters, digits, . _ -, at most 63, letter or digit at both ends",
+    "^[^\\x00": "one line of text without control characters",
 }
 
 
@@ -467,6 +468,8 @@ def _bad_pattern(path: str, given: str, pattern: str) -> FieldProblem:
         nearest = nearest_identifier(given)
     elif pattern.startswith("^tenants/"):
         nearest = _nearest_name(given)
+    elif pattern.startswith("^[^\\x00"):
+        nearest = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", given).strip()
     else:
         nearest = ""
     return FieldProblem(
@@ -486,6 +489,10 @@ def _nearest_name(given: str) -> str:
     return f"tenants/{tenant}/workloads/{workload}" if tenant and workload else ""
 
 
+MOST_QUOTED = 80
+"""Characters of a text that a problem repeats; a longer one helps nobody."""
+
+
 def _bad_length(path: str, kind: str, ctx: Any, given: object) -> tuple[FieldProblem, Any]:
     is_text = kind.startswith("string")
     limit = int(ctx["max_length"] if kind.endswith("long") else ctx["min_length"])
@@ -497,7 +504,7 @@ def _bad_length(path: str, kind: str, ctx: Any, given: object) -> tuple[FieldPro
         field=path,
         problem=f"has {_counted(count, unit)}",
         expected=bound,
-        nearest=shortened if isinstance(shortened, str) else "",
+        nearest=shortened if isinstance(shortened, str) and limit <= MOST_QUOTED else "",
         code="length",
     )
     return problem, list(shortened) if isinstance(shortened, (list, tuple)) else shortened

@@ -39,6 +39,7 @@ class WorkloadRecord(Value):
     replica_count: int = Field(0, ge=0)
     placed_replica_count: int = Field(0, ge=0)
     running_replica_count: int = Field(0, ge=0)
+    done_replica_count: int = Field(0, ge=0)
     gpu_milli: int = Field(0, ge=0, description="all replicas, in reference models")
     pending_reasons: dict[str, int] = Field(
         default_factory=dict, description="ReasonCode → sites it rules out"

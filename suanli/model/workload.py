@@ -11,15 +11,22 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from suanli.model.base import Fraction, Identifier, Label, NonNegative, Positive, Value
+from suanli.model.base import Fraction, Identifier, Label, PlainText, Value
 from suanli.model.problems import Violation, Violations, repeated_ids, unknown_id
 
 MAX_REPLICAS = 100_000
 MAX_STAGES = 16
 MAX_FLOWS = 128
+MAX_LABELS = 64
+DAY_S = 24 * 3600
+MAX_DURATION_S = 3660 * DAY_S
+"""Ten years. Bounds of amounts lie far beyond any machine: they catch slips of the keyboard, and keep every amount
+within what the wire can carry."""
+MAX_DELAY_MS = DAY_S * 1000
 NAME_PATTERN = (
     r"^tenants/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?/workloads/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 )
+LabelText = Annotated[PlainText, Field(max_length=253)]
 WorkloadName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -87,7 +94,9 @@ class Stage(Value):
     memory_mib: int = Field(ge=0, le=100_000_000)
     storage_gib: int = Field(0, ge=0, le=10_000_000)
     gpu_milli: dict[str, Annotated[int, Field(gt=0, le=16_000)]] = Field(default_factory=dict)
-    gpu_memory_mib: int = Field(0, ge=0, description="per whole GPU; a share of a GPU needs its share of it")
+    gpu_memory_mib: int = Field(
+        0, ge=0, le=10_000_000, description="per whole GPU; a share of a GPU needs its share of it"
+    )
     gang: bool = Field(False, description="all replicas start together, on one site, or none")
     utilization_frac: Fraction = Field(0.5, description="mean utilisation while running, for power")
     require_any: tuple[dict[Label, str], ...] = Field(
@@ -103,13 +112,18 @@ class Stage(Value):
     )
     dataset_ids: tuple[Identifier, ...] = ()
     duration_s: int | None = Field(
-        None, gt=0, description="declared run time; none: a service that runs until cancelled"
+        None,
+        gt=0,
+        le=MAX_DURATION_S,
+        description="declared run time; none: a service that runs until cancelled",
     )
-    startup_s: int = Field(30, ge=0)
+    startup_s: int = Field(30, ge=0, le=DAY_S)
     preemptible: bool = False
-    checkpoint_interval_s: int = Field(0, ge=0, description="0: no checkpoint, a restart begins anew")
-    checkpoint_gib: NonNegative = 0.0
-    processing_p99_ms: dict[str, NonNegative] = Field(
+    checkpoint_interval_s: int = Field(
+        0, ge=0, le=MAX_DURATION_S, description="0: no checkpoint, a restart begins anew"
+    )
+    checkpoint_gib: float = Field(0.0, ge=0, le=10_000_000)
+    processing_p99_ms: dict[str, Annotated[float, Field(ge=0, le=MAX_DELAY_MS)]] = Field(
         default_factory=dict,
         description="per GPU model (`cpu` for stages without one); counts into path budgets",
     )
@@ -176,8 +190,8 @@ class Flow(Value):
     access_id: str = Field(
         "", description="access profile of the zone end; empty: the slowest of the zone's mix"
     )
-    mbps: NonNegative = 0.0
-    rtt_p99_max_ms: Positive | None = None
+    mbps: float = Field(0.0, ge=0, le=10_000_000)
+    rtt_p99_max_ms: float | None = Field(None, gt=0, le=MAX_DELAY_MS)
 
 
 class PathBudget(Value):
@@ -185,7 +199,7 @@ class PathBudget(Value):
 
     path_id: Identifier
     via: tuple[str, ...] = Field(min_length=2, max_length=MAX_STAGES + 2)
-    budget_ms: Positive
+    budget_ms: float = Field(gt=0, le=MAX_DELAY_MS)
 
 
 class Workload(Value):
@@ -193,11 +207,11 @@ class Workload(Value):
 
     name: WorkloadName
     kind: WorkloadKind
-    workload_class: str = Field(
+    workload_class: PlainText = Field(
         "", max_length=63, description="label that reports and forecasts group by, e.g. W9"
     )
-    display_name: str = ""
-    display_name_zh: str = ""
+    display_name: PlainText = Field("", max_length=200)
+    display_name_zh: PlainText = Field("", max_length=200)
     priority_class: PriorityClass = PriorityClass.BATCH
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=MAX_STAGES)
     flows: tuple[Flow, ...] = Field((), max_length=MAX_FLOWS)
@@ -205,8 +219,8 @@ class Workload(Value):
     not_before_at: AwareDatetime | None = None
     deadline_at: AwareDatetime | None = None
     deferrable: bool = False
-    lateness_yuan_per_gpu_hour: NonNegative = 5.0
-    labels: dict[Label, str] = Field(default_factory=dict)
+    lateness_yuan_per_gpu_hour: float = Field(5.0, ge=0, le=1_000_000)
+    labels: dict[Label, LabelText] = Field(default_factory=dict, max_length=MAX_LABELS)
 
     @property
     def tenant_id(self) -> str:

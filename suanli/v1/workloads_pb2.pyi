@@ -264,6 +264,7 @@ class Workload(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     EXPECTED_START_FIELD_NUMBER: _builtins.int
     PLACED_SITES_FIELD_NUMBER: _builtins.int
+    DONE_REPLICA_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/workloads/{workload}`; ids are lower-case letters, digits, `.`, `_`, `-`, at most 63."""
     kind: Global___WorkloadKind.ValueType
@@ -271,15 +272,15 @@ class Workload(_message.Message):
     workload_class: _builtins.str
     """Label that reports and forecasts group by, e.g. W9; at most 63 characters."""
     display_name: _builtins.str
-    """Name for people, English."""
+    """Name for people, English; one line of at most 200 characters."""
     display_name_zh: _builtins.str
-    """Name for people, Chinese."""
+    """Name for people, Chinese; one line of at most 200 characters."""
     priority_class: Global___PriorityClass.ValueType
     """Order of service; batch when unset."""
     deferrable: _builtins.bool
     """May be shifted to a cheaper hour inside its window."""
     lateness_yuan_per_gpu_hour: _builtins.float
-    """Price of an hour of lateness per GPU; 5 when unset."""
+    """Price of an hour of lateness per GPU; 5 when unset, at most 1 000 000."""
     state: Global___WorkloadState.ValueType
     """State now."""
     etag: _builtins.str
@@ -296,6 +297,8 @@ class Workload(_message.Message):
     """GPUs asked for, all stages, in reference models."""
     queue_position: _builtins.int
     """Place in the queue, in answers to Get and List: 1 is next; 0 when not queued."""
+    done_replica_count: _builtins.int
+    """Replicas that have ended for good, well or not; of a batch, how far it is."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
         """Replicas of one shape each; 1 to 16."""
@@ -318,7 +321,7 @@ class Workload(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels; keys 1 to 63 characters."""
+        """Free labels; at most 64, keys 1 to 63 characters, values one line of at most 253."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -370,10 +373,11 @@ class Workload(_message.Message):
         queue_position: _builtins.int = ...,
         expected_start: _reasons_pb2.StartEstimate | None = ...,
         placed_sites: _abc.Iterable[_builtins.str] | None = ...,
+        done_replica_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour", "create_time", b"create_time", "deadline_time", b"deadline_time", "expected_start", b"expected_start", "lateness_yuan_per_gpu_hour", b"lateness_yuan_per_gpu_hour", "not_before_time", b"not_before_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour", "create_time", b"create_time", "deadline_time", b"deadline_time", "deferrable", b"deferrable", "display_name", b"display_name", "display_name_zh", b"display_name_zh", "etag", b"etag", "expected_start", b"expected_start", "flows", b"flows", "kind", b"kind", "labels", b"labels", "lateness_yuan_per_gpu_hour", b"lateness_yuan_per_gpu_hour", "name", b"name", "not_before_time", b"not_before_time", "paths", b"paths", "pending_reasons", b"pending_reasons", "placed_replica_count", b"placed_replica_count", "placed_sites", b"placed_sites", "priority_class", b"priority_class", "queue_position", b"queue_position", "running_replica_count", b"running_replica_count", "stages", b"stages", "state", b"state", "summary", b"summary", "total_gpu_milli", b"total_gpu_milli", "total_replica_count", b"total_replica_count", "update_time", b"update_time", "workload_class", b"workload_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour", "create_time", b"create_time", "deadline_time", b"deadline_time", "deferrable", b"deferrable", "display_name", b"display_name", "display_name_zh", b"display_name_zh", "done_replica_count", b"done_replica_count", "etag", b"etag", "expected_start", b"expected_start", "flows", b"flows", "kind", b"kind", "labels", b"labels", "lateness_yuan_per_gpu_hour", b"lateness_yuan_per_gpu_hour", "name", b"name", "not_before_time", b"not_before_time", "paths", b"paths", "pending_reasons", b"pending_reasons", "placed_replica_count", b"placed_replica_count", "placed_sites", b"placed_sites", "priority_class", b"priority_class", "queue_position", b"queue_position", "running_replica_count", b"running_replica_count", "stages", b"stages", "state", b"state", "summary", b"summary", "total_gpu_milli", b"total_gpu_milli", "total_replica_count", b"total_replica_count", "update_time", b"update_time", "workload_class", b"workload_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lateness_yuan_per_gpu_hour: _TypeAlias = _typing.Literal["lateness_yuan_per_gpu_hour"]  # noqa: Y015
     _WhichOneofArgType__lateness_yuan_per_gpu_hour: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour"]  # noqa: Y015
@@ -540,7 +544,7 @@ class Stage(_message.Message):
     storage_gibibytes: _builtins.int
     """Local storage per replica; 0 to 10 000 000."""
     gpu_memory_mebibytes: _builtins.int
-    """Memory per whole GPU; a share of a GPU needs its share of it."""
+    """Memory per whole GPU; a share of a GPU needs its share of it. 0 to 10 000 000."""
     gang: _builtins.bool
     """All replicas start together, on one site, or none."""
     utilization_fraction: _builtins.float
@@ -552,7 +556,7 @@ class Stage(_message.Message):
     preemptible: _builtins.bool
     """May be stopped for work of a higher class."""
     checkpoint_gibibytes: _builtins.float
-    """Size of a checkpoint, for the cost of moving."""
+    """Size of a checkpoint, for the cost of moving; 0 to 10 000 000."""
     @_builtins.property
     def gpu_milli(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuNeed]:
         """GPU models allowed and the amount of each; the first is the reference in which delivered GPU-hours are counted.
@@ -577,19 +581,19 @@ class Stage(_message.Message):
 
     @_builtins.property
     def run_duration(self) -> _duration_pb2.Duration:
-        """Declared run time, whole seconds; unset: a service that runs until cancelled."""
+        """Declared run time, whole seconds, at most ten years; unset: a service that runs until cancelled."""
 
     @_builtins.property
     def startup_duration(self) -> _duration_pb2.Duration:
-        """From order to useful work, whole seconds; 30 s when unset."""
+        """From order to useful work, whole seconds; 30 s when unset, at most a day."""
 
     @_builtins.property
     def checkpoint_interval_duration(self) -> _duration_pb2.Duration:
-        """Time between checkpoints, whole seconds; unset or 0: none, a restart begins anew."""
+        """Time between checkpoints, whole seconds, at most ten years; unset or 0: none, a restart begins anew."""
 
     @_builtins.property
     def processing_p99_micros(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """p99 processing time by GPU model (`cpu` without one); counts into path budgets."""
+        """p99 processing time by GPU model (`cpu` without one); counts into path budgets. At most a day."""
 
     def __init__(
         self,
@@ -670,9 +674,9 @@ class Flow(_message.Message):
     access_id: _builtins.str
     """Access profile of the zone end; empty: the slowest of the zone's mix."""
     rate_megabits_per_second: _builtins.float
-    """Rate per replica."""
+    """Rate per replica; 0 to 10 000 000."""
     rtt_p99_max_micros: _builtins.int
-    """Limit on the network p99 round trip of this leg; unset: none."""
+    """Limit on the network p99 round trip of this leg, at most a day; unset: none."""
     def __init__(
         self,
         *,

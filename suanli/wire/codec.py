@@ -105,8 +105,13 @@ class Codec(Generic[V, M]):
         given: dict[str, Any] = {}
         for model, proto, write in self._writers:
             field_value = getattr(value, model)
-            if field_value is not None:
+            if field_value is None:
+                continue
+            try:
                 given[proto] = write(field_value)
+            except (ValueError, OverflowError) as error:
+                problem = FieldProblem(field=proto, problem=f"{field_value!r}: {error}", code="unfit")
+                raise InvalidRequest([problem]) from error
         if self._write_more is not None:
             self._write_more(value, given)
         try:

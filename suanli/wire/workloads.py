@@ -165,6 +165,7 @@ WORKLOAD_RECORD = JoinedCodec(
         same("replica_count", "total_replica_count"),
         same("placed_replica_count"),
         same("running_replica_count"),
+        same("done_replica_count"),
         same("gpu_milli", "total_gpu_milli"),
         reason_counts("pending_reasons", "pending_reasons"),
         same("queue_position"),

@@ -7,11 +7,14 @@ out byte for byte as if nobody had been killed.
 from __future__ import annotations
 
 import random
+import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from scheduler.domain.state import ClusterState
 from scheduler.store import SqlStore
 from suanli.client import Client
 from suanli.model import EventKind, ReplicaPhase, ReplicaReport, SuanliError, TelemetryReport, Unavailable
-from tests.served import Served
+from tests.served import Served, a_free_port
 from tests.service_worlds import START_S, a_fleet, a_site, a_workload
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
@@ -271,3 +274,31 @@ def test_the_port_file_and_first_line_name_the_port(tmp_path):
         assert not list(tmp_path.glob("*.tmp"))
     finally:
         service.kill()
+
+
+def test_a_killed_simulation_leaves_no_service_behind(tmp_path):
+    port = a_free_port()
+    command = [sys.executable, "-m", "suanli.cli.main", "dev", "tiny-cloud-edge"]
+    dev = subprocess.Popen(
+        [*command, "--port", str(port), "--out", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _until(lambda: _listens(port), "the service listens")
+    finally:
+        dev.kill()
+        dev.wait()
+    _until(lambda: not _listens(port), "its port is free again")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.1)

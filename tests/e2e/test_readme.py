@@ -43,9 +43,13 @@ ASKED = {
     "list": "llm-chat",
     "placements": "llm-chat",
     "why WORKLOAD": "llm-chat",
+    "cancel llm-chat": "cancelled",
     "policy get": "migration_yuan_per_gpu",
     "plans": "optimal",
-    "cordon e09-gov": "e09-gov",
+    "policy set examples/policy.yaml --dry-run": "OVERRIDES",
+    "cordon e09-gov": "cordoned",
+    "uncordon e09-gov": "open",
+    "fleet get": "e01-hub",
 }
 """Command of the tours, in the README's order → what its answer must name."""
 PLAYED = {

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from scheduler.service.history import History
+from scheduler.service.views import workload_status
 from suanli.model import EventKind, NotFound, ReplicaPhase, TelemetryReport
 from suanli.model.errors import InvalidRequest
 from suanli.model.telemetry import ReplicaReport, SiteMeter
@@ -35,6 +37,26 @@ def test_a_workload_is_running_while_any_replica_runs_and_succeeded_only_when_al
     first, second = sorted(city.placements("w"))
     city.reports((first, ReplicaPhase.SUCCEEDED)).expect("w", state="running")
     city.reports((second, ReplicaPhase.SUCCEEDED)).expect("w", state="succeeded")
+
+
+def test_a_batch_larger_than_the_fleet_takes_turns_and_counts_what_is_done():
+    """Five on four nodes: the fifth starts when the first has ended."""
+    city = given(two_edges()).submits(a_workload("w").cpu(8).lasts(600).replicas(5)).when_planned().all_run()
+    assert replica_counts(city, "w") == (4, 4, 0)
+    city.reports((sorted(city.placements("w"))[0], ReplicaPhase.SUCCEEDED))
+    assert replica_counts(city, "w") == (3, 3, 1)
+    city.when_planned()
+    assert replica_counts(city, "w") == (4, 3, 1)
+    assert violations_of(city) == []
+
+
+def replica_counts(city: City, name: str) -> tuple[int, int, int]:
+    """Placed, running and done, as the API says."""
+    history = History()
+    history.apply(city.log)
+    found = workload_status(city.state, history, name_of(name))
+    assert found is not None
+    return found.placed_replica_count, found.running_replica_count, found.done_replica_count
 
 
 def test_the_cheapest_site_takes_the_work_and_the_next_one_what_is_left():

@@ -15,6 +15,7 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from cluster_sim.audit import audit_log
 from suanli.model import EventKind, Policy, ReplicaPhase, SitePolicy
 from suanli.model.telemetry import ReplicaReport
 from tests.builders import START_S, City, PlainScorer, PlainStrategy, a_fleet, a_site, a_workload, name_of
@@ -23,6 +24,17 @@ from tests.placement_oracle import violations_of
 MODELS = ("l20", "t4")
 LABELS = ("public", "medical")
 SEEDS = st.integers(0, 2**32 - 1)
+JOINT_RULES = (
+    "stage_legs_within_rtt",
+    "paths_within_budget",
+    "colocated_stages_share_a_site",
+    "shared_stage_is_placed",
+    "replicas_are_spread",
+    "one_place_per_replica",
+    "move_stops_the_old",
+    "move_is_told_truly",
+)
+"""Of the second audit; its rules of single lives and links ask more truth of sites' reports than these scripts have."""
 
 
 def some_fleet(rng: random.Random) -> a_fleet:
@@ -166,7 +178,12 @@ def play(seed: int, steps: int = 14, max_workloads: int = 40) -> City:
             specs = len(city.state.shapes.specs)
             groups = len(city.state.topology.group_ids)
             city.strategy.plain.quotas = {s: {rng.randrange(groups): 2.0} for s in range(specs)}
-            city.strategy.guide = {}
+            shut = rng.choice((None, *sites))
+            city.strategy.plain.closed = frozenset({shut} - {None})
+            city.strategy.guide = {
+                "closing_yuan_per_hour": [300.0 if s == shut else 0.0 for s in sites],
+                "site_open": [s != shut for s in sites],
+            }
             city.when_planned(after_s=60)
     return city
 
@@ -176,6 +193,57 @@ def play(seed: int, steps: int = 14, max_workloads: int = 40) -> City:
 def test_no_rule_is_ever_broken(seed):
     city = play(seed)
     assert violations_of(city) == []
+
+
+def play_closing(seed: int) -> City:
+    """Services of every kind run; the plan closes one site after the other, and sites report as they please."""
+    rng = random.Random(seed)
+    city = City(some_fleet(rng).build(), PlainStrategy(PlainScorer()))
+    sites = [s.site_id for s in city.fleet.sites]
+    for number in range(8):
+        work = some_workload(rng, number)
+        for stage in work.stages:
+            stage.pop("duration_s", None)
+        with contextlib.suppress(ValueError):  # a spread wider than the replicas
+            if not city.cycle.admit(city.state, [work.build()])[0]:
+                city.submits(work)
+    city.when_planned().all_run()
+    for _ in range(4):
+        shut = rng.choice(sites)
+        city.strategy.plain.closed = frozenset({shut})
+        city.strategy.guide = {
+            "closing_yuan_per_hour": [300.0 if s == shut else 0.0 for s in sites],
+            "site_open": [s != shut for s in sites],
+        }
+        city.when_planned(after_s=600)
+        some_reports(rng, city)
+        city.when_planned(after_s=60).all_run()
+        stopping = [i for i in city.state.stopping if i in city.open_placements()]
+        city.reports(*((i, ReplicaPhase.STOPPED) for i in stopping)).when_planned().all_run()
+    return city
+
+
+def closing_moves(city: City, of_graphs: bool) -> int:
+    """Moves off sites that the plan closes, of workloads of several stages or of the others."""
+    bodies = [e.body for e in city.events(EventKind.REPLICA_MOVED)]
+    closing = [b for b in bodies if b["reason"] == "lets the site close"]
+    return sum((len(city.workloads[b["workload"]].stages) > 1) == of_graphs for b in closing)
+
+
+@for_all(SEEDS)
+@settings(max_examples=60)
+def test_no_rule_is_ever_broken_by_leaving_sites_that_close(seed):
+    city = play_closing(seed)
+    assert violations_of(city) == []
+    found = [v for v in audit_log(city.log, city.fleet).violations if any(f" {r}:" in v for r in JOINT_RULES)]
+    assert found == []
+    assert city.replayed().digest() == city.state.digest()
+
+
+def test_the_script_of_closing_sites_does_move_graphs_and_others():
+    played = [play_closing(seed) for seed in range(25, 45)]
+    assert sum(closing_moves(city, of_graphs=True) for city in played) >= 8
+    assert sum(closing_moves(city, of_graphs=False) for city in played) >= 10
 
 
 @for_all(SEEDS)

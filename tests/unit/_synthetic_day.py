@@ -519,7 +519,7 @@ def pending_explanation() -> Explanation:
         at_s=START_S + DAY_S,
         summary="16 GPUs at once fit nowhere today",
         reasons=(
-            Reason(code=ReasonCode.GANG_NOT_WHOLE, site_id="ai-core", limit=8, actual=16, unit="GPUs", node_count=16),
+            Reason(code=ReasonCode.GANG_NOT_WHOLE, site_id="ai-core", limit=16, actual=8, unit="GPUs", node_count=16),
             Reason(code=ReasonCode.LEDGER_CLOSED, site_id="dc-lingang", limit=0, actual=42.5, unit="kWh", node_count=8),
             Reason(code=ReasonCode.GPU_MODEL_ABSENT, site_id="dc-g60", detail="A100 only", node_count=2),
         ),

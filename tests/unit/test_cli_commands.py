@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,7 +17,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from suanli.cli import lazy
-from suanli.cli.common import naming
+from suanli.cli.common import read_workloads
 from suanli.cli.main import app
 from suanli.model import FieldProblem, InvalidRequest, Unavailable, WorkloadState
 from suanli.yaml_io import load_workloads
@@ -56,7 +57,7 @@ def test_submit_accepts_files_and_standard_input(run: Run, service: FakeService)
     assert len(service.records) == 3
 
 
-def test_what_the_service_refuses_is_told_by_name_and_not_by_place_in_the_batch(
+def test_what_the_service_refuses_is_told_by_file_line_and_name_instead_of_place_in_the_batch(
     run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(*_: object) -> None:
@@ -70,24 +71,60 @@ def test_what_the_service_refuses_is_told_by_name_and_not_by_place_in_the_batch(
     second = [*load_workloads(Path(V2X).read_text()), *load_workloads(batch)][1].workload_id
     done = run("submit", V2X, "-", input=batch)
     assert done.exit_code == 2
-    assert (
-        done.stderr
-        == f"error: {second}: stages[0].cpu_milli: 1000000 exceeds every node; nearest possible 64000\n"
+    line = 1 + next(i for i, text in enumerate(batch.splitlines()) if "cpu_milli" in text)
+    where = f"-:{line}: {second}: stages[0].cpu_milli"
+    assert done.stderr == f"error: {where}: 1000000 exceeds every node; nearest possible 64000\n"
+
+
+def test_one_answer_names_what_is_malformed_and_what_the_service_finds_impossible(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise InvalidRequest([FieldProblem(field="requests[0].workload.stages", problem="fit nowhere")])
+
+    monkeypatch.setattr(service, "_accept", refuse)
+    done = run("submit", V2X, "-", input="name: x\ncolour: red\nkind: batch\nstages: []\n")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: 3 problems\n")
+    assert "-:2: colour: is not a field" in done.stderr
+    assert f"{V2X}:8: v2x-07: stages: fit nowhere" in done.stderr
+    assert service.records == {}
+
+
+def test_a_failing_later_batch_says_how_many_workloads_are_in_already(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    taken = 0
+    accept = service._accept
+
+    def accept_first(*given: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 2:
+            raise InvalidRequest([FieldProblem(field="requests[0].workload.name", problem="is taken")])
+        return accept(*given)
+
+    monkeypatch.setattr(service, "_accept", accept_first)
+    one = "- {{name: w{}, kind: batch, stages: [{{stage_id: m, cpu_milli: 1, memory_mib: 1}}]}}\n"
+    done = run("submit", "-", input="workloads:\n" + "".join(one.format(i) for i in range(1001)))
+    assert done.exit_code == 2
+    assert done.stderr.startswith(
+        "the first 1000 of 1001 were accepted\nerror: -:1002: w1000: name: is taken"
     )
 
 
 @pytest.mark.parametrize(
     ("field", "told"),
     [
-        ("workloads[0].stages[0].replicas", "v2x-07: stages[0].replicas"),
-        ("requests[0].workload", "v2x-07"),
+        ("workloads[0].stages[0].replicas", f"{V2X}:9: v2x-07: stages[0].replicas"),
+        ("requests[0].workload", f"{V2X}:2: v2x-07"),
         ("requests[9].workload.name", "requests[9].workload.name"),
         ("plan_etag", "plan_etag"),
     ],
 )
-def test_places_in_a_batch_become_names(field: str, told: str):
-    workloads = load_workloads(Path(V2X).read_text())
-    with pytest.raises(InvalidRequest) as refused, naming(workloads):
+def test_places_in_a_batch_become_lines_and_names(field: str, told: str):
+    read = read_workloads([Path(V2X)], "default")
+    with pytest.raises(InvalidRequest) as refused, read.located():
         raise InvalidRequest([FieldProblem(field=field, problem="is wrong")])
     assert [p.field for p in refused.value.problems] == [told]
 
@@ -155,6 +192,26 @@ def test_list_narrows(run: Run, service: FakeService):
     assert "only the first 1" in run("list", "--limit", "1").stdout
 
 
+def test_a_fleet_is_read_changed_and_set_again(run: Run, service: FakeService, tmp_path: Path):
+    shown = run("fleet", "get")
+    changed = yaml.safe_load(shown.stdout)
+    changed["sites"][0]["display_name"] = "Another name"
+    file = tmp_path / "fleet.yaml"
+    file.write_text(yaml.safe_dump(changed, allow_unicode=True))
+    before = service.fleet
+    assert run("fleet", "set", str(file), "--dry-run").exit_code == 0
+    assert service.fleet == before
+    done = run("fleet", "set", str(file))
+    assert done.exit_code == 0 and "SITES" in done.stdout
+    assert service.fleet.sites[0].display_name == "Another name"
+    assert service.fleet.sites[1:] == before.sites[1:]
+    file.write_text("sites: []\nsite: 1\n")
+    wrong = run("fleet", "set", str(file))
+    assert wrong.exit_code == 2
+    assert f"{file}:2: site: is not a field; nearest possible sites" in wrong.stderr
+    assert "network: is missing" in wrong.stderr
+
+
 def test_cancel(run: Run, service: FakeService):
     run("submit", V2X)
     assert run("cancel", "v2x-07", "--cause", "enough").exit_code == 0
@@ -165,7 +222,7 @@ def test_cancel(run: Run, service: FakeService):
 def test_why_tells_reasons_conflict_and_candidates(run: Run):
     run("submit", V2X)
     told = run("why", "v2x-07", "--not-at", "ai-core", "--fix").stdout
-    assert "rtt exceeded at ai-core, stage main (13.6 against 10 ms)" in told
+    assert "ai-core: round trip p99 13.6 ms, limit 10" in told
     assert "rtt_p99_max 10 ms from z1" in told
     assert "松江枢纽 Songjiang hub" in told
     assert "rtt_p99_max 10 → 13.7 ms" in told

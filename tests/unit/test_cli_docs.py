@@ -66,10 +66,13 @@ def test_there_are_three_pieces_of_python():
 
 
 def test_every_command_is_listed():
-    listed = set(re.findall(r"`suanli ((?:policy )?[a-z]+)", CLI.read_text().partition("## Output")[0]))
+    listed = set(
+        re.findall(r"`suanli ((?:policy |fleet )?[a-z]+)", CLI.read_text().partition("## Output")[0])
+    )
     ours = {name for functions in COMMANDS.values() for name in functions}
     policy = {f"policy {c.name}" for c in operate.policy_app.registered_commands}
-    assert listed == ours | policy
+    fleet = {f"fleet {c.name}" for c in operate.fleet_app.registered_commands}
+    assert listed == ours | policy | fleet
     others = re.search(r"the simulator \(([^)]*)\)", CLI.read_text())
     assert others is not None
     assert set(re.findall(r"`(\w+)`", others.group(1))) == set(lazy.WINGS)

@@ -148,6 +148,12 @@ def test_more_replicas_than_the_whole_fleet_holds(city):
     assert (field, nearest, code) == ("stages[0].replicas", "20", "too_many_replicas")
 
 
+def test_replicas_that_end_may_take_turns_however_many_they_are(city):
+    frames = a_workload("frames").gpus(h20=1000, l20=1000).replicas(21).lasts(600)
+    assert problems(city, frames) == []
+    assert the_problem(city, a_workload("w").gpus(h20=1000).gang(21).lasts(600))[0] == "stages[0].replicas"
+
+
 def test_a_spread_over_more_sites_or_nodes_than_there_are(city):
     assert the_problem(city, a_workload("w").replicas(3).spread("site", 3)) == (
         "stages[0].spread.min_domains",

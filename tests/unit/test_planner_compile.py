@@ -8,9 +8,12 @@ import pytest
 from scheduler.planner.compile import compile_problem
 from scheduler.planner.feasibility import Views
 from scheduler.planner.forecast import AHEAD_HOURS, expected_arrivals
+from scheduler.planner.round import shared_stage_sites
 from solvers.plan_model import solve_plan
 from solvers.problem import PlacementProblem, Slots
-from tests.builders import HUB, START_S, a_fleet, a_site, a_workload, given
+from solvers.solution import PlanSolution
+from solvers.verify import verify_plan
+from tests.builders import HUB, START_S, PlainScorer, a_fleet, a_site, a_twin, a_workload, given, name_of
 
 HOUR_S = 3600
 
@@ -143,3 +146,95 @@ def test_what_is_due_in_days_is_planned_within_the_next_night():
     due = dict(zip(classes.release_slot.tolist(), classes.deadline_slot.tolist(), strict=True))
     assert sorted(classes.deadline_slot.tolist()) == [6, 18, 36]
     assert due[20] == 36, "its own night, counted from when it may begin"
+
+
+# ---------------------------------------------------------------------- stage graphs that share a stage
+
+
+def a_city_twin(name: str, budget_ms: float) -> a_workload:
+    """A twin that a plan serves: what batch work pays for lateness would not be worth its energy."""
+    return a_twin(name, budget_ms).priority("public_service")
+
+
+def sharing(name: str, owner: str, budget_ms: float) -> a_workload:
+    twin = a_city_twin(name, budget_ms)
+    twin.stages[1]["shared_with"] = name_of(owner)
+    return twin
+
+
+def planned(city) -> tuple[PlacementProblem, PlanSolution]:
+    """The problem as the product compiles it, and its plan, which the verifier finds sound."""
+    views = Views(city.state.topology, city.state.shapes)
+    sites = shared_stage_sites(city.state, views, city.strategy.plain, city.now_s)
+    problem = compile_problem(city.state, views, city.now_s, shared_sites=sites).problem
+    plan = solve_plan(problem)
+    assert verify_plan(problem, plan) == []
+    return problem, plan
+
+
+def sites_of_patterns(
+    problem: PlacementProblem, plan: PlanSolution
+) -> dict[str, dict[tuple[str, ...], float]]:
+    """First stage's class → sites per stage → how many, in the first slot."""
+    out: dict[str, dict[tuple[str, ...], float]] = {}
+    for pattern in plan.graph_patterns:
+        first = problem.classes.class_id[problem.graphs[pattern.graph_index].stage_class[0]]
+        sites = tuple(problem.sites.site_id[s] for s in pattern.stage_site)
+        counts = out.setdefault(first, {})
+        counts[sites] = counts.get(sites, 0.0) + float(pattern.count[0])
+    return out
+
+
+LOOP_MS = 2 * 11 + 3 * 10.0
+"""Of a twin at one site 10 ms from the hub; each hop to another site adds 20."""
+
+
+def test_who_shares_a_running_stage_is_planned_around_its_place():
+    """The store lies at the dear site; the guest's loop has no time for a hop, so the plan lays it beside the store."""
+    fleet = a_fleet(a_site("e01").cpus(nodes=4).rtt(10), a_site("e02").cpus(nodes=4).rtt(10))
+    owner = a_city_twin("owner", 400.0)
+    owner.stages[1]["site_ids"] = ("e02",)
+    city = given(fleet).submits(owner).when_planned().all_run()
+    city.submits(sharing("guest", "owner", LOOP_MS))
+    problem, plan = planned(city)
+    (guest,) = (g for g in problem.graphs if g.fixed_site)
+    assert guest.fixed_site == (-1, problem.sites.site_id.index("e02"), -1)
+    patterns = sites_of_patterns(problem, plan)[problem.classes.class_id[guest.stage_class[0]]]
+    assert patterns == pytest.approx({("e02", "e02", "e02"): 1.0})
+    shared = problem.pairs.class_index == guest.stage_class[1]
+    assert plan.running_count[shared].max() == 0.0, "the shared stage runs once, at its owner"
+
+
+def test_owner_and_sharers_that_all_wait_are_planned_jointly():
+    """The cheap site suits the owner alone; only beside e02 may its sharer lie."""
+    medical = a_site("e02").cpus(nodes=4).rtt(10).labels(residency="medical")
+    fleet = a_fleet(a_site("e01").cpus(nodes=4).rtt(10), medical)
+    guest = sharing("guest", "owner", LOOP_MS)
+    guest.stages[0]["require_any"] = ({"residency": "medical"},)
+    city = given(fleet, PlainScorer({"e02": 9.0})).submits(a_city_twin("owner", LOOP_MS), guest)
+    problem, plan = planned(city)
+    assert [len(g.stage_class) for g in problem.graphs] == [3, 3]
+    patterns = sites_of_patterns(problem, plan)
+    assert list(patterns.values()) == [{("e02", "e02", "e02"): pytest.approx(1.0)}] * 2
+    city.when_planned().expect("owner", on="e02", replicas=3).expect("guest", on="e02", replicas=2)
+
+
+def test_a_store_at_a_site_that_takes_nothing_new_is_not_fixed():
+    fleet = a_fleet(a_site("e01").cpus(nodes=4).rtt(10), a_site("e02").cpus(nodes=4).rtt(10))
+    city = (
+        given(fleet, PlainScorer({"e02": 9.0})).submits(a_city_twin("owner", 400.0)).when_planned().all_run()
+    )
+    city.submits(sharing("guest", "owner", 400.0)).when_planned().all_run()
+    assert len(planned(city)[0].graphs) == 2
+    city.apply(city.cycle.cordon(city.state, city.now_s, "e01", True))
+    problem, _ = planned(city)
+    assert [g.fixed_site for g in problem.graphs] == [()]
+
+
+def test_who_shares_with_work_that_is_over_is_not_planned_as_a_graph():
+    fleet = a_fleet(a_site("e01").cpus(nodes=4).rtt(10))
+    city = (
+        given(fleet).submits(a_city_twin("owner", LOOP_MS), sharing("guest", "owner", LOOP_MS)).when_planned()
+    )
+    city.cancels("owner")
+    assert planned(city)[0].graphs == ()

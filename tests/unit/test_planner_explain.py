@@ -52,11 +52,22 @@ def test_the_words_of_explanations(golden):
 
 def test_the_chosen_site_and_why_each_other_lost():
     city = given(near_and_far(), PlainScorer({"e01": 1.0, "e02": 2.5, "dc": 1.0}, closed=frozenset({"dc"})))
-    city.submits(
-        a_workload("w")
-    ).when_planned()  # at e02 a node would have to wake, for a thousandth of a yuan
+    city.submits(a_workload("w")).when_planned()
     lost = {c.site_id: c.lost_because for c in city.explain("w").candidates}
-    assert lost == {"e01": "", "e02": "dearer by 1.5010 yuan/h", "dc": "the plan keeps this site closed"}
+    assert lost == {"e01": "", "e02": "dearer by 1.5000 yuan/h", "dc": "the plan keeps this site closed"}
+
+
+def test_a_node_that_only_this_work_keeps_awake_counts_at_the_chosen_site_as_it_does_elsewhere():
+    """Else a site that is 0.5 dearer would be told to be dearer by the idle power of a node as well."""
+    city = given(near_and_far(), PlainScorer({"e01": 1.0, "e02": 1.5, "dc": 9.0})).submits(a_workload("w"))
+    asked = city.when_planned().explain("w")
+    costs = {c.site_id: c.cost_terms_yuan_per_hour for c in asked.candidates}
+    assert costs["e01"] == {"energy": 1.0, "wake": 0.001}
+    assert costs["e02"] == {"energy": 1.5, "wake": 0.001}
+    # beside other work the node is awake anyway
+    city.submits(a_workload("neighbour").at("e01")).when_planned()
+    costs = {c.site_id: c.cost_terms_yuan_per_hour for c in city.explain("w").candidates}
+    assert costs["e01"] == {"energy": 1.0}
 
 
 def test_a_full_site_lost_because_it_is_full():
@@ -149,10 +160,10 @@ def test_a_site_that_would_be_cheaper_says_why_it_is_not_the_one():
     city = given(near_and_far(), scorer).submits(a_workload("w").at("e01", "e02")).when_planned()
     scorer.cost_by_site = {"e01": 3.0, "e02": 2.0}
     lost = {c.site_id: c.lost_because for c in city.explain("w").candidates}
-    assert lost["e02"] == "cheaper by 0.9990 yuan/h now, but not when the work was placed"
+    assert lost["e02"] == "cheaper by 1.0000 yuan/h now, but not when the work was placed"
     scorer.quotas = {0: {0: 1.0}}
     lost = {c.site_id: c.lost_because for c in city.explain("w").candidates}
-    assert lost["e02"] == "cheaper by 0.9990 yuan/h now, but the plan wants its replicas elsewhere"
+    assert lost["e02"] == "cheaper by 1.0000 yuan/h now, but the plan wants its replicas elsewhere"
 
 
 def test_what_is_short_names_the_most_that_a_short_node_has_free():
@@ -177,3 +188,14 @@ def test_work_without_users_has_no_round_trip():
     city = given(near_and_far()).submits(a_workload("w"), a_workload("v").within(30.0)).when_planned()
     assert all(c.rtt_p99_ms is None for c in city.explain("w").candidates)
     assert all(c.rtt_p99_ms is not None for c in city.explain("v").candidates)
+
+
+def test_replicas_that_take_turns_are_told_so():
+    """Three that end on a fleet that holds two at once: the third waits for its own kin."""
+    city = given(a_fleet(a_site("e01").cpus(nodes=2, cores=8)))
+    city.submits(a_workload("frames").cpu(8).replicas(3).lasts(600)).when_planned()
+    asked = city.explain("frames")
+    assert asked.conflict == (
+        "all its replicas at once: more than the installed fleet holds, so they take turns",
+    )
+    assert asked.relaxations == ()

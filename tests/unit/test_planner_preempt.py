@@ -78,10 +78,13 @@ def test_who_gave_way_is_told_why_and_what_it_lost_until_it_runs_again():
     city = full_room(nodes=1).submits(a_workload("plc", tenant="other").priority("hard_safety"))
     at_s = city.when_planned().now_s
     summary = city.explain("b0").summary
-    assert summary.endswith(
+    told = (
         f"stopped at {utc(at_s):%Y-%m-%d %H:%M} UTC: it gave way, for hard_safety work found no free room; "
         f"{1000 * 0.1 / 3600:.2g} GPU-hours of its work are lost"
     )
+    assert summary.endswith(told)
+    in_lists = city.cycle.waiting(city.state, at_s, [name_of("b0")])[name_of("b0")].summary
+    assert in_lists == f"cpu short at 1 site; {told}", "`suanli get` and `suanli watch` print this"
     assert "plc" not in summary, "other tenants' work has no name"
     assert city.replayed().digest() == city.state.digest()
     city.cancels("tenants/other/workloads/plc").when_planned(after_s=100).expect("b0", replicas=1)

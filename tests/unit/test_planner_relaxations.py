@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from scheduler.cycle import Cycle
+from scheduler.domain.outlook import CalendarOutlook
 from scheduler.planner.horizon import HorizonStrategy
+from scheduler.planner.learn import nominal
 from scheduler.workers.pools import InlineSolverPool
-from suanli.model import NotFound, Policy, ReasonCode, Relaxation, ReplicaPhase, SitePolicy
+from solvers.facility import facility_power_kw
+from suanli.model import NotFound, Policy, PueCap, ReasonCode, Relaxation, ReplicaPhase, SitePolicy
 from tests.builders import START_S, City, PlainScorer, a_fleet, a_site, a_twin, a_workload, given, name_of
 
 HOUR_S = 3600
@@ -74,6 +77,14 @@ def test_the_largest_gang_that_starts_now():
     assert starts(city.cancels("w"), a_workload("smaller").gpus(h20=2000).gang(2))
 
 
+def test_a_smaller_gang_is_no_help_before_its_window_opens():
+    city = given(a_fleet(a_site("dc", "cloud").gpus("h20", nodes=3, per_node=2)))
+    city.submits(a_workload("other").gpus(h20=1000)).when_planned()
+    later = a_workload("w").gpus(h20=2000).gang(3).not_before(START_S + HOUR_S)
+    city.submits(later).when_planned().expect_waiting("w")
+    assert "stages[0].replicas" not in relaxations(city)
+
+
 # ---------------------------------------------------------------------- the operator's rules
 
 
@@ -120,6 +131,69 @@ def test_each_site_that_is_shut_is_a_change_of_its_own():
     assert found["sites/e01"].change == "e01 comes back"
     assert found["sites/e02"].change == "e02 is uncordoned"
     assert "sites/e03" not in found
+
+
+def held_for_the_night(cap: float | None, rated_kw: float) -> City:
+    """Energy is cheap from 02:00 local on, so a plan holds deferrable work back; losses are the room's."""
+    fleet = a_fleet(a_site("dc", "cloud").gpus("h20", nodes=2, per_node=8)).build()
+    prices = tuple(0.3 if 2 <= h < 6 else 2.0 for h in range(24))
+    tariff = fleet.tariffs[0].model_copy(
+        update={"price_yuan_per_kwh_by_month": dict.fromkeys(range(1, 13), prices)}
+    )
+    sites = (fleet.sites[0].model_copy(update={"rated_it_kw": rated_kw, "power_limit_kw": rated_kw}),)
+    city = given(fleet.model_copy(update={"tariffs": (tariff,), "sites": sites}))
+    city.cycle = Cycle(HorizonStrategy(), InlineSolverPool())
+    if cap is not None:
+        policy = Policy(sites=(SitePolicy(target="sites/dc", caps=PueCap(ipue_cap_hourly=cap)),))
+        city.apply(city.cycle.revise_policy(city.state, START_S, policy))
+    work = a_workload("w").gpus(h20=8000).lasts(2 * HOUR_S).deferrable(START_S + 20 * HOUR_S)
+    return city.submits(work).when_planned(after_s=1).expect_waiting("w")
+
+
+def test_an_hourly_cap_that_starting_now_would_break_is_told_with_the_cap_it_would_meet_and_for_how_long():
+    """The plant's curve is read again at the load of the node, whose GPUs and core are half busy."""
+    city = held_for_the_night(1.2, rated_kw=4.0)
+    found = relaxations(city)["policy.sites[sites/dc].caps.ipue_cap_hourly"]
+    assert city.state.topology is not None
+    (site,) = city.state.topology.sites
+    (group,) = site.groups
+    it_kw = (group.idle_w + 0.5 * (8 * group.gpu_dynamic_w + 1 * group.core_dynamic_w)) / 1000
+    assert (found.from_value, found.unit) == (1.2, "kWh per kWh")
+    assert (
+        found.change.startswith("start now at dc with its hourly cap 1.20 → ") and "for 2 h" in found.change
+    )
+    outlook = CalendarOutlook(city.state.topology, city.state.forecast)
+    hours = [city.now_s, city.now_s + HOUR_S]
+    plants = [nominal(site, outlook.dry_bulb_c(t), outlook.wet_bulb_c(t)) for t in hours]
+    worst = max(float(facility_power_kw(c, site.rated_it_kw, it_kw)) / it_kw for c in plants)
+    assert found.to_value is not None
+    assert found.to_value - 0.01 < worst <= found.to_value
+
+
+@pytest.mark.parametrize("cap", [1.2, None])
+def test_no_cap_is_proposed_where_none_is_set_or_none_that_a_policy_may_name_would_do(cap: float | None):
+    """One node in a hall for 1 MW: thirty times its own power is lost."""
+    found = relaxations(held_for_the_night(cap, rated_kw=1000.0))
+    assert "deferrable" in found
+    assert not any("ipue_cap" in field for field in found)
+
+
+def test_a_stage_of_its_own_in_place_of_one_that_is_shared():
+    """The owner is held back until tomorrow, and what shares its stage waits for that."""
+    city = given(a_fleet(a_site("e01").cpus(nodes=2, cores=8)))
+    owner = a_twin("owner", 60).not_before(START_S + 24 * HOUR_S)
+    city.submits(owner).when_planned().expect_waiting("owner")
+    guest = a_twin("w", 60)
+    guest.stages[1]["shared_with"] = name_of("owner")
+    city.submits(guest).when_planned().expect_waiting("w")
+    explanation = city.explain("w")
+    assert explanation.conflict == ("a shared stage lies where its owner runs it",)
+    found = {r.field: r for r in explanation.relaxations}["stages[1].shared_with"]
+    assert found.change == "with sync of its own it would start at e01"
+    start, of_owner = explanation.expected_start, city.explain("owner").expected_start
+    assert start is not None and of_owner is not None
+    assert start.likely_at_s == of_owner.likely_at_s == START_S + 24 * HOUR_S
+    assert "whose stage it shares" in start.assumption
 
 
 # ---------------------------------------------------------------------- waiting

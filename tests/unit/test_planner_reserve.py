@@ -90,7 +90,7 @@ def test_shared_gpus_count_when_their_last_share_comes_free():
     city.submits(a_workload("gang").gpus(h20=1000).gang(2).lasts(60)).when_planned()
     estimate = city.explain("gang").expected_start
     assert estimate is not None
-    assert estimate.earliest_at_s == city.now_s + 3 * HOUR_S
+    assert estimate.likely_at_s == city.now_s + 3 * HOUR_S
 
 
 def test_the_reason_says_that_nodes_are_reserved():

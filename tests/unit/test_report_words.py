@@ -118,15 +118,15 @@ def test_shares_and_durations():
     ("reason", "said"),
     [
         (
-            Reason(code=ReasonCode.GANG_NOT_WHOLE, limit=8, actual=16, unit="GPUs", node_count=16),
-            "gang not whole: 16 against a limit of 8 GPUs (16 nodes)",
+            Reason(code=ReasonCode.GANG_NOT_WHOLE, limit=16, actual=8, unit="GPUs", node_count=16),
+            "room for 8 of the gang's 16 GPUs (16 nodes)",
         ),
         (
             Reason(code=ReasonCode.RTT_EXCEEDED, limit=20, actual=27.34, unit="ms"),
-            "rtt exceeded: 27.3 against a limit of 20 ms",
+            "round trip p99 27.3 ms, limit 20",
         ),
-        (Reason(code=ReasonCode.SITE_DOWN, detail="power"), "site down: power"),
-        (Reason(code=ReasonCode.SITE_CORDONED), "site cordoned"),
+        (Reason(code=ReasonCode.SITE_DOWN, detail="power"), "the site is down: power"),
+        (Reason(code=ReasonCode.SITE_CORDONED), "closed to new work"),
     ],
 )  # fmt: skip
 def test_reasons(reason, said):

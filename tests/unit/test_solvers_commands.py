@@ -14,9 +14,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from benchmarks.assignment import placement_problem
+from solvers.binding import binding_constraints
 from solvers.commands import EXIT_NO_PLAN, solve, verify
+from solvers.problem import PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
+from tests.assignment_problems import random_instance
+from tests.bulk_towns import bulk_town
 from tests.plan_problems import Town
+from tests.unit.test_solvers_certificate import a_problem
 
 RUNNER = CliRunner()
 
@@ -123,20 +129,48 @@ def test_verify_needs_no_solver_installed(problem_file: Path) -> None:
     assert refused.returncode != 0, "the test must really hide the solver"
 
 
-def test_a_dumped_problem_replays_bit_for_bit_in_fresh_processes(tmp_path: Path) -> None:
-    """Other process, other hash seed: the same bytes, certificate and prices included."""
-    from tests.unit.test_solvers_certificate import a_problem
+def _towns() -> dict[str, PlacementProblem]:
+    """Of each method a problem: many rules over three slots; nodes of one slot; loads per site; sites with a price."""
+    return {
+        "plan": a_problem(),
+        "bulk": bulk_town(5),
+        "assignment": placement_problem(random_instance(5, fixed_costs=False)),
+        "assignment of sites with a price": placement_problem(random_instance(6, fixed_costs=True)),
+    }
 
-    file = tmp_path / "town.problem"
-    a_problem().save(file)
+
+@pytest.mark.parametrize("kind", ["plan", "bulk", "assignment", "assignment of sites with a price"])
+def test_a_dumped_problem_replays_bit_for_bit_in_fresh_processes(kind: str, tmp_path: Path) -> None:
+    """Other process, other hash seed: the same bytes, certificate and prices included; sound without a solver."""
+    file, by = tmp_path / "town.problem", kind.split(maxsplit=1)[0]
+    _towns()[kind].save(file)
     for seed in ("1", "2"):
         out = str(tmp_path / f"{seed}.plan")
         done = _fresh_process(
-            ["-m", "suanli.cli.main", "solve", str(file), "--out", out], PYTHONHASHSEED=seed
+            ["-m", "suanli.cli.main", "solve", str(file), "--by", by, "--out", out], PYTHONHASHSEED=seed
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "1.plan").read_bytes() == (tmp_path / "2.plan").read_bytes()
-    assert PlanSolution.load(tmp_path / "1.plan").certificate is not None
+    checked = _fresh_process(["-c", WITHOUT_SOLVER, "verify", str(file), str(tmp_path / "1.plan")])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    plan = PlanSolution.load(tmp_path / "1.plan")
+    assert plan.certificate is not None or by == "bulk", "bulk plans state a bound without one"
+    as_json = run(verify, file, tmp_path / "1.plan", "--json")
+    told = json.loads(as_json.output)
+    assert {(b["rule"], b["subject"], b["slot"]) for b in told["binding"]} == {
+        (b.rule, b.subject, b.slot) for b in binding_constraints(_towns()[kind], plan)
+    }
+    assert told["binding"]
+    assert any(b.bound_yuan is not None for b in plan.bounds)
+
+
+def test_a_problem_for_another_method_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "day.problem"
+    a_problem().save(file)
+    for by in ("bulk", "assignment"):
+        answer = run(solve, file, "--by", by)
+        assert answer.exit_code == 2
+        assert f"not a problem for --by {by}" in answer.stderr
 
 
 def _fresh_process(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from suanli import wire
-from suanli.model import FieldProblem, InvalidRequest, Workload
+from suanli.model import FieldProblem, InvalidRequest, Policy, Workload
+from suanli.model.problems import validate
+from suanli.model.workload import DAY_S, MAX_DURATION_S
 from suanli.v1 import fleet_pb2, simulations_pb2, workloads_pb2
 from tests.fake_service import a_fleet
 
@@ -251,8 +253,33 @@ def test_a_fleet_names_site_group_and_link():
 
 
 def test_a_number_too_large_for_the_wire_is_a_problem_not_a_crash():
-    workload = wire.workload_from_proto(a_message()).model_dump()
-    workload["stages"][0]["gpu_memory_mib"] = 2**70
     with pytest.raises(InvalidRequest) as refused:
-        wire.workload_to_proto(Workload.model_validate(workload))
-    assert refused.value.problems[0].field == "gpu_memory_mebibytes"
+        wire.policy_to_proto(Policy(created_at_s=2**70))
+    assert refused.value.problems[0].field == "create_time"
+
+
+@pytest.mark.parametrize(
+    ("field", "largest"),
+    [
+        ("duration_s", MAX_DURATION_S),
+        ("startup_s", DAY_S),
+        ("gpu_memory_mib", 10_000_000),
+        ("checkpoint_interval_s", MAX_DURATION_S),
+        ("checkpoint_gib", 10_000_000),
+        ("storage_gib", 10_000_000),
+    ],
+)
+def test_every_amount_of_a_stage_has_a_bound_that_the_wire_carries(field: str, largest: int):
+    workload = wire.workload_from_proto(a_message()).model_dump()
+    workload["stages"][0][field] = largest
+    assert (
+        wire.workload_from_proto(wire.workload_to_proto(Workload.model_validate(workload)))
+        .stages[0]
+        .model_dump()[field]
+        == largest
+    )
+    workload["stages"][0][field] = 10**30
+    with pytest.raises(InvalidRequest) as refused:
+        validate(Workload, workload)
+    (problem,) = refused.value.problems
+    assert (problem.field, problem.nearest) == (f"stages[0].{field}", str(largest))

@@ -1,0 +1,115 @@
+"""Reasons in words, for every place that shows them: command line, end of a day, report.
+
+reason_words    one no: `needs 128 cores, at most 64 free`
+blocked_places  all reasons, places with the same ones together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from suanli.model.reason import Reason, ReasonCode
+
+Number = Callable[[float], str]
+
+
+def plain_number(value: float) -> str:
+    """Digits that say something: whole numbers whole, others with one decimal, small ones with three digits."""
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+_PLAIN = {
+    ReasonCode.SITE_CORDONED: "closed to new work",
+    ReasonCode.SITE_DOWN: "the site is down",
+    ReasonCode.SITE_NOT_NAMED: "not among the sites named",
+    ReasonCode.LABEL_MISSING: "lacks the labels",
+    ReasonCode.RTT_UNKNOWN: "round trip unknown",
+    ReasonCode.PATH_BUDGET_EXCEEDED: "beyond a path's budget",
+    ReasonCode.GPU_MODEL_ABSENT: "no GPU of the models allowed",
+    ReasonCode.GPU_FRAGMENTED: "GPUs free only in pieces",
+    ReasonCode.NODE_TOO_SMALL: "every node is too small",
+    ReasonCode.NOT_BEFORE: "may not start yet",
+    ReasonCode.WAITS_FOR_PRICE: "put off",
+    ReasonCode.RESERVED_FOR_GANG: "kept for a gang that waits for whole nodes",
+    ReasonCode.SPREAD_UNMET: "too few nodes or sites to spread over",
+    ReasonCode.COLOCATION_UNMET: "its stages cannot lie together",
+}
+_NEEDS = (
+    ReasonCode.CPU_SHORT,
+    ReasonCode.MEMORY_SHORT,
+    ReasonCode.GPU_SHORT,
+    ReasonCode.STORAGE_SHORT,
+    ReasonCode.GPU_FRAGMENTED,
+)
+"""`limit` is the most that is free on a node, `actual` what a replica asks for."""
+
+
+def reason_words(reason: Reason, number: Number = plain_number) -> str:
+    """One reason without its place: what is asked, what is there, and the detail; never how many nodes."""
+    text = _with_numbers(reason, number) if reason.actual is not None and reason.limit is not None else ""
+    if text:
+        return f"{text} ({reason.detail})" if reason.detail else text
+    text = _PLAIN.get(reason.code) or str(reason.code).replace("_", " ")
+    only = reason.limit if reason.limit is not None else reason.actual
+    if only is not None and reason.code is not ReasonCode.NOT_BEFORE:
+        text += f", {'limit ' if reason.limit is not None else ''}{number(only)} {reason.unit}".rstrip()
+    return f"{text}: {reason.detail}" if reason.detail else text
+
+
+def _with_numbers(reason: Reason, number: Number) -> str:
+    assert reason.limit is not None and reason.actual is not None
+    limit, actual, unit = number(reason.limit), number(reason.actual), reason.unit
+    if reason.code in _NEEDS:
+        unit = unit.removesuffix("s") if reason.actual == 1 else unit
+        return f"needs {actual} {unit}, at most {limit} free"
+    if reason.code is ReasonCode.NODE_TOO_SMALL:
+        return f"needs {actual} {unit}, the largest node has {limit}"
+    if reason.code is ReasonCode.GPU_MEMORY_TOO_SMALL:
+        return f"needs {limit} {unit} of GPU memory, the largest GPU has {actual}"
+    if reason.code is ReasonCode.RTT_EXCEEDED:
+        return f"round trip p99 {actual} {unit}, limit {limit}"
+    if reason.code is ReasonCode.PATH_BUDGET_EXCEEDED:
+        return f"path takes {actual} {unit}, budget {limit}"
+    if reason.code is ReasonCode.POWER_LIMIT:
+        return f"would draw {actual} {unit}, limit {limit}"
+    if reason.code is ReasonCode.GANG_NOT_WHOLE:
+        return f"room for {actual} of the gang's {limit} {unit}"
+    return f"{str(reason.code).replace('_', ' ')}: {actual} {unit}".rstrip() + f", limit {limit}"
+
+
+def nodes_words(count: int, number: Number = plain_number) -> str:
+    """` (3 nodes)`; empty for none."""
+    return f" ({number(count)} {'node' if count == 1 else 'nodes'})" if count else ""
+
+
+@dataclass(frozen=True)
+class BlockedPlace:
+    """Sites that the same reasons rule out; no site: the workload as a whole."""
+
+    site_ids: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(self.words)
+
+
+def blocked_places(reasons: Iterable[Reason], number: Number = plain_number) -> list[BlockedPlace]:
+    """Every reason, in the order given; sites whose reasons differ in nothing but counts of nodes stand together."""
+    at_site: dict[str, list[Reason]] = {}
+    for reason in reasons:
+        at_site.setdefault(reason.site_id, []).append(reason)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for site_id, there in at_site.items():
+        stages = {r.stage_id for r in there}
+        head = {s: f"{s}: " if len(stages) > 1 and s else "" for s in stages}
+        key = tuple(head[r.stage_id] + reason_words(r, number) for r in there)
+        alike.setdefault((*key, "" if site_id else "whole"), []).append(site_id)
+    out = []
+    for key, site_ids in alike.items():
+        counts = [sum(at_site[s][i].node_count for s in site_ids) for i in range(len(at_site[site_ids[0]]))]
+        words = tuple(text + nodes_words(n, number) for text, n in zip(key[:-1], counts, strict=True))
+        out.append(BlockedPlace(tuple(s for s in site_ids if s), words))
+    return out
