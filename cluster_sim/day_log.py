@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
 from suanli.model.units import HOURS_PER_DAY, SECONDS_PER_HOUR
@@ -128,13 +129,16 @@ class DayLog:
 def read_log(path: Path) -> list[Event]:
     """Events of a canonical log, one JSON object a line; raises BrokenLogError naming a bad line."""
     events = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     events.append(Event.model_validate_json(line))
-                except ValueError as error:
-                    raise BrokenLogError(f"{path.name}:{number}: not an event: {error}") from error
+                except ValidationError as error:
+                    first = error.errors(include_url=False, include_input=False)[0]
+                    where = ".".join(map(str, first["loc"]))
+                    what = f"{where}: {first['msg']}" if where else first["msg"]
+                    raise BrokenLogError(f"{path.name}:{number}: not an event: {what}") from error
     return events
 
 

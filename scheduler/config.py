@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from suanli import yaml_io
 from suanli.model import FieldProblem, InvalidRequest
 
 PREFIX = "SUANLI_"
@@ -109,14 +109,18 @@ def load(
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        documents = yaml_io.parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InvalidRequest([FieldProblem(field="config", problem=f"{path}: {error.strerror}")]) from None
-    except yaml.YAMLError as error:
-        raise InvalidRequest([FieldProblem(field="config", problem=f"{path} is no YAML: {error}")]) from None
-    if tree is None:
+    except UnicodeDecodeError as error:
+        problem = f"{path} is not UTF-8 at byte {error.start}"
+        raise InvalidRequest([FieldProblem(field="config", problem=problem)]) from None
+    if not documents:
         return {}
-    if not isinstance(tree, dict):
+    if problems := [p for d in documents for p in d.problems]:
+        raise InvalidRequest(problems)
+    tree = documents[0].raw
+    if len(documents) > 1 or not isinstance(tree, dict):
         raise InvalidRequest(
             [FieldProblem(field="config", problem=f"{path} holds no keys", expected="key: value")]
         )

@@ -11,9 +11,9 @@ from solvers.bulk_model import HARD_CAP_YUAN, SHARP_RESOURCE, BulkSets, padded_g
 from solvers.bulk_relax import Relaxation
 from solvers.node_fill import Booked, FleetState
 from solvers.problem import RESOURCES, W_PER_KW, PlacementProblem
-from solvers.solution import Bound, Cost, NodePlacements, PlanSolution, SolveStatus
+from solvers.solution import BULK_MODEL, Bound, Cost, NodePlacements, PlanSolution, SolveStatus
 
-MODEL = "bulk relaxation: classes x groups, sums and sharp rows per group, tangents of the square loss"
+MODEL = BULK_MODEL
 NEGLIGIBLE = 1e-9
 NOISE_FRAC = 1e-7
 

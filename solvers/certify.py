@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from solvers.archive import FloatArray, IntArray
+from solvers.archive import FloatArray
 from solvers.binding import binding_constraints
 from solvers.dual_bound import derived_facts, leaf_bound_yuan, level_values, objective_yuan
-from solvers.plan_rules import PlanModel
+from solvers.plan_rules import OpenCuts, PlanModel
 from solvers.problem import NODE_COLUMNS, RESOURCES
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 
@@ -28,23 +28,22 @@ class Duals:
     level_yuan: FloatArray
     on_lower: FloatArray
     on_upper: FloatArray
-    open_cuts: tuple[IntArray, IntArray]
-    """Pair and block of the program's open-site cuts, whose rows come after those that all models of a plan have."""
+    open_cuts: OpenCuts
+    """Class, site and slot of the program's cuts, whose rows come after those that all models of a plan have."""
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a finished search knows: the parts into which it split the choices of open sites, and duals for all of them.
+class Search:
+    """What a finished search knows: the parts into which it split the choices of open sites, each with its duals.
 
-    `anywhere` may be tried in every part; `everything` are duals that bound all choices at once.
+    The duals of `anywhere` may be tried in every part.
     """
 
     parts: tuple[Duals, ...]
     anywhere: tuple[Duals, ...]
-    everything: tuple[Duals, ...]
 
 
-def with_certificate(model: PlanModel, evidence: Evidence, solution: PlanSolution) -> PlanSolution:
+def with_certificate(model: PlanModel, evidence: Sequence[Search], solution: PlanSolution) -> PlanSolution:
     """The plan with the certificate that proves most; without one where nothing can be proven."""
     problem = model.sets.problem
     facts, levels = derived_facts(problem), level_values(problem, solution)
@@ -55,12 +54,12 @@ def with_certificate(model: PlanModel, evidence: Evidence, solution: PlanSolutio
         best = int(np.argmax(bounds))
         return bounds[best], leaves[best]
 
-    found = [best_leaf(part, (part, *evidence.anywhere)) for part in evidence.parts]
-    bound, leaves = min(b for b, _ in found), tuple(leaf for _, leaf in found)
-    for duals in evidence.everything:
-        alone, leaf = best_leaf(duals, (duals,))
-        if alone > bound:
-            bound, leaves = alone, (leaf,)
+    bound, leaves = -np.inf, tuple[Leaf, ...]()
+    for search in evidence:
+        found = [best_leaf(part, (part, *search.anywhere)) for part in search.parts]
+        least = min(of_part for of_part, _ in found)
+        if not leaves or least > bound:
+            bound, leaves = least, tuple(leaf for _, leaf in found)
     if not np.isfinite(bound):
         return solution
     objective = objective_yuan(problem, solution, model.sets.block_of_slot)
@@ -101,8 +100,8 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
     columns = (p.group_count, len(NODE_COLUMNS), p.slot_count)
     power = np.zeros(sites_slots)
     power[model.keys["it_power"]] = duals.rows[model.rows_of("it_power")]
-    cut_pair, cut_block = duals.open_cuts
-    cut_yuan = -duals.rows[model.row_count_without_cuts :][: len(cut_pair)]
+    cut_class, cut_site, cut_slot = duals.open_cuts
+    cut_yuan = -duals.rows[model.row_count_without_cuts :][: len(cut_class)]
     cut = np.flatnonzero(cut_yuan > NOISE)
     spread_keys = model.keys.get("spread", (np.zeros(0, dtype=np.int64),) * 3)
     spread_yuan = -duals.rows[model.rows_of("spread")]
@@ -122,8 +121,9 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
         stay=spread_out("stay", (p.pair_count,), 1.0),
         stay_batch=spread_out("stay_batch", (p.pair_count,), 1.0),
         wake=spread_out("wake", group_slots, 1.0),
-        cut_pair=cut_pair[cut],
-        cut_block=cut_block[cut],
+        cut_class=cut_class[cut],
+        cut_site=cut_site[cut],
+        cut_slot=cut_slot[cut],
         cut_yuan=cut_yuan[cut],
         spread_class=spread_keys[0][spread],
         spread_site=spread_keys[1][spread],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,8 +12,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from solvers.archive import ArchiveError
+from solvers.binding import binding_constraints
 from solvers.problem import PlacementProblem
-from solvers.solution import PlanSolution
+from solvers.proof import UNREADABLE, verify_proof
+from solvers.solution import BindingConstraint, PlanSolution
 from solvers.verify import Violation
 
 EXIT_FAILED = 1
@@ -105,8 +108,6 @@ def verify(
     Examples:
         suanli verify plan-1784066400.problem
     """
-    from solvers.proof import verify_proof
-
     problem_file, plan_file = _pair_of_files(file, plan)
     loaded, solution = _problem(problem_file), _plan(plan_file)
     violations = verify_proof(loaded, solution)
@@ -138,15 +139,7 @@ def _tell(problem: PlacementProblem, plan: PlanSolution, violations: list[Violat
             f"  objective {certificate.objective_yuan:.2f} yuan, bound {certificate.bound_yuan:.2f}, "
             f"gap {certificate.gap_frac:.4%} ({certificate.model}; {len(certificate.leaves)} leaves)"
         )
-        dearest = sorted(certificate.binding, key=lambda b: -(b.price_yuan_per_unit or 0.0))
-        for b in dearest[:MOST_SHOWN]:
-            slot = "" if b.slot < 0 else f",slot={b.slot}"
-            price = (
-                "" if b.price_yuan_per_unit is None else f", {b.price_yuan_per_unit:.4g} yuan per {b.unit}"
-            )
-            typer.echo(f"  binds {b.rule}[{b.subject}{slot}]: {b.value:.6g} of {b.limit:.6g} {b.unit}{price}")
-        if len(dearest) > MOST_SHOWN:
-            typer.echo(f"  and {len(dearest) - MOST_SHOWN} more that bind (--json tells all)")
+        _tell_binding(certificate.binding)
         for own in plan.bounds:
             if own.bound_yuan is not None and own.gap_frac is not None:
                 typer.echo(
@@ -154,14 +147,36 @@ def _tell(problem: PlacementProblem, plan: PlanSolution, violations: list[Violat
                     f"gap {own.gap_frac:.4%} ({own.model})"
                 )
     elif plan.has_plan:
-        typer.echo("  no certificate: nothing is claimed about the best possible plan")
+        typer.echo("  no certificate: nothing about the best possible plan is proven here")
+        if _is_readable(violations):
+            _tell_binding(binding_constraints(problem, plan))
     for violation in violations:
         typer.echo(f"  wrong: {violation}")
     typer.echo(f"verify: {len(violations)} violations")
 
 
+def _tell_binding(binding: Sequence[BindingConstraint]) -> None:
+    dearest = sorted(binding, key=lambda b: -(b.price_yuan_per_unit or 0.0))
+    for b in dearest[:MOST_SHOWN]:
+        slot = "" if b.slot < 0 else f",slot={b.slot}"
+        price = "" if b.price_yuan_per_unit is None else f", {b.price_yuan_per_unit:.4g} yuan per {b.unit}"
+        typer.echo(f"  binds {b.rule}[{b.subject}{slot}]: {b.value:.6g} of {b.limit:.6g} {b.unit}{price}")
+    if len(dearest) > MOST_SHOWN:
+        typer.echo(f"  and {len(dearest) - MOST_SHOWN} more that bind (--json tells all)")
+
+
+def _is_readable(violations: Sequence[Violation]) -> bool:
+    """Whether the plan's arrays fit the problem, so that what binds can be told."""
+    return not any(v.rule in UNREADABLE for v in violations)
+
+
 def _as_json(problem: PlacementProblem, plan: PlanSolution, violations: list[Violation]) -> dict[str, Any]:
     certificate = plan.certificate
+    binding: Sequence[BindingConstraint] = ()
+    if certificate is not None:
+        binding = certificate.binding
+    elif _is_readable(violations):
+        binding = binding_constraints(problem, plan)
     return {
         "problem_sha256": problem.content_hash(),
         "policy_revision": problem.policy_revision,
@@ -177,8 +192,8 @@ def _as_json(problem: PlacementProblem, plan: PlanSolution, violations: list[Vio
             "bound_yuan": certificate.bound_yuan,
             "gap_frac": certificate.gap_frac,
             "leaves": len(certificate.leaves),
-            "binding": [{**dataclasses.asdict(b), "slack": b.slack} for b in certificate.binding],
         },
+        "binding": [{**dataclasses.asdict(b), "slack": b.slack} for b in binding],
         "violations": [
             {"rule": v.rule, "subject": v.subject, "actual": _or_none(v.actual), "limit": _or_none(v.limit)}
             for v in violations

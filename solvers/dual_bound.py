@@ -301,7 +301,10 @@ class _Signed:
     stay_batch: Floats
     wake: Floats
     move_budget: float
-    cut_yuan: Floats
+    cut_paid: Floats
+    """[C,S,T] yuan that a class pays per share on a site in a slot, for the site to be open."""
+    cut_gain: Floats
+    """[S,T] yuan that an open site gains from them."""
     spread_yuan: Floats
 
 
@@ -340,6 +343,7 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
     per_share = np.maximum((p.classes.migration_yuan + budget)[c] * now[c], 0.0)
     is_batch = (p.classes.work_replica_h > 0)[c]
     excess = np.where(s.hourly_is_hard, hard, s.debt_yuan_per_kwh)[:, None] * hours
+    cut_paid, cut_gain = _open_cuts(p, m)
     return _Signed(
         raw=m, level_yuan=level, capacity=np.maximum(_finite(m.capacity), 0.0),
         floor=np.maximum(_finite(m.floor), 0.0), padding=np.maximum(_finite(m.padding), 0.0), ledger=ledger,
@@ -351,8 +355,25 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
             is_batch, np.clip(_finite(m.stay_batch), 0.0, np.maximum(p.classes.migration_yuan[c], 0.0)), 0.0
         ),
         wake=np.clip(_finite(m.wake), 0.0, np.maximum(p.groups.wake_yuan, 0.0)[:, None]), move_budget=budget,
-        cut_yuan=np.maximum(_finite(m.cut_yuan), 0.0), spread_yuan=np.maximum(_finite(m.spread_yuan), 0.0),
+        cut_paid=cut_paid, cut_gain=cut_gain, spread_yuan=np.maximum(_finite(m.spread_yuan), 0.0),
     )  # fmt: skip
+
+
+def _open_cuts(p: PlacementProblem, m: Multipliers) -> tuple[Floats, Floats]:
+    """([C,S,T] paid per share, [S,T] gained when open) for: share of a class on a site in a slot ≤ most · open.
+
+    The rule holds where the class has demand in the slot, for none of it may then lie on a closed site; most is what
+    one site may hold of a service that must lie on several. Work without slots of demand has no shares.
+    """
+    c = m.cut_class
+    holds = (_facts_demand(p)[c, m.cut_slot] > 0) & (p.classes.work_replica_h[c] <= 0)
+    yuan = np.where(holds, np.maximum(_finite(m.cut_yuan), 0.0), 0.0)
+    paid, gain = np.zeros((p.class_count, p.site_count, p.slot_count)), np.zeros((p.site_count, p.slot_count))
+    np.add.at(paid, (c, m.cut_site, m.cut_slot), yuan)
+    stage = np.isin(c, [i for graph in p.graphs for i in graph.stage_class])
+    most = np.where(stage, 1.0, 1.0 / np.maximum(p.classes.spread_site_min[c], 1))
+    np.add.at(gain, (m.cut_site, m.cut_slot), yuan * most)
+    return paid, gain
 
 
 def _finite(values: Floats) -> Floats:
@@ -494,15 +515,9 @@ def _charge_cuts_and_spread(
     p: PlacementProblem, m: _Signed, held: Ints, cost: Floats, block_of_slot: Ints, same_blocks: bool
 ) -> None:
     """Rules that speak of one block: as they are, or spread evenly over the block's slots if blocks are finer now."""
-    row_of = np.full(p.pair_count, -1)
-    row_of[held] = np.arange(len(held))
-    weight = _block_weights(m.raw.block_of_slot, block_of_slot, same_blocks)
-    for k, b, yuan in zip(
-        m.raw.cut_pair.tolist(), m.raw.cut_block.tolist(), m.cut_yuan.tolist(), strict=True
-    ):
-        if row_of[k] >= 0:
-            cost[row_of[k]] += yuan * weight[b]
     site = p.pair_site[held]
+    cost += _sum_over(block_of_slot, m.cut_paid[p.pairs.class_index[held], site])
+    weight = _block_weights(m.raw.block_of_slot, block_of_slot, same_blocks)
     rules = zip(
         m.raw.spread_class.tolist(), m.raw.spread_site.tolist(), m.raw.spread_block.tolist(),
         m.spread_yuan.tolist(), strict=True,
@@ -602,7 +617,7 @@ def _stage_options(
     pairs = pairs[f.may_use[pairs]]
     ms = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(len(pairs))
     pairs, ms = pairs[~np.isnan(ms)], ms[~np.isnan(ms)]
-    cost = _sum_over(era, f.demand[c] * unit[pairs])
+    cost = _sum_over(era, f.demand[c] * unit[pairs] + m.cut_paid[c, p.pair_site[pairs]])
     cost[:, 0] -= m.stay[pairs]
     keys, inverse = np.unique(np.stack([p.pair_site[pairs], ms]), axis=1, return_inverse=True)
     least = np.full((keys.shape[1], era_count), np.inf)
@@ -678,14 +693,7 @@ def _sites_yuan(p: PlacementProblem, m: _Signed, block_of_slot: Ints, leaf: Leaf
     """Σ over sites: open or closed per block as the leaf allows, with what starting costs, each slot at its best."""
     open_yuan = _sum_over(block_of_slot, open_site_yuan(p, m))
     closed_yuan = _sum_over(block_of_slot, m.facility_yuan * p.sites.off_kw)
-    same_blocks = np.array_equal(block_of_slot, m.raw.block_of_slot)
-    weight = _block_weights(m.raw.block_of_slot, block_of_slot, same_blocks)
-    gain = np.zeros_like(open_yuan)
-    for k, b, yuan in zip(
-        m.raw.cut_pair.tolist(), m.raw.cut_block.tolist(), m.cut_yuan.tolist(), strict=True
-    ):
-        gain[p.pair_site[k]] += yuan * weight[b]
-    open_yuan = open_yuan - gain
+    open_yuan = open_yuan - _sum_over(block_of_slot, m.cut_gain)
     stays = ~p.sites.may_close
     closed_yuan = np.where(stays[:, None], np.inf, closed_yuan)
     if leaf is not None:
@@ -880,7 +888,8 @@ def _shapes(p: PlacementProblem, leaf: Leaf) -> Iterator[Violation]:
                 "shape", f"multipliers.{name}", float(getattr(m, name).size), float(np.prod(shape))
             )
     for name, index, end in (
-        ("cut_pair", m.cut_pair, p.pair_count), ("cut_block", m.cut_block, p.slot_count),
+        ("cut_class", m.cut_class, p.class_count), ("cut_site", m.cut_site, p.site_count),
+        ("cut_slot", m.cut_slot, p.slot_count),
         ("spread_class", m.spread_class, p.class_count), ("spread_site", m.spread_site, p.site_count),
         ("spread_block", m.spread_block, p.slot_count),
     ):  # fmt: skip
@@ -890,8 +899,6 @@ def _shapes(p: PlacementProblem, leaf: Leaf) -> Iterator[Violation]:
     steps = np.diff(blocks)
     if blocks[0] != 0 or np.any((steps < 0) | (steps > 1)):
         yield Violation("blocks", "multipliers.block_of_slot")
-    elif m.cut_block.size and int(m.cut_block.max()) > int(blocks[-1]):
-        yield Violation("reference", "multipliers.cut_block", float(m.cut_block.max()), float(blocks[-1]))
     elif m.spread_block.size and int(m.spread_block.max()) > int(blocks[-1]):
         yield Violation(
             "reference", "multipliers.spread_block", float(m.spread_block.max()), float(blocks[-1])

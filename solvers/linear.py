@@ -178,11 +178,18 @@ class Program:
     offset: float = 0.0
     temporary: tuple[str, ...] = ()
     """Names of the last rows, those that `with_row` added: a row of the same name is the same row."""
+    excess_yuan: tuple[float, ...] = ()
+    """What it costs to exceed each temporary row by one, as far as it may be."""
+    most_excess: tuple[float, ...] = ()
+    """By how much each of them may be exceeded."""
     watched: BoolArray | None = None
     """[rows but the temporary] inequalities that seldom bind: they may be left out until an answer breaks them."""
 
-    def with_row(self, name: str, columns: IntArray, values: FloatArray, upper: float) -> Program:
-        """One more constraint values·x[columns] ≤ upper."""
+    def with_row(
+        self, name: str, columns: IntArray, values: FloatArray, upper: float, *,
+        excess_yuan: float = 0.0, most_excess: float = 0.0,
+    ) -> Program:  # fmt: skip
+        """One more constraint values·x[columns] ≤ upper, which may be exceeded by so much at a price."""
         row = sp.csr_array(
             (values, (np.zeros(len(columns), dtype=np.int64), columns)), shape=(1, len(self.cost))
         )
@@ -195,6 +202,8 @@ class Program:
             row_upper=np.append(self.row_upper, upper),
             offset=self.offset,
             temporary=(*self.temporary, name),
+            excess_yuan=(*self.excess_yuan, excess_yuan),
+            most_excess=(*self.most_excess, most_excess),
             watched=self.watched,
         )
 
@@ -206,7 +215,25 @@ class Program:
             row_lower=self.row_lower[rows],
             row_upper=self.row_upper[rows],
             temporary=(),
+            excess_yuan=(),
+            most_excess=(),
             watched=None,
+        )
+
+    def with_excess_columns(self) -> Program:
+        """The same program with a column per temporary row, by how much the row is exceeded: last, in their order."""
+        rows, count = len(self.row_lower), len(self.temporary)
+        excess = sp.csr_array(
+            (np.full(count, -1.0), (np.arange(rows - count, rows), np.arange(count))), shape=(rows, count)
+        )
+        return replace(
+            self,
+            matrix=sp.csr_array(sp.hstack([self.matrix, excess], format="csr")),
+            lower=np.append(self.lower, np.zeros(count)),
+            upper=np.append(self.upper, self.most_excess),
+            cost=np.append(self.cost, self.excess_yuan),
+            excess_yuan=(0.0,) * count,
+            most_excess=(0.0,) * count,
         )
 
 

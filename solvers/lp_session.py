@@ -90,6 +90,18 @@ class Session:
         Watched rows join once an optimum breaks them, so the last optimum is one of the whole program: rows left out
         hold there, and their duals are zero.
         """
+        result = self._solve_elastic(
+            program.with_excess_columns(), self._with_excess_keys(program, column_key), limits
+        )
+        return replace(result, x=result.x[: len(column_key)])
+
+    def _with_excess_keys(self, program: Program, column_key: IntArray) -> IntArray:
+        """Keys of the columns and of the excess of each temporary row, which are those of the rows."""
+        return np.append(
+            column_key, self._keys_of_rows(program)[len(program.row_lower) - len(program.temporary) :]
+        )
+
+    def _solve_elastic(self, program: Program, column_key: IntArray, limits: LpLimits) -> LpResult:
         row_key = self._keys_of_rows(program)
         told = np.isin(row_key, self._row_keys)
         if program.watched is not None:

@@ -36,6 +36,8 @@ ROUTES_PER_ROUND = 4
 """Routes of one class that may join in one round of pricing, by the group in which they end."""
 HEAVY_FRAC = 0.05
 """Of a class that brings this share of all that routes can gain, the best route through every group and block joins."""
+THROUGH_PER_BLOCK = 20
+"""Of those, so many of each class and block."""
 SELDOM_BINDING = ("deadline", "ledger", "link", "parallel", "power_limit", "spread")
 """Rules most of whose rows never bind: they join the program when an answer breaks them."""
 IN_USE = 1e-9
@@ -140,6 +142,11 @@ class Master:
         return np.concatenate([self.kept_column, self.active, routes])
 
     @property
+    def column_count(self) -> int:
+        """Columns of `program`."""
+        return self.route_start + len(self.routes.unit)
+
+    @property
     def route_start(self) -> int:
         """Position of the first route in the program."""
         return len(self.kept_column) + len(self.active)
@@ -157,14 +164,14 @@ class Master:
         paying = _best_of_each(c * p.slot_count + slot, reduced, RUNS_PER_ROUND)
         return self.run_column[paying], float(per_h @ p.classes.work_replica_h)
 
-    def cheapest_patterns(self, duals: FloatArray) -> tuple[IntArray, float]:
+    def cheapest_patterns(self, duals: FloatArray, *, money: float = 1.0) -> tuple[IntArray, float]:
         """Patterns that pay at some duals, the best of each graph and era; and the most all valid ones can gain.
 
         The patterns of a graph and era add up to at most 1. Where not all valid ones are described here, the
         others are counted too.
         """
         duals = duals[: self._patterns.shape[0]]
-        reduced = self.base.cost[self.pattern_column] - self._patterns.T @ duals
+        reduced = money * self.base.cost[self.pattern_column] - self._patterns.T @ duals
         paying = _best_of_each(self.pattern_of, reduced, PATTERNS_PER_ROUND)
         least = np.zeros(int(self.pattern_of.max(initial=-1)) + 1)
         np.minimum.at(least, self.pattern_of, reduced)
@@ -318,13 +325,17 @@ class Master:
         moves = (group[:, 1:] != group[:, :-1]) & (group[:, 1:] >= 0) & (group[:, :-1] >= 0)
         return np.asarray((moves * self._move_yuan[self.routes.class_index]).sum(axis=1))
 
-    def cheapest_routes(self, duals: FloatArray, nothing_yuan: FloatArray) -> RouteCosts:
+    def cheapest_routes(
+        self, duals: FloatArray, nothing_yuan: FloatArray, *, money: float = 1.0
+    ) -> RouteCosts:
         """Shortest path over (group or nothing) × block per class, at reduced costs of units; exact.
 
-        `duals` of the base rows; `nothing_yuan`[C,B] what nothing in a block costs in this objective (inf: forbidden).
+        `duals` of the base rows; `nothing_yuan`[C,B] what nothing in a block costs in this objective (inf: forbidden);
+        `money`: what a yuan of cost counts in it.
         """
         p, sets = self.model.sets.problem, self.model.sets
-        unit_cost = self.base.cost[self.unit_column] - self._units.T @ duals[: self._units.shape[0]]
+        unit_cost = money * self.base.cost[self.unit_column] - self._units.T @ duals[: self._units.shape[0]]
+        move_yuan = money * self._move_yuan
         best, arg = self._state_costs(np.asarray(unit_cost))
         nothing = np.where(self.has_demand, nothing_yuan, 0.0)
         classes, groups, blocks = p.class_count, p.group_count, sets.block_count
@@ -335,7 +346,7 @@ class Master:
         for b in range(1, blocks):
             nearest = path[:, :groups].argmin(axis=1)
             from_group = np.repeat(path[every, nearest][:, None], groups + 1, axis=1)
-            from_group[:, :groups] += self._move_yuan[:, b - 1 : b]
+            from_group[:, :groups] += move_yuan[:, b - 1 : b]
             from_nothing = np.repeat(path[:, groups:], groups + 1, axis=1)
             ways = np.stack([path, from_group, from_nothing])
             pick = ways.argmin(axis=0)
@@ -354,7 +365,7 @@ class Master:
         classes_of = np.repeat(wanted, ends.shape[1])
         gains = np.minimum(reduced[:, 0], 0.0)
         heavy = wanted[(gains < 0) & (gains <= HEAVY_FRAC * gains.sum())]
-        through, of_heavy = self._routes_through(heavy, state_cost[heavy], arg[heavy])
+        through, of_heavy = self._routes_through(heavy, state_cost[heavy], arg[heavy], move_yuan)
         return RouteCosts(
             reduced[:, 0],
             np.concatenate([reduced.ravel(), through - duals[self._serve_row[of_heavy.class_index]]]),
@@ -365,7 +376,7 @@ class Master:
         )
 
     def _routes_through(
-        self, classes: IntArray, state_cost: FloatArray, unit_of: IntArray
+        self, classes: IntArray, state_cost: FloatArray, unit_of: IntArray, move_yuan: FloatArray
     ) -> tuple[FloatArray, Routes]:
         """(cost, route) of the cheapest route of some classes through every state (group or nothing) of every block.
 
@@ -374,7 +385,7 @@ class Master:
         """
         count, states, blocks = state_cost.shape
         step = np.broadcast_to(
-            self._move_yuan[classes][:, None, None, :], (count, states, states, blocks - 1)
+            move_yuan[classes][:, None, None, :], (count, states, states, blocks - 1)
         ).copy()
         same = np.arange(states)
         step[:, same, same] = 0.0
@@ -403,9 +414,11 @@ class Master:
         every = np.arange(count)[:, None, None, None]
         known = np.minimum(state, states - 2)
         unit = np.where(state < states - 1, unit_of[every, known, np.arange(blocks)], NOTHING)
-        cost, unit = total.reshape(-1), unit.reshape(-1, blocks)
+        best = np.argsort(total, axis=1, kind="stable")[:, :THROUGH_PER_BLOCK]
+        cost = np.take_along_axis(total, best, axis=1).ravel()
+        unit = np.take_along_axis(unit, best[..., None], axis=1).reshape(-1, blocks)
         possible = np.isfinite(cost)
-        return cost[possible], Routes(np.repeat(classes, states * blocks)[possible], unit[possible])
+        return cost[possible], Routes(np.repeat(classes, best.shape[1] * blocks)[possible], unit[possible])
 
     def _state_costs(self, unit_cost: FloatArray) -> tuple[FloatArray, IntArray]:
         """([C,G,B] cost of the unit there, [C,G,B] that unit); inf and −1 where the class has none."""

@@ -6,12 +6,13 @@ bounds speak of the program (`model` says which), prices are its duals.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray
-from solvers.certify import Evidence
+from solvers.certify import Search
+from solvers.dual_bound import derived_facts, migration_yuan
 from solvers.linear import LpResult
 from solvers.pipelines import patterns_transfer_yuan
 from solvers.plan_master import Master
@@ -36,7 +37,7 @@ class PlanParts:
     """Of the program, levels left out."""
     bound_yuan: float
     """No plan of the model costs less at these levels."""
-    evidence: Evidence
+    evidence: tuple[Search, ...]
     """Duals of programs of this model: what a certificate is made of."""
 
 
@@ -52,7 +53,7 @@ def make_solution(parts: PlanParts) -> PlanSolution:
     used, debt, portfolio_debt = _ledger(parts.model, facility_kw, it_kw, useful_kw)
     unserved = _unserved(parts.model, running)
     unfinished, late = _batch_left(parts.model, running)
-    moved, moved_yuan = _moves(parts, values)
+    moved = _moves(parts, values)
     excess_kw = np.where(
         site_on, np.maximum(facility_kw - p.sites.ipue_cap_hourly[:, None] * it_kw, 0.0), 0.0
     )
@@ -60,11 +61,11 @@ def make_solution(parts: PlanParts) -> PlanSolution:
     patterns = _graph_patterns(parts.model, values)
     cost = _cost(
         parts, running, nodes_on, site_on, facility_kw, debt, portfolio_debt, unserved, unfinished, late,
-        moved_yuan, cap_excess_kw, patterns,
+        cap_excess_kw, patterns,
     )  # fmt: skip
     bounds = _bounds(parts, facility_kw, debt, portfolio_debt)
     gap = bounds[0].gap_frac
-    return PlanSolution(
+    plan = PlanSolution(
         problem_sha256=p.content_hash(),
         status=SolveStatus.OPTIMAL if gap is not None and gap <= OPTIMAL_GAP_FRAC else SolveStatus.FEASIBLE,
         running_count=running,
@@ -87,6 +88,8 @@ def make_solution(parts: PlanParts) -> PlanSolution:
         cost=cost,
         bounds=bounds,
     )
+    moves_yuan = migration_yuan(p, derived_facts(p), plan, parts.model.sets.block_of_slot)
+    return replace(plan, cost=replace(cost, migration_yuan=moves_yuan))
 
 
 def _running_count(model: PlanModel, values: FloatArray) -> FloatArray:
@@ -178,8 +181,8 @@ def _batch_left(model: PlanModel, running: FloatArray) -> tuple[FloatArray, Floa
     return np.where(left < NEGLIGIBLE, 0.0, left), np.where(late < NEGLIGIBLE, 0.0, late)
 
 
-def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
-    """([K] replicas that leave the pair's group in the first slot, cost of all moves planned)."""
+def _moves(parts: PlanParts, values: FloatArray) -> FloatArray:
+    """[K] replicas that leave the pair's group in the first slot."""
     model, p = parts.model, parts.model.sets.problem
     moved = np.zeros(p.pair_count)
     per_share = model.sets.demand[:, 0][p.pairs.class_index]
@@ -188,15 +191,13 @@ def _moves(parts: PlanParts, values: FloatArray) -> tuple[FloatArray, float]:
             (k,) = model.keys[name]
             amount = values[model.columns_of(name)]
             moved[k] += np.where(amount < NEGLIGIBLE, 0.0, amount) * count[k]
-    first_yuan = float(moved @ p.classes.migration_yuan[p.pairs.class_index])
-    routes = parts.result.x[parts.master.route_start :]
-    return moved, first_yuan + float(parts.master.route_move_yuan() @ routes)
+    return moved
 
 
 def _cost(
     parts: PlanParts, running: FloatArray, nodes_on: FloatArray, site_on: BoolArray, facility_kw: FloatArray,
     debt: FloatArray, portfolio_debt: float, unserved: FloatArray, unfinished: FloatArray, late: FloatArray,
-    moved_yuan: float, cap_excess_kw: FloatArray, patterns: tuple[GraphPattern, ...],
+    cap_excess_kw: FloatArray, patterns: tuple[GraphPattern, ...],
 ) -> Cost:  # fmt: skip
     sets, p = parts.model.sets, parts.model.sets.problem
     hours, sites = p.slots.hours, p.sites
@@ -217,7 +218,6 @@ def _cost(
         unfinished_yuan=float(unfinished @ unfinished_yuan_per_replica_h(sets)),
         start_yuan=float(opened @ sites.start_yuan),
         wake_yuan=float((np.maximum(nodes_on - before, 0.0) * p.groups.wake_yuan[:, None]).sum()),
-        migration_yuan=moved_yuan,
         other_yuan=float((running * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum())
         + patterns_transfer_yuan(p, patterns),
         unserved_yuan=float((unserved * hours).sum(axis=1) @ p.classes.unserved_yuan_per_replica_h),
@@ -232,8 +232,8 @@ def _bounds(
 ) -> tuple[Bound, ...]:
     """Fleet: program against its relaxation. Edge: what the fleet's bound leaves, if the rest is held at its cost.
 
-    Any plan whose cost outside the edge sites is at least this plan's has an edge cost ≥ edge cost − (objective −
-    bound): total' ≥ bound, hence edge' ≥ bound − other' ; with other' = other that is edge − (objective − bound).
+    Any plan whose cost outside the edge sites is at most this plan's has an edge cost ≥ edge cost − (objective −
+    bound): total' ≥ bound, hence edge' ≥ bound − other' ≥ bound − other = edge − (objective − bound).
     """
     sets, p = parts.model.sets, parts.model.sets.problem
     open_gap = max(0.0, parts.objective_yuan - parts.bound_yuan)
@@ -248,21 +248,36 @@ def _bounds(
     edge = p.sites.is_edge
     if not edge.any():
         return (fleet,)
-    energy = (facility_kw * sets.energy_yuan_per_kwh * p.slots.hours).sum(axis=1)
-    soft_debt = np.where(p.sites.annual_is_hard, 0.0, debt * p.sites.debt_yuan_per_kwh)
-    edge_yuan = float((energy + soft_debt)[edge].sum())
-    if not p.terms.portfolio_is_hard:
-        edge_yuan += portfolio_debt * p.terms.portfolio_debt_yuan_per_kwh
+    at_edge_yuan = _edge_yuan(parts.model, facility_kw, debt, portfolio_debt)
     return (
         fleet,
         Bound(
             model=f"edge sites, cost elsewhere held at this plan's ({size})",
             scope="edge",
-            objective_yuan=edge_yuan,
-            bound_yuan=edge_yuan - open_gap,
-            gap_frac=open_gap / max(edge_yuan, 1e-9),
+            objective_yuan=at_edge_yuan,
+            bound_yuan=at_edge_yuan - open_gap,
+            gap_frac=open_gap / max(at_edge_yuan, 1e-9),
         ),
     )
+
+
+def edge_yuan(master: Master, result: LpResult, fixed_on: FloatArray) -> float:
+    """What a plan's edge sites cost: energy and priced debt."""
+    model, values = master.model, master.base_values(result.x)
+    running = _running_count(model, values)
+    it_kw, useful_kw = _it_power(model, running, _nodes_on(model, values, running))
+    facility_kw = _facility_power(model, it_kw, _open_by_slot(model, fixed_on))
+    _, debt, portfolio_debt = _ledger(model, facility_kw, it_kw, useful_kw)
+    return _edge_yuan(model, facility_kw, debt, portfolio_debt)
+
+
+def _edge_yuan(model: PlanModel, facility_kw: FloatArray, debt: FloatArray, portfolio_debt: float) -> float:
+    sets, p = model.sets, model.sets.problem
+    energy = (facility_kw * sets.energy_yuan_per_kwh * p.slots.hours).sum(axis=1)
+    soft_debt = np.where(p.sites.annual_is_hard, 0.0, debt * p.sites.debt_yuan_per_kwh)
+    at_edges = float((energy + soft_debt)[p.sites.is_edge].sum())
+    shared = 0.0 if p.terms.portfolio_is_hard else portfolio_debt * p.terms.portfolio_debt_yuan_per_kwh
+    return at_edges + shared
 
 
 def _prices(parts: PlanParts) -> FloatArray:

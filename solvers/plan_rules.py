@@ -44,6 +44,8 @@ G_PER_KG = 1000.0
 LEVEL_HARD_SAFETY, LEVEL_HARD_CAPS = 0, 1
 LEVEL_OF_RANK = (LEVEL_HARD_SAFETY, 2, 3, 4)
 LEVEL_COUNT = 5
+OpenCuts = tuple[IntArray, IntArray, IntArray]
+NO_INDEX: IntArray = np.zeros(0, dtype=np.int64)
 # Work left at the end costs what the cheapest feasible slot of the last day would, and this much more, so that
 # finishing today beats the same price tomorrow.
 UNFINISHED_MARKUP = 1.02
@@ -102,8 +104,8 @@ class PlanSets:
     """[S,T] price, carbon included."""
     may_close: BoolArray
     """[S] sites with an `on` variable: they may close, and some pair may use them."""
-    open_cuts: tuple[IntArray, IntArray] = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-    """(pair, block) for which z ≤ on is a row; added where a relaxation breaks it."""
+    open_cuts: OpenCuts = (NO_INDEX, NO_INDEX, NO_INDEX)
+    """(class, site, slot) whose share ≤ on is a row (`define_open_cuts`); added where a relaxation breaks it."""
 
     @property
     def block_count(self) -> int:
@@ -191,13 +193,13 @@ def build(sets: PlanSets) -> PlanModel:
     return model
 
 
-def with_cuts(model: PlanModel, open_cuts: tuple[IntArray, IntArray]) -> PlanModel:
+def with_cuts(model: PlanModel, open_cuts: OpenCuts) -> PlanModel:
     """The same model with other cuts: as if built anew, for a tenth of the time."""
     other = replace(
         model,
         sets=replace(model.sets, open_cuts=open_cuts),
         lp=model.without_cuts.fork(),
-        rows={name: block for name, block in model.rows.items() if name != "open_place"},
+        rows={name: block for name, block in model.rows.items() if name != "open_share"},
         keys=dict(model.keys),
     )
     define_open_cuts(other)
@@ -496,18 +498,29 @@ def define_open_sites(model: PlanModel) -> None:
 
 
 def define_open_cuts(model: PlanModel) -> None:
-    """z[k,b] ≤ on[s,b] for chosen pairs: implied for whole sites, but for sites open in part it makes the bound strong.
+    """Σ_{k ∈ (c,s)} z[k,·] ≤ most[c]·on[s,b(t)] for chosen classes, sites and slots, in which c has demand.
 
-    Without it a site could be open by a tenth and serve all of a small class. Comes last, so that rows only grow.
+    z is that of the slot's block, of its era for a stage of a graph; most = 1/m for a service that must lie on m sites,
+    else 1. Implied for whole sites, but for sites open in part it makes the bound strong: without it a site could be
+    open by a tenth and serve all of a small class, or be home to a whole twin. Comes last, so that rows only grow.
     """
     s, p = model.sets, model.sets.problem
-    pair, block = s.open_cuts
-    unit_of = np.full((p.pair_count, s.block_count), -1)
-    unit_of[model.keys["place"]] = model.columns_of("place")
-    rows = _rows(model, "open_place", (pair, block), upper=0.0, name=("pair", "block"))
-    first_slot = np.searchsorted(s.block_of_slot, np.arange(s.block_count))
-    model.lp.add_entries(rows, unit_of[pair, block], 1.0)
-    model.lp.add_entries(rows, model.on_column[p.pair_site[pair], first_slot[block]], -1.0)
+    c, site, slot = s.open_cuts
+    rows = _rows(model, "open_share", (c, site, slot), upper=0.0, name=("class", "site", "slot"))
+    model.lp.add_entries(rows, model.on_column[site, slot], -largest_share_on_a_site(p)[c])
+    for t in np.unique(slot):
+        here = slot == t
+        row_of = np.full((p.class_count, p.site_count), -1)
+        row_of[c[here], site[here]] = rows[here]
+        for name, span in (("place", s.block_of_slot[t]), ("stage_place", s.era_of_slot[t])):
+            pair, span_of_unit = model.keys[name]
+            row = np.where(span_of_unit == span, row_of[p.pairs.class_index[pair], p.pair_site[pair]], -1)
+            model.lp.add_entries(row[row >= 0], model.columns_of(name)[row >= 0], 1.0)
+
+
+def largest_share_on_a_site(p: PlacementProblem) -> FloatArray:
+    """[C] most of a class that one site may hold: 1/m for a service that must lie on m sites."""
+    return np.where(is_stage(p), 1.0, 1.0 / np.maximum(p.classes.spread_site_min, 1))
 
 
 def define_padding(model: PlanModel) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from solvers.binding import binding_constraints
 from solvers.dual_bound import verify_certificate
 from solvers.problem import PlacementProblem
-from solvers.solution import BindingConstraint, PlanSolution
-from solvers.verify import Violation, verify_plan
+from solvers.solution import BULK_MODEL, BindingConstraint, PlanSolution
+from solvers.verify import Violation, verify_move_budget, verify_plan
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-6
 UNREADABLE = ("problem_hash", "shape", "not_a_count", "reference", "blocks")
@@ -23,6 +23,8 @@ def verify_proof(problem: PlacementProblem, plan: PlanSolution) -> list[Violatio
     broken = verify_plan(problem, plan)
     if any(v.rule in UNREADABLE for v in broken):
         return broken  # nothing more can be said of arrays that do not fit the problem
+    if any(b.model == BULK_MODEL for b in plan.bounds):
+        broken += verify_move_budget(problem, plan)
     broken += verify_certificate(problem, plan)
     return broken if any(v.rule in UNREADABLE for v in broken) else broken + list(_binding(problem, plan))
 

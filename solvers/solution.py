@@ -22,6 +22,8 @@ MAGIC = "suanli-plan-solution-1"
 BLOCK_MODEL = "true facility power, shares constant per block, nodes continuous, gangs fluid"
 WHOLE_MODEL = "every class whole on one site, nodes whole; by prices of classes and a knapsack per site"
 """What the bound of a certificate speaks of: without and with the second proof, for whole classes."""
+BULK_MODEL = "bulk relaxation: classes x groups, sums and sharp rows per group, tangents of the square loss"
+"""What the bound of a bulk plan speaks of; such plans hold the move budget, others may pay for exceeding it."""
 
 
 class SolveStatus(StrEnum):
@@ -143,10 +145,11 @@ class Multipliers:
     """≥ 0, per replica of batch work that a pair runs now."""
     wake: Annotated[FloatArray, "G", "T"]
     """≥ 0, per node switched on; at most its cost."""
-    cut_pair: Annotated[IntArray, "O"]
-    cut_block: Annotated[IntArray, "O"]
+    cut_class: Annotated[IntArray, "O"]
+    cut_site: Annotated[IntArray, "O"]
+    cut_slot: Annotated[IntArray, "O"]
     cut_yuan: Annotated[FloatArray, "O"]
-    """≥ 0: the share of a class on a pair ≤ its site is open, in a block."""
+    """≥ 0, per share of a class on a site: at most what one site may hold of it, and none while the site is closed."""
     spread_class: Annotated[IntArray, "X"]
     spread_site: Annotated[IntArray, "X"]
     spread_block: Annotated[IntArray, "X"]
@@ -275,7 +278,7 @@ class PlanSolution:
             lengths |= {
                 "L": len(m.link),
                 "V": len(m.level_yuan),
-                "O": len(m.cut_pair),
+                "O": len(m.cut_class),
                 "X": len(m.spread_class),
             }
             archive.seal(m, "multipliers", lengths)

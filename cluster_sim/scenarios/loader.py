@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from cluster_sim.scenarios.schema import Scenario
+from suanli import yaml_io
 from suanli.model import FieldProblem, InvalidRequest
 
 SHIPPED_SUFFIX = ".yaml"
@@ -72,11 +73,11 @@ def _read_extended(name: str, folder: Path, seen: tuple[str, ...]) -> Raw:
     """The file's tree merged over the one it extends."""
     if name in seen:
         raise ScenarioError([FieldProblem(field="extends", problem=f"circle {' -> '.join((*seen, name))}")])
-    text, folder = _text_of(name, folder)
-    try:
-        raw = yaml.load(text, Loader=_SAFE_LOADER)
-    except yaml.YAMLError as error:
-        raise ScenarioError([FieldProblem(field=name, problem=f"not YAML: {error}")]) from error
+    if name in shipped_files():
+        raw = yaml.load(_shipped_text(name), Loader=_SAFE_LOADER)
+    else:
+        path = _file_of(name, folder)
+        raw, folder = _tree_of_file(path, name), path.parent
     if not isinstance(raw, dict):
         raise ScenarioError(
             [FieldProblem(field=name, problem="a scenario is a mapping", expected="keys and values")]
@@ -87,12 +88,8 @@ def _read_extended(name: str, folder: Path, seen: tuple[str, ...]) -> Raw:
     return _merged(_read_extended(str(base), folder, (*seen, name)), raw)
 
 
-def _text_of(name: str, folder: Path) -> tuple[str, Path]:
-    """Text of a shipped scenario or of a file, and the folder that its `extends` starts from."""
-    if name in shipped_files():
-        return (resources.files("cluster_sim.scenarios") / (name + SHIPPED_SUFFIX)).read_text(
-            encoding="utf-8"
-        ), folder
+def _file_of(name: str, folder: Path) -> Path:
+    """Path of a scenario that somebody wrote."""
     path = folder / name
     if not path.is_file():
         nearest = difflib.get_close_matches(name, shipped_scenarios(), 1, 0.3)
@@ -103,7 +100,26 @@ def _text_of(name: str, folder: Path) -> tuple[str, Path]:
             nearest=nearest[0] if nearest else "",
         )
         raise ScenarioError([problem])
-    return path.read_text(encoding="utf-8"), path.parent
+    return path
+
+
+def _shipped_text(name: str) -> str:
+    return (resources.files("cluster_sim.scenarios") / (name + SHIPPED_SUFFIX)).read_text(encoding="utf-8")
+
+
+def _tree_of_file(path: Path, name: str) -> Any:
+    """The tree of a file from outside, read with all the care that `suanli.yaml_io` takes: a key given twice, deep
+    nesting, endless aliases and what is no text are told, not followed."""
+    try:
+        documents = yaml_io.parse(path.read_text(encoding="utf-8"), name)
+    except UnicodeDecodeError as error:
+        problem = FieldProblem(field=name, problem=f"is not UTF-8 at byte {error.start}")
+        raise ScenarioError([problem]) from None
+    except InvalidRequest as error:
+        raise ScenarioError(error.problems) from None
+    if problems := [p for d in documents for p in d.problems]:
+        raise ScenarioError(problems)
+    return documents[0].raw if len(documents) == 1 else None
 
 
 def _merged(base: Raw, over: Raw) -> Raw:
@@ -266,4 +282,5 @@ def _field_problem(loc: tuple[int | str, ...], message: str, code: str, value: A
     """A pydantic error as one problem with the path a reader of the YAML knows."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
     shown = "" if isinstance(value, dict | list) or code == "missing" else f" (got {value!r})"
+    message = "is not a field" if code == "extra_forbidden" else message
     return FieldProblem(field=path, problem=message + shown, code=code)

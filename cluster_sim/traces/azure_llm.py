@@ -180,6 +180,13 @@ def _without_failures_outside(scenario: Scenario) -> Scenario:
 def _rows(path: Path, problems: list[TraceProblem]) -> Iterator[tuple[float, int, int]]:
     """(time, prompt, output) of every good line; bad ones go to `problems`."""
     reader = csv.DictReader(io.StringIO(_text(path)))
+    try:
+        yield from _good_rows(reader, problems)
+    except csv.Error as error:
+        problems.append(TraceProblem(reader.line_num, "line", f"not CSV: {error}"))
+
+
+def _good_rows(reader: csv.DictReader[str], problems: list[TraceProblem]) -> Iterator[tuple[float, int, int]]:
     missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
     if missing:
         problems += [TraceProblem(1, column, "no such column") for column in missing]

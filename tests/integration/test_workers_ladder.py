@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scheduler.app import build
+from scheduler.config import Settings
 from scheduler.service.metrics import Metrics
 from scheduler.workers import DumpingPool, InlineSolverPool, LadderPool
 from solvers.problem import PlacementProblem
@@ -191,6 +193,29 @@ def test_steps_are_counted_in_the_service_metrics():
     value = metrics.registry.get_sample_value
     assert value("suanli_solver_rungs_total", {"rung": "full", "outcome": "hang"}) == 1.0
     assert value("suanli_solver_rungs_total", {"rung": "coarse", "outcome": "answered"}) == 1.0
+
+
+def test_the_service_as_it_is_built_plans_without_memory_and_counts_every_step(problem):
+    """96 MiB of address space, less than the settings allow, do not even hold the solver's libraries."""
+    metrics = Metrics()
+    settings = Settings(store="memory").model_copy(update={"solver_memory_mib": 96})
+    parts = build(settings, metrics)
+    try:
+        plan = parts.pool.solve_plan(problem, 5.0)
+    finally:
+        parts.close()
+    assert plan.method == "greedy"
+    assert verify_proof(problem, plan) == []
+    counted = {
+        (sample.labels["rung"], sample.labels["outcome"]): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "suanli_solver_rungs_total"
+    }
+    assert [rung for rung, _ in counted] == ["full", "coarse", "greedy"]
+    assert counted["greedy", "answered"] == 1.0
+    assert {outcome for rung, outcome in counted if rung != "greedy"} <= {"memory", "crash", "error"}
+    assert set(counted.values()) == {1.0}
 
 
 def test_dumped_problems_and_plans_verify_and_only_the_newest_stay(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,3 +233,22 @@ def test_keeping_what_does_not_exist_is_a_problem():
     with pytest.raises(ScenarioError) as caught:
         scenario_from_raw(raw)
     assert {"keep.sites", "keep.planets"} <= {p.field for p in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\xfe\x00", "is not UTF-8 at byte 0"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, ":1: is nested too deeply"),
+        (b"extends: tiny-twin\nscenario_id: x\nscenario_id: y\n", ":3: scenario_id: is given twice"),
+        (b"a: [1\n", "is not YAML"),
+        (b"", "a scenario is a mapping"),
+        (b"extends: tiny-twin\ncolour: red\n", "colour: is not a field"),
+    ],
+)
+def test_a_file_that_is_no_scenario_is_told_in_one_sentence(tmp_path: Path, content: bytes, told: str):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ScenarioError) as refused:
+        load_scenario(file)
+    assert told in str(refused.value)

@@ -59,6 +59,22 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path, text):
         load({}, a_file(tmp_path, text), {})
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\xfe", "is not UTF-8 at byte 0"),
+        (b"a: " + b"[" * 5000, "is nested too deeply"),
+        (b"port: 1\nport: 2\n", ":2: port: is given twice"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_settings_says_why(tmp_path, content, told):
+    path = tmp_path / "suanli.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest) as refused:
+        load({}, path, {})
+    assert told in str(refused.value)
+
+
 def test_a_missing_file_is_refused_and_an_empty_one_is_not(tmp_path):
     with pytest.raises(InvalidRequest):
         load({}, tmp_path / "nowhere.yaml", {})

@@ -128,7 +128,9 @@ def test_multipliers_of_another_size_are_refused_and_not_a_traceback():
     small = leaf_with(power=np.zeros((1, 3)))
     with pytest.raises(ValueError, match=r"multipliers\.power"):
         forged(leaves=small)
-    elsewhere = leaf_with(cut_pair=np.array([999]), cut_block=np.array([0]), cut_yuan=np.array([1.0]))
+    elsewhere = leaf_with(
+        cut_class=np.array([999]), cut_site=np.array([0]), cut_slot=np.array([0]), cut_yuan=np.array([1.0])
+    )
     assert "reference" in rules(forged(leaves=elsewhere))
 
 

@@ -15,6 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.assignment import placement_problem
+from solvers.binding import binding_constraints
 from solvers.commands import EXIT_NO_PLAN, solve, verify
 from solvers.problem import PlacementProblem
 from solvers.solution import PlanSolution, SolveStatus, no_plan
@@ -132,7 +133,7 @@ def _towns() -> dict[str, PlacementProblem]:
     """Of each method a problem: many rules over three slots; nodes of one slot; loads per site; sites with a price."""
     return {
         "plan": a_problem(),
-        "bulk": bulk_town(3),
+        "bulk": bulk_town(5),
         "assignment": placement_problem(random_instance(5, fixed_costs=False)),
         "assignment of sites with a price": placement_problem(random_instance(6, fixed_costs=True)),
     }
@@ -154,6 +155,12 @@ def test_a_dumped_problem_replays_bit_for_bit_in_fresh_processes(kind: str, tmp_
     assert checked.returncode == 0, checked.stdout + checked.stderr
     plan = PlanSolution.load(tmp_path / "1.plan")
     assert plan.certificate is not None or by == "bulk", "bulk plans state a bound without one"
+    as_json = run(verify, file, tmp_path / "1.plan", "--json")
+    told = json.loads(as_json.output)
+    assert {(b["rule"], b["subject"], b["slot"]) for b in told["binding"]} == {
+        (b.rule, b.subject, b.slot) for b in binding_constraints(_towns()[kind], plan)
+    }
+    assert told["binding"]
     assert any(b.bound_yuan is not None for b in plan.bounds)
 
 

@@ -27,10 +27,12 @@ def test_cuts_may_be_added_and_replaced_without_building_again():
     sets = plan_sets(problem, PlanOptions(), PlanLimits())
     model = build(sets)
     pair, block = model.keys["place"]
+    c, site = problem.pairs.class_index[pair], problem.pair_site[pair]
+    slot = np.searchsorted(sets.block_of_slot, block)
     for count in (1, len(pair), 2):
-        cuts = pair[:count], block[:count]
+        cuts = c[:count], site[:count], slot[:count]
         model = with_cuts(model, cuts)
         fresh = build(replace(sets, open_cuts=cuts))
         assert same(model.lp.program(), fresh.lp.program())
-        assert len(model.rows_of("open_place")) == count
+        assert len(model.rows_of("open_share")) == count
         assert model.rows.keys() == fresh.rows.keys()

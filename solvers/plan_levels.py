@@ -1,0 +1,273 @@
+"""The lexicographic levels of a plan: settled one by one, then held by rows while cost and bound improve.
+
+Where work stays unserved, the weights that stand for "served first" price it far above what serving is worth at the
+margin. So with every level held by a row, columns are priced in once more, and the search of open sites goes on there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from solvers.archive import FloatArray
+from solvers.certify import Duals
+from solvers.linear import Program
+from solvers.plan_master import Master
+from solvers.plan_pricing import (
+    CALM,
+    LEVEL_TOLERANCE,
+    Priced,
+    Solved,
+    Work,
+    broken_open_cuts,
+    join,
+    lagrangian,
+    level_weights,
+    price_missing,
+    price_missing_for_level,
+    replace_cost,
+    with_bounds,
+    with_duals,
+    with_more_cuts,
+)
+from solvers.plan_rules import LEVEL_COUNT, LEVEL_OF_RANK
+from solvers.plan_search import Effort, branch_and_bound, enough_yuan, whole
+
+SETTLE_ROUNDS = 2
+"""Rounds of pricing for a level that is minimised by itself."""
+SETTLED_FRAC = 1e-4
+"""A level is settled when no routes could lower it by more than this share."""
+TIGHT = 1e-4
+"""There, a bound this close to the relaxation is not improved further."""
+OPEN_BY_MORE_THAN = (1e-6, 0.1, 0.3)
+"""There, sites are tried that the relaxation opens by more than each of these parts."""
+BREAK_FACTOR = 100.0
+"""There, breaking a level costs so many times its weight: the last of it that is served may be dear."""
+LEAST_GAIN_FRAC = 1e-6
+"""There, a plan is replaced when another costs this much less."""
+
+
+def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
+    """The lexicographic optimum at the open sites of a weighted one; columns that lower a level join the master.
+
+    Zero levels cannot be improved, and among plans with zero levels the weights add nothing: then there is nothing to
+    do. Otherwise each level that is not zero is minimised by itself and held by a row, then the next, then cost.
+    """
+    if max(solved.level_values) <= LEVEL_TOLERANCE:
+        return solved
+    on = solved.fixed_on
+    assert on is not None
+    weights = level_weights(master)
+    scales = tuple(float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT))
+    values, reached = solved.level_values, list[float]()
+
+    def settled() -> Program:
+        program = with_bounds(master, master.program(), (on, on))
+        for level, value in enumerate(reached):
+            amount = master.level_amounts(level)
+            if value <= LEVEL_TOLERANCE:
+                program = replace(program, upper=program.upper.copy())
+                program.upper[np.flatnonzero(amount)] = 0.0
+            else:
+                program = _with_level_held(program, level, amount, scales[level], value * (1 + 1e-7), weights)
+        return program
+
+    for level in range(LEVEL_COUNT):
+        for left in range(SETTLE_ROUNDS, -1, -1):
+            if values[level] <= LEVEL_TOLERANCE:
+                break
+            program = replace_cost(settled(), master.level_amounts(level), offset=0.0)
+            stage = work.solve(program, master.column_key())
+            values = tuple(
+                max(0.0, float(master.level_amounts(each) @ stage.x)) for each in range(LEVEL_COUNT)
+            )
+            routes, patterns, gain = price_missing_for_level(stage.duals, level, master)
+            if not left or gain >= -SETTLED_FRAC * values[level]:
+                break
+            if not master.add_routes(routes) + master.add_columns(patterns):
+                break
+        reached.append(values[level])
+    program = settled()
+    last = work.solve(program, master.column_key())
+    return Solved(last, program, last.objective, last.objective, tuple(reached), on)
+
+
+@dataclass(frozen=True, eq=False)
+class Improved:
+    """A plan at its levels, its master, and a bound on the cost of plans whose levels are no worse."""
+
+    plan: Solved
+    master: Master
+    bound_yuan: float
+    everywhere: Duals
+    """Duals that bound all choices of open sites at once."""
+    parts: tuple[Duals, ...]
+    """Of parts of the choices that together are all; none: the search did not branch."""
+
+
+def improve_at_levels(final: Solved, given: Master, work: Work) -> Improved:
+    """The plan and its bound from the relaxation with levels held by rows.
+
+    Its duals price unserved work otherwise than the weights do, so columns and cuts join here too until they gain
+    little; the plan, its sites fixed, is solved again with them, and with the open sites that this relaxation suggests;
+    then the choices of open sites are searched.
+    """
+    master = given.with_own_columns()
+    levels = AtLevels.of(final, master)
+    root, rounds = None, 0
+    while True:
+        relaxed, at_duals, own_bound, used = _price_at_levels(levels, master, work, rounds)
+        rounds += used
+        if root is None or own_bound > root.bound_yuan:
+            root = whole(at_duals, relaxed, own_bound, master)
+        root = replace(root, relaxed=relaxed)
+        cuts = broken_open_cuts(relaxed, master.model, master)
+        is_tight = final.objective_yuan - root.bound_yuan <= TIGHT * abs(root.bound_yuan)
+        if is_tight or rounds >= work.limits.bound_rounds or not len(cuts[0]):
+            break
+        master = with_more_cuts(master, cuts, work)
+    better = _best_open_sites(final, relaxed, levels, master, work)
+    effort = Effort(0, work.limits.edge_trials, enough_yuan(better, master, work))
+    chosen, master_of_best, _ = branch_and_bound(root, better, levels, effort, master, work)
+    gain_yuan = final.objective_yuan - chosen.best.objective_yuan
+    # without columns that gain anything, the plan that was settled level by level is the more exact one
+    is_better = gain_yuan > LEAST_GAIN_FRAC * abs(final.objective_yuan)
+    plan, its_master = (chosen.best, master_of_best) if is_better else (final, given)
+    parts = tuple(part.proof for part in chosen.leaves)
+    return Improved(plan, its_master, chosen.bound_yuan, root.proof, parts if len(parts) > 1 else ())
+
+
+def _price_at_levels(
+    levels: AtLevels, master: Master, work: Work, spent: int
+) -> tuple[Solved, Priced, float, int]:
+    """(relaxation at its last optimum, duals that bound best, that bound, rounds used)."""
+    bound, best, used = -math.inf, None, 0
+    while True:
+        used += 1
+        relaxed = levels.solve(master, work, None)
+        assert relaxed is not None
+        held = levels.at_duals(relaxed, master)
+        missing = price_missing(held.solved, master, held.nothing_yuan)
+        found, before = [missing], best
+        own_bound = held.solved.objective_yuan + missing.gain_yuan
+        if best is None or own_bound > bound:
+            bound, best = own_bound, held
+        if before is not None:
+            duals = CALM * before.solved.result.duals + (1 - CALM) * held.solved.result.duals
+            calm = levels.at_duals(with_duals(held.solved, duals), master)
+            found.append(price_missing(calm.solved, master, calm.nothing_yuan))
+            calm_bound = lagrangian(calm.solved, master, found[-1])
+            if calm_bound > bound:
+                bound, best = calm_bound, calm
+        is_tight = held.solved.objective_yuan - bound <= TIGHT * abs(bound)
+        if is_tight or spent + used >= work.limits.bound_rounds or not join(master, found):
+            return held.solved, best, bound, used
+
+
+def _best_open_sites(final: Solved, relaxed: Solved, levels: AtLevels, master: Master, work: Work) -> Solved:
+    """The plan with its own open sites, or with those that the relaxation at its levels has open by more than a part.
+
+    The search of open sites knew the levels only by their weights; which sites serve best at these levels is another
+    question.
+    """
+    assert final.fixed_on is not None
+    best = levels.solve(master, work, (final.fixed_on, final.fixed_on))
+    assert best is not None
+    share_open = relaxed.result.x[master.position(master.model.columns_of("on"))]
+    tried = {final.fixed_on.tobytes()}
+    for part in OPEN_BY_MORE_THAN:
+        guess = (share_open > part).astype(float)
+        if guess.tobytes() in tried:
+            continue
+        tried.add(guess.tobytes())
+        work.counts["site_trials"] += 1
+        other = levels.solve(master, work, (guess, guess), is_guess=True)
+        if other is not None and other.objective_yuan < best.objective_yuan:
+            best = other
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class AtLevels:
+    """The relaxation with a row per level that keeps it no worse than a plan's.
+
+    The rows are divided by `scales`, which stay the same from round to round, so that they remain the same rows.
+    """
+
+    level_values: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    @classmethod
+    def of(cls, plan: Solved, master: Master) -> AtLevels:
+        """At the levels of a plan."""
+        scales = tuple(float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT))
+        return cls(plan.level_values, scales)
+
+    def relax(self, master: Master, work: Work, on_bounds: tuple[FloatArray, FloatArray]) -> Priced | None:
+        """A part of the choices, in which a level may be broken at the price of its weight: none is without answer."""
+        solved = self.solve(master, work, on_bounds, is_guess=True, may_break=True)
+        return None if solved is None else self.at_duals(solved, master)
+
+    def plan(self, master: Master, work: Work, on: FloatArray, relaxed: Solved) -> Solved | None:
+        """The best plan with these sites open and no level broken."""
+        return self.solve(master, work, (on, on), is_guess=True)
+
+    def solve(
+        self,
+        master: Master,
+        work: Work,
+        on_bounds: tuple[FloatArray, FloatArray] | None,
+        *,
+        is_guess: bool = False,
+        may_break: bool = False,
+    ) -> Solved | None:
+        """Least cost with every level held. None: a guess that led to no optimum.
+
+        What is zero in the plan stays exactly zero in the next one: the least tolerance may be much in a short slot.
+        """
+        program = with_bounds(master, master.program(), on_bounds)
+        fixed_on = on_bounds[0] if on_bounds is not None and np.array_equal(*on_bounds) else None
+        weights = level_weights(master)
+        for level, (value, scale) in enumerate(zip(self.level_values, self.scales, strict=True)):
+            amount = master.level_amounts(level)
+            if fixed_on is not None and not may_break and value <= LEVEL_TOLERANCE:
+                program = replace(program, upper=program.upper.copy())
+                program.upper[np.flatnonzero(amount)] = 0.0
+            if scale > 0:
+                most = value * (1 + 1e-7) + LEVEL_TOLERANCE
+                program = _with_level_held(program, level, amount, scale, most, weights, may_break=may_break)
+        result = (work.guess if is_guess else work.solve)(program, master.column_key())
+        if result is None:
+            return None
+        cost = result.objective
+        return Solved(result, program, cost, cost, self.level_values, fixed_on, program.cost)
+
+    def at_duals(self, solved: Solved, master: Master) -> Priced:
+        """What the levels cost at the duals of their rows."""
+        level_of_class = np.array(LEVEL_OF_RANK)[master.model.sets.problem.classes.priority_rank]
+        level_yuan, nothing_yuan = level_weights(master), np.zeros(master.penalty_yuan.shape)
+        row = len(solved.program.row_lower) - len(solved.program.temporary)
+        for level, scale in enumerate(self.scales):
+            if scale > 0:
+                level_yuan[level] = max(0.0, -solved.result.duals[row]) / scale
+                at_level = level_of_class == level
+                nothing_yuan[at_level] = level_yuan[level] * master.penalty_yuan[at_level]
+                row += 1
+        return Priced(solved, nothing_yuan, level_yuan)
+
+
+def _with_level_held(
+    program: Program, level: int, amount: FloatArray, scale: float, most: float, weights: FloatArray,
+    *, may_break: bool = False,
+) -> Program:  # fmt: skip
+    """A level's sum ≤ `most`, divided by `scale`; one row for all programs of a plan that hold the level.
+
+    Where it may be broken, what is above `most` costs its weight.
+    """
+    used = np.flatnonzero(amount)
+    return program.with_row(
+        f"level {level}", used, amount[used] / scale, most / scale,
+        excess_yuan=BREAK_FACTOR * weights[level] * scale, most_excess=math.inf if may_break else 0.0,
+    )  # fmt: skip
