@@ -799,7 +799,10 @@ def transfer_yuan(p: PlacementProblem, plan: PlanSolution) -> float:
 
 
 def migration_yuan(p: PlacementProblem, f: DerivedFacts, plan: PlanSolution, block_of_slot: Ints) -> float:
-    """What moving costs: replicas that leave their group now, and shares that change group between blocks."""
+    """What moving costs: replicas that leave their group now, and shares that change group between blocks.
+
+    A share that begins in a group was elsewhere before, or unserved as far as that much was: then nothing moved.
+    """
     c = p.pairs.class_index
     first = float(plan.moved_count @ p.classes.migration_yuan[c])
     if p.terms.move_budget_count is not None:
@@ -812,13 +815,15 @@ def migration_yuan(p: PlacementProblem, f: DerivedFacts, plan: PlanSolution, blo
     placed_h = _sum_over(block_of_slot, plan.running_count * p.slots.hours)
     share = np.divide(placed_h, demand_h[c], out=np.zeros(placed_h.shape), where=demand_h[c] > 0)
     mean = demand_h / hours
+    served = np.zeros((p.class_count, blocks))
+    np.add.at(served, c, share)
     total = 0.0
     for b in range(1, blocks):
         change = np.where(f.is_batch[c] | f.is_stage[c], 0.0, share[:, b] - share[:, b - 1])
-        less, more = np.zeros(p.class_count), np.zeros(p.class_count)
-        np.add.at(less, c, np.maximum(-change, 0.0))
+        more = np.zeros(p.class_count)
         np.add.at(more, c, np.maximum(change, 0.0))
-        moved = np.minimum(less, more) * np.minimum(mean[:, b - 1], mean[:, b])
+        unserved = np.maximum(1.0 - served[:, b - 1], 0.0)
+        moved = np.maximum(more - unserved, 0.0) * np.minimum(mean[:, b - 1], mean[:, b])
         total += float(moved @ p.classes.migration_yuan)
     return first + total
 

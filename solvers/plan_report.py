@@ -6,17 +6,16 @@ bounds speak of the program (`model` says which), prices are its duals.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray
 from solvers.certify import Search
-from solvers.dual_bound import derived_facts, migration_yuan
 from solvers.linear import LpResult
 from solvers.pipelines import patterns_transfer_yuan
 from solvers.plan_master import Master
-from solvers.plan_rules import PlanModel, unfinished_yuan_per_replica_h
+from solvers.plan_rules import PlanModel, block_move_yuan, sum_over, unfinished_yuan_per_replica_h
 from solvers.problem import NODE, NODE_COLUMNS, RESOURCES, W_PER_KW
 from solvers.solution import Bound, Cost, GraphPattern, PlanSolution, SolveStatus
 
@@ -53,7 +52,7 @@ def make_solution(parts: PlanParts) -> PlanSolution:
     used, debt, portfolio_debt = _ledger(parts.model, facility_kw, it_kw, useful_kw)
     unserved = _unserved(parts.model, running)
     unfinished, late = _batch_left(parts.model, running)
-    moved = _moves(parts, values)
+    moved, moved_yuan = _moves(parts, values, running)
     excess_kw = np.where(
         site_on, np.maximum(facility_kw - p.sites.ipue_cap_hourly[:, None] * it_kw, 0.0), 0.0
     )
@@ -61,11 +60,11 @@ def make_solution(parts: PlanParts) -> PlanSolution:
     patterns = _graph_patterns(parts.model, values)
     cost = _cost(
         parts, running, nodes_on, site_on, facility_kw, debt, portfolio_debt, unserved, unfinished, late,
-        cap_excess_kw, patterns,
+        moved_yuan, cap_excess_kw, patterns,
     )  # fmt: skip
     bounds = _bounds(parts, facility_kw, debt, portfolio_debt)
     gap = bounds[0].gap_frac
-    plan = PlanSolution(
+    return PlanSolution(
         problem_sha256=p.content_hash(),
         status=SolveStatus.OPTIMAL if gap is not None and gap <= OPTIMAL_GAP_FRAC else SolveStatus.FEASIBLE,
         running_count=running,
@@ -88,8 +87,6 @@ def make_solution(parts: PlanParts) -> PlanSolution:
         cost=cost,
         bounds=bounds,
     )
-    moves_yuan = migration_yuan(p, derived_facts(p), plan, parts.model.sets.block_of_slot)
-    return replace(plan, cost=replace(cost, migration_yuan=moves_yuan))
 
 
 def _running_count(model: PlanModel, values: FloatArray) -> FloatArray:
@@ -181,8 +178,8 @@ def _batch_left(model: PlanModel, running: FloatArray) -> tuple[FloatArray, Floa
     return np.where(left < NEGLIGIBLE, 0.0, left), np.where(late < NEGLIGIBLE, 0.0, late)
 
 
-def _moves(parts: PlanParts, values: FloatArray) -> FloatArray:
-    """[K] replicas that leave the pair's group in the first slot."""
+def _moves(parts: PlanParts, values: FloatArray, running: FloatArray) -> tuple[FloatArray, float]:
+    """([K] replicas that leave the pair's group in the first slot, cost of all moves planned)."""
     model, p = parts.model, parts.model.sets.problem
     moved = np.zeros(p.pair_count)
     per_share = model.sets.demand[:, 0][p.pairs.class_index]
@@ -191,13 +188,33 @@ def _moves(parts: PlanParts, values: FloatArray) -> FloatArray:
             (k,) = model.keys[name]
             amount = values[model.columns_of(name)]
             moved[k] += np.where(amount < NEGLIGIBLE, 0.0, amount) * count[k]
-    return moved
+    first_yuan = float(moved @ p.classes.migration_yuan[p.pairs.class_index])
+    return moved, first_yuan + _block_moves_yuan(model, running)
+
+
+def _block_moves_yuan(model: PlanModel, running: FloatArray) -> float:
+    """What shares of services that change group between blocks cost; what was unserved before begins for nothing.
+
+    The least that any routes with these shares cost; those of the program, which lacks some, may cost more.
+    """
+    sets, p = model.sets, model.sets.problem
+    c, of_service = p.pairs.class_index, np.zeros(p.pair_count, dtype=bool)
+    of_service[sets.service_pairs] = True
+    demand_h = sum_over(sets.block_of_slot, sets.demand * p.slots.hours)[c]
+    running_h = sum_over(sets.block_of_slot, running * p.slots.hours)
+    share = np.divide(running_h, demand_h, out=np.zeros_like(running_h), where=demand_h > 0)
+    share[~of_service] = 0.0
+    served, more = np.zeros((2, p.class_count, sets.block_count))
+    np.add.at(served, c, share)
+    np.add.at(more[:, 1:], c, np.maximum(np.diff(share, axis=1), 0.0))
+    moved = np.maximum(more[:, 1:] - np.maximum(1.0 - served[:, :-1], 0.0), 0.0)
+    return float((moved * block_move_yuan(sets)).sum())
 
 
 def _cost(
     parts: PlanParts, running: FloatArray, nodes_on: FloatArray, site_on: BoolArray, facility_kw: FloatArray,
     debt: FloatArray, portfolio_debt: float, unserved: FloatArray, unfinished: FloatArray, late: FloatArray,
-    cap_excess_kw: FloatArray, patterns: tuple[GraphPattern, ...],
+    moved_yuan: float, cap_excess_kw: FloatArray, patterns: tuple[GraphPattern, ...],
 ) -> Cost:  # fmt: skip
     sets, p = parts.model.sets, parts.model.sets.problem
     hours, sites = p.slots.hours, p.sites
@@ -218,6 +235,7 @@ def _cost(
         unfinished_yuan=float(unfinished @ unfinished_yuan_per_replica_h(sets)),
         start_yuan=float(opened @ sites.start_yuan),
         wake_yuan=float((np.maximum(nodes_on - before, 0.0) * p.groups.wake_yuan[:, None]).sum()),
+        migration_yuan=moved_yuan,
         other_yuan=float((running * hours * p.pairs.other_yuan_per_replica_h[:, None]).sum())
         + patterns_transfer_yuan(p, patterns),
         unserved_yuan=float((unserved * hours).sum(axis=1) @ p.classes.unserved_yuan_per_replica_h),
