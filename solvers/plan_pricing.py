@@ -68,7 +68,7 @@ class PlanLimits:
     fleet_gap_frac: float = 1e-3
     edge_gap_frac: float = 0.01
     """As long as a gap is above its share, the search of open sites goes on, up to so many trials:"""
-    edge_trials: int = 12
+    edge_trials: int = 20
     pattern_columns: int = 80
     with_certificate: bool = True
     """Whether the plan carries its proof for `suanli verify`; its bounds are stated either way."""

@@ -35,6 +35,8 @@ INTEGRAL = 1e-6
 SMALL_ROWS, SMALL_ITERATIONS = 1000, 1000
 OPEN_SITES_GAP_FRAC = 1e-6
 """Choices of open sites closer than this to the best plan are not looked at."""
+LEAST_OVERHEAD_YUAN = 1e-9
+"""So that a site without overhead can be branched on."""
 ROUNDS_PER_PART = 3
 """Rounds of pricing of one part of the choices."""
 TIGHT_ENOUGH = 0.25
@@ -164,7 +166,7 @@ def branch_and_bound(
     root: Part, best: Solved, relaxation: Relaxation, effort: Effort, given: Master, work: Work
 ) -> tuple[OpenSites, Master, Master]:
     """(outcome, master of the best plan, master with all columns that joined): the part with the least bound is divided
-    until effort is spent.
+    until effort is spent, where most overhead is open in part.
 
     A plan is never below the bound of its own part; parts that cannot beat the best plan are kept as they are.
     """
@@ -174,6 +176,7 @@ def branch_and_bound(
         found = best if plan is None else plan
         return OpenSites(found, min(root.bound_yuan, found.objective_yuan), (root,)), master_of_best, master
     on_columns = master.position(master.model.columns_of("on"))
+    overhead_yuan = np.abs(master.base.cost[master.model.columns_of("on")]) + LEAST_OVERHEAD_YUAN
     begun = work.counts["site_trials"], work.counts["lp_iterations"]
     heap: list[tuple[float, int, Part]] = [(root.bound_yuan, 0, root)]
     settled: list[Part] = []
@@ -181,7 +184,7 @@ def branch_and_bound(
     while heap and not _is_spent(heap[0][0], best, effort, work, begun):
         _, _, part = heapq.heappop(heap)
         on = part.relaxed.result.x[on_columns]
-        branch = int(np.argmin(np.abs(on - 0.5)))
+        branch = int(np.argmax(np.minimum(on, 1.0 - on) * overhead_yuan))
         for value in (np.rint(on[branch]), 1.0 - np.rint(on[branch])):
             lower, upper = part.lower.copy(), part.upper.copy()
             lower[branch] = upper[branch] = value
