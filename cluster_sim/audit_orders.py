@@ -265,16 +265,27 @@ def preemption_is_lawful(facts: Facts) -> Judged:
 
 
 def restart_builds_on_saved_work(facts: Facts) -> Judged:
-    """An order begins with no more work done than earlier placements of the replica left behind."""
+    """An order begins with no more work done than earlier placements of the replica left behind, or have done so far
+    where the log ends before they do."""
     orders, found = facts.orders, []
     for rows in _by_replica(orders):
         saved_s = 0.0
-        for i in rows:
+        for before, i in zip([None, *rows], rows, strict=False):
             done_s = float(orders.commands[i]["done_work_s"])
+            saved_s = max(
+                saved_s, 0.0 if before is None else _done_until_s(orders, before, int(orders.at_s[i]))
+            )
             if done_s > saved_s + WORK_TOLERANCE_S:
                 found.append(orders.finding(i, f"at most {saved_s:g} s of work done", f"{done_s:g} s"))
             saved_s = max(saved_s, done_s, float(orders.done_work_s[i]))
     return Judged(int((orders.replica >= 0).sum()), found)
+
+
+def _done_until_s(orders: Orders, row: int, at_s: int) -> float:
+    """Work of a placement that no report has ended, if all its time since it ran was work; 0 where one has."""
+    if orders.ended_at_s[row] != NEVER or orders.ran_at_s[row] == NEVER:
+        return 0.0
+    return float(orders.commands[row]["done_work_s"]) + float(at_s - orders.ran_at_s[row])
 
 
 # ---------------------------------------------------------------------------------------------------- where

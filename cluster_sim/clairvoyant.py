@@ -14,9 +14,9 @@ What the bound speaks of. Every plan of this model that serves all work the clai
 room is taken out first and told as unserved) and pays no more for lateness, unfinished work and debt of the ledger
 costs at least `bound_yuan` for the energy of day and drain. In the model services and work that does not defer run
 when they come or not at all; deferrable work runs between its arrival and its deadline, both rounded outwards (to
-slots, the deadline by up to six hours), may be split and may pause; nodes are continuous and can be packed full;
-moves, starts and transfers are free; demand, weather and plants are constant within a slot, shares of services and
-open sites within a block of about six hours.
+slots, the deadline by up to six hours), may be split and may pause; nodes are continuous and can be packed full, but
+no two replicas share one that cannot (`solvers.alone`); moves, starts and transfers are free; demand, weather and
+plants are constant within a slot, shares of services and open sites within a block of about six hours.
 
 What it leaves out, so that it is no bound on the real day: outages and degraded cooling; start-up, restarted work,
 whole nodes and gangs, which only make a day dearer; the errors of the learned plants and of one weather for all
@@ -57,14 +57,15 @@ from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, epoc
 Table = TypeVar("Table", Classes, Pairs, Flows, Paths)
 MODEL = (
     "energy of day and drain; true facility power of the learned plants, true weather of one station, slots of the "
-    "tariff, shares and open sites constant per block, nodes continuous, gangs fluid, no outages, moves and starts free"
+    "tariff, shares and open sites constant per block, nodes continuous but for work that takes one alone, gangs "
+    "fluid, no outages, moves and starts free"
 )
 LIMITS = PlanLimits(lp_iterations=4_000_000, pricing_rounds=16, cut_rounds=4, site_trials=8, wall_s=3600.0)
 FIRST_LIMITS = PlanLimits(
     lp_iterations=4_000_000, pricing_rounds=2, bound_rounds=1, cut_rounds=0, site_trials=0, wall_s=3600.0
 )
 """Enough to see what cannot be served: its bound is not used."""
-OPTIONS = PlanOptions()
+OPTIONS = PlanOptions(whole_nodes=True)
 """Four blocks a day. With every slot a block the same multipliers prove nothing (−17 794 yuan on songjiang-s): the cuts
 that tie shares to open sites speak of blocks. What blocks cost is below 0.31 % on the synthetic city (docs)."""
 WHOLE = -1

@@ -65,13 +65,15 @@ def _node_capacity(
             yield BindingConstraint(
                 "node_capacity", subject, int(t), float(needed[g, t]), float(room[g, t]), unit, price
             )
+    if m is None or not m.capacity[:, NODE].any():
+        return
     taken = np.zeros((p.group_count, p.slot_count))
     np.add.at(taken, p.pairs.group_index, alone_on_node(p)[:, None] * plan.running_count)
     for g, t in zip(
         *np.nonzero(_tight(taken, p.groups.node_count.astype(float)) & (taken > PRESENT)), strict=True
     ):
         subject = f"group={p.groups.group_id[g]},resource={NODE_COLUMNS[NODE]}"
-        price = None if m is None else float(m.capacity[g, NODE, t])
+        price = float(m.capacity[g, NODE, t])
         yield BindingConstraint(
             "node_capacity",
             subject,

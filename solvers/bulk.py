@@ -293,6 +293,7 @@ def completed(filling: Filling) -> None:
     filling.keep_padding()
     filling.note_packing()
     filling.make_room()
+    filling.meet_minimum_loads()
     filling.keep_padding()
     filling.settle()
 

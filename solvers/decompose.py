@@ -129,6 +129,7 @@ def solve_large(
             relaxation = replace(relaxation, site_on=site_on, iterations=iterations)
             filling = joined_filling(relaxation, parts, plans)
             filling.place_few()
+            filling.meet_minimum_loads()
             filling.keep_padding()
             filling.make_room()
             filling.keep_padding()

@@ -57,6 +57,8 @@ class PlanOptions:
 
     blocks_per_day: int = 4
     chord_count: int = 4
+    whole_nodes: bool = False
+    """Replicas that share a node with none of their like (`solvers.alone`) take one each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -1053,7 +1055,7 @@ def make_sets(
             usable &= (cls != stage_class) | (stage.pair_option >= 0)
     capacity = p.groups.capacity[p.pairs.group_index] * p.groups.packing_yield[p.pairs.group_index]
     share = np.divide(p.pairs.need, capacity, out=np.zeros(capacity.shape), where=capacity > 0)
-    share = np.column_stack([share, alone_on_node(p)])
+    share = np.column_stack([share, alone_on_node(p) & options.whole_nodes])
     idle_w = p.groups.idle_w[p.pairs.group_index]
     useful_kw = (dominant_share(p) * idle_w + p.pairs.dynamic_w) / W_PER_KW
     counted_kw = (counted_share(p) * idle_w + p.pairs.dynamic_w) / W_PER_KW

@@ -9,11 +9,11 @@
 4. departures replicas no longer wanted leave where there are more than the target, then where they cost most; so does
               work above a spread or floor that shrank
 5. arrivals   what waits goes where there are less than the target, then where it costs least, class by class, within
-              every limit
+              every limit; sites that fell below the load that their hard hourly cap needs get work from elsewhere
 6. check      nodes that changed are summed again from their rows
 
-Nothing that runs is moved, unless its node is gone or the padding rule needs its node. Without a `Repricer` prices age:
-the bound tells by how much.
+Nothing that runs is moved, unless its node is gone or a rule needs it: padding, or a hard hourly cap. Without a
+`Repricer` prices age: the bound tells by how much.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def replan(
                 filling.remove(gone)
         with clock.phase("arrivals"):
             filling.place_few()
+            filling.meet_minimum_loads()
             filling.keep_padding()
             filling.make_room()
             filling.keep_padding()

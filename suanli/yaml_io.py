@@ -48,12 +48,13 @@ class Document:
             InvalidRequest: with every problem of YAML and model together.
         """
         problems = list(self.problems)
+        value: V | None = None
         try:
             value = validate(cls, raw)
         except InvalidRequest as error:
-            problems += self.located(error.problems)
+            raise InvalidRequest([*problems, *self.located(error.problems)], error.mended) from None
         if problems:
-            raise InvalidRequest(problems)
+            raise InvalidRequest(problems, value)
         return value
 
     def where(self, field: str) -> str:
@@ -80,30 +81,44 @@ def load_workloads(text: str, source: str = "-", tenant: str = DEFAULT_TENANT) -
     Raises:
         InvalidRequest: with every problem of all documents.
     """
-    sound, problems = read_workloads(text, source, tenant)
-    if problems:
+    read = read_workloads(text, source, tenant)
+    if problems := [p for r in read for p in r.problems]:
         raise InvalidRequest(problems)
-    return [workload for workload, _ in sound]
+    return [r.workload for r in read if r.workload is not None]
 
 
-def read_workloads(
-    text: str, source: str = "-", tenant: str = DEFAULT_TENANT
-) -> tuple[list[tuple[Workload, Document]], list[FieldProblem]]:
-    """The sound workloads of a text with the documents they come from, and every problem of the others.
+@dataclass(frozen=True, slots=True)
+class ReadWorkload:
+    """One document: its workload, and what is wrong with it; then the workload is mended, or None beyond mending."""
+
+    document: Document
+    workload: Workload | None
+    problems: tuple[FieldProblem, ...] = ()
+
+    def tells(self, field: str) -> bool:
+        """Whether a problem told already lies at the field, above it or below it."""
+        place, asked = re.compile(rf"{re.escape(self.document.source)}:\d+: (.*)"), _normal(field)
+        told = [_normal(found[1]) for p in self.problems if (found := place.fullmatch(p.field))]
+        return any(path[: len(asked)] == asked or asked[: len(path)] == path for path in told)
+
+
+def read_workloads(text: str, source: str = "-", tenant: str = DEFAULT_TENANT) -> list[ReadWorkload]:
+    """Every workload of a text with every problem of it.
 
     Raises:
-        InvalidRequest: the text cannot be read at all.
+        InvalidRequest: the text cannot be read at all, or holds no workload.
     """
-    problems: list[FieldProblem] = []
-    sound: list[tuple[Workload, Document]] = []
+    read: list[ReadWorkload] = []
     for document in _split_workloads(parse(text, source)):
         try:
-            sound.append((document.validated(Workload, _with_full_name(document.raw, tenant)), document))
+            workload = document.validated(Workload, _with_full_name(document.raw, tenant))
+            read.append(ReadWorkload(document, workload))
         except InvalidRequest as error:
-            problems += error.problems
-    if not sound and not problems:
-        problems.append(FieldProblem(field=source, problem="holds no workload", code="missing"))
-    return sound, problems
+            mended = error.mended if isinstance(error.mended, Workload) else None
+            read.append(ReadWorkload(document, mended, error.problems))
+    if not read:
+        raise InvalidRequest([FieldProblem(field=source, problem="holds no workload", code="missing")])
+    return read
 
 
 def load_policy(text: str, source: str = "-") -> Policy:

@@ -169,18 +169,16 @@ class NodeChoice:
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count
         if self._tiered is not None and self.node_penalty is None:
-            may_alternate = spread is None and room.is_of_sites
-            by_worth = self._is_by_worth(view, among)
-            in_turn = by_worth and may_alternate and room.is_plenty and count <= MAX_IN_TURN
-            if in_turn and not self._near_floor(view):
+            may_alternate = spread is None and room.is_plenty
+            by_worth = self.packing is not None and bool(view.spec.stage.gpu_milli)
+            if by_worth and may_alternate and count <= MAX_IN_TURN and not self._near_floor(view):
                 return self._in_turn_by_worth(view, count, left_s, among, shut)
             open_group = self._open_groups(view, shut)
             if not open_group[among.groups].any():
                 return _NOWHERE
-            if by_worth and self.packing is not None:
-                of_site = count if may_alternate else enough
+            if view.spec.stage.gpu_milli and self.packing is not None:
                 tiers = self._sites_by_worth(
-                    self.packing, self._tiered, view, left_s, among, open_group, of_site, may_alternate
+                    self.packing, self._tiered, view, left_s, among, open_group, enough, may_alternate
                 )
             else:
                 tiers = self._tiers(self._tiered, view, left_s, among, open_group, enough)
@@ -296,13 +294,6 @@ class NodeChoice:
         if self.snapshot.returned:
             self._no_room.clear()
         return self._bounds.may_hold(view)
-
-    def _is_by_worth(self, view: SpecView, among: Ranges) -> bool:
-        """Whether a replica may spoil room for GPUs: it takes some, or cores that GPUs beside it will need."""
-        if self.packing is None:
-            return False
-        has_gpus = self.snapshot.topology.group_gpu_count[among.groups] > 0
-        return bool(view.spec.stage.gpu_milli) or bool(has_gpus.any())
 
     def _near_floor(self, view: SpecView) -> bool:
         """Whether some group is down to a floor that this work keeps off."""
@@ -701,8 +692,6 @@ class _SiteRoom:
     ) -> None:
         self._snapshot, self._view = snapshot, view
         self.is_plenty = not (view.site_most_w * count > spare_w + POWER_SLACK_W).any()
-        self.is_of_sites = self.is_plenty
-        """Nothing but links may be short, which all nodes of a site have in common."""
         if self.is_plenty and view.has_traffic:
             most_mbps = snapshot.views.most_mbps_per_replica(view.spec.spec)
             self.is_plenty = not (most_mbps * count > spare_mbps + LINK_SLACK_MBPS).any()
@@ -711,8 +700,7 @@ class _SiteRoom:
         if snapshot.low_used is not None:
             room = snapshot.floor_room(view)
             if (room < count).any():
-                self.is_plenty = self.is_of_sites = False
-                self._floor_room = room.tolist()
+                self.is_plenty, self._floor_room = False, room.tolist()
         self._spare_w = [] if self.is_plenty else spare_w.tolist()
         self._spare_mbps = spare_mbps
         self._route: dict[int, tuple[IntArray, NDArray[np.float64]]] = {}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scheduler.domain.state import ClusterState
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.defragment import leave_yuan, movable_rows
-from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left
+from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, hours_left
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import Placed
 from scheduler.planner.scoring import Scorer
@@ -100,7 +100,10 @@ def _worth_emptying(
         on_node.setdefault(int(state.replicas["node"][row]), []).append(row)
     out = []
     for node, mine in on_node.items():
-        hours = min(GAIN_HOURS, max(hours_left(state, row, now_s) for row in mine))
+        left_h = [hours_left(state, row, now_s) for row in mine]
+        if min(left_h) <= TAKEOVER_H:
+            continue  # somebody ends before a new place could take over: the next plan looks again
+        hours = min(GAIN_HOURS, max(left_h))
         cost, gain = sum(cost_yuan[row] for row in mine), float(idle_yuan[node]) * hours
         if gain > cost:
             out.append(_Emptying(node, tuple(mine), cost, hours, gain))

@@ -27,7 +27,7 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.defragment import migration_yuan
 from scheduler.planner.feasibility import SpecView
-from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left, kept_work_s
+from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, hours_left, kept_work_s
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
@@ -113,7 +113,7 @@ class _Exit:
         rows = [r for r in here.tolist() if r not in self._gone]
         new = [p.row for p in placed if topology.node_site[p.node] == self._site]
         units, stay = self._units(rows)
-        stay_h = max((self._hours(r) for r in [*stay, *new]), default=0.0)
+        stay_h = max([TAKEOVER_H, *(self._hours(r) for r in [*stay, *new])])
         while units and stay_h < self._last_h(units):
             found, failed = self._try_all(units, budget)
             stay_h = max(stay_h, self._last_h(failed))

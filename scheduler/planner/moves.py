@@ -24,6 +24,8 @@ from suanli.model.units import MILLI, SECONDS_PER_HOUR
 
 GAIN_HOURS = 6.0
 """A service block of the horizon plan: for so long the new place is expected to stay the better one."""
+TAKEOVER_H = 0.25
+"""Until a new place has woken its node, started and taken over; who ends sooner (minutes, ASSUMED) is not moved."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ def _moves_of(
                     break
                 share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
                 hours = min(GAIN_HOURS, hours_left(state, row, now_s))
+                if hours <= TAKEOVER_H:
+                    continue
                 saved = min(cost[here] - cost[there], CLOSED_SITE_YUAN_PER_HOUR)
                 saved = share if cost[here] >= CLOSED_SITE_YUAN_PER_HOUR else saved + share
                 gain = float(saved * hours)

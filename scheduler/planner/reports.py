@@ -72,6 +72,8 @@ class _Reading:
         self._ended: set[str] = set()
         self._stopped: dict[str, str] = {}
         self._drained: set[int] = set()
+        self._ran_s: dict[int, int] = {}
+        """Workload → when the last of its replicas that this report tells of began to run."""
 
     def status(self, status: SiteStatus) -> None:
         """A site went down or came back."""
@@ -101,7 +103,9 @@ class _Reading:
         if self._state.placement_id(row) != said.placement_id:
             return
         self._phase[row] = Phase.RUNNING
-        if not self._is_graph(int(self._state.replicas["workload"][row])):
+        workload = int(self._state.replicas["workload"][row])
+        self._ran_s[workload] = max(said.at_s, self._ran_s.get(workload, 0))
+        if not self._is_graph(workload):
             self._stop_old(row, said.at_s)
 
     def _stop_old(self, row: int, at_s: int) -> None:
@@ -196,7 +200,7 @@ class _Reading:
         for index in sorted({int(state.replicas["workload"][row]) for row in self._phase}):
             current = state.workload_state(state.names[index])
             if self._is_graph(index) and index not in self._failed:
-                self._change_over(index, at_s)
+                self._change_over(index, self._ran_s.get(index, at_s))
             if index in self._failed and current is not None and not current.is_final:
                 self.events += stops_of_workload(state, index, at_s, "another replica failed", gone)
                 self.events.append(

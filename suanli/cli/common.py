@@ -17,7 +17,7 @@ from suanli.cli.output import Format
 if TYPE_CHECKING:
     from suanli.client import Client
     from suanli.model import FieldProblem, SiteRecord, Workload
-    from suanli.yaml_io import Document
+    from suanli.yaml_io import ReadWorkload
 
 DEFAULT_TENANT = "default"
 CLI_RETRY_S = 2.0
@@ -25,6 +25,8 @@ CLI_RETRY_S = 2.0
 
 _IN_BATCH = re.compile(r"^(?:requests|workloads)\[(\d+)\](?:\.workload)?\.?")
 """Where the problems of a batch lie, in the API's words."""
+
+_FILE_AND_LINE = re.compile(r"^(.*?):(\d+)(?:: |$)")
 
 ADDRESS_HELP = "address of the service, host:port"
 
@@ -127,16 +129,19 @@ def read_text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class WorkloadFiles:
-    """Workloads read from files, and the documents that tell where each of their fields stands."""
+    """Workloads read from files, with what tells where each of their fields stands."""
 
-    workloads: list[Workload]
-    documents: list[Document]
+    read: list[ReadWorkload]
+
+    @property
+    def workloads(self) -> list[Workload]:
+        """Those that are well formed, or were mended."""
+        return [r.workload for r in self.read if r.workload is not None]
 
     def batches(self, size: int) -> Iterator[WorkloadFiles]:
         """The same in parts of at most `size` workloads."""
-        for start in range(0, len(self.workloads), size):
-            part = slice(start, start + size)
-            yield WorkloadFiles(self.workloads[part], self.documents[part])
+        for start in range(0, len(self.read), size):
+            yield WorkloadFiles(self.read[start : start + size])
 
     @contextmanager
     def located(self) -> Iterator[None]:
@@ -146,15 +151,25 @@ class WorkloadFiles:
         try:
             yield
         except InvalidRequest as error:
-            raise InvalidRequest([self._located(p) for p in error.problems]) from None
+            raise InvalidRequest([q for p in error.problems if (q := self._located(p))]) from None
 
-    def _located(self, problem: FieldProblem) -> FieldProblem:
+    def _located(self, problem: FieldProblem) -> FieldProblem | None:
+        """None for what the file's own problem at that place, or its mending, has brought about."""
+        from suanli.model.problems import HARMLESS_ID
+
         found = _IN_BATCH.match(problem.field)
-        if found is None or int(found[1]) >= len(self.workloads):
+        if found is None or int(found[1]) >= len(self.read):
             return problem
-        index, rest = int(found[1]), problem.field[found.end() :]
-        where = f"{self.documents[index].where(rest)}: {self.workloads[index].workload_id}"
+        one, rest = self.read[int(found[1])], problem.field[found.end() :]
+        if one.problems and (one.tells(rest) or HARMLESS_ID in str(problem)):
+            return None
+        assert one.workload is not None
+        where = f"{one.document.where(rest)}: {one.workload.workload_id}"
         return problem.model_copy(update={"field": f"{where}: {rest}".removesuffix(": ")})
+
+
+MOST_MENDED = 20
+"""Malformed workloads of which the service is asked what else is wrong, each by itself."""
 
 
 def read_workloads(
@@ -162,7 +177,8 @@ def read_workloads(
 ) -> WorkloadFiles:
     """Workloads of all files.
 
-    When some of them are malformed, `check` may ask the service about the sound ones, so that one answer names all.
+    When some of them are malformed, `check` may ask the service about the others, and about what is left of those once
+    their problems are mended, so that one answer names all.
 
     Raises:
         InvalidRequest: with every problem of every file.
@@ -171,25 +187,41 @@ def read_workloads(
     from suanli.model import InvalidRequest, SuanliError
 
     problems: list[FieldProblem] = []
-    sound: list[tuple[Workload, Document]] = []
+    read: list[ReadWorkload] = []
     for path in files:
         try:
-            found, bad = yaml_io.read_workloads(read_text(path), str(path), tenant)
-        except InvalidRequest as error:
-            found, bad = [], list(error.problems)
-        sound += found
-        problems += bad
-    read = WorkloadFiles([w for w, _ in sound], [d for _, d in sound])
-    if not problems:
-        return read
-    if check is not None and read.workloads:
-        try:
-            check(read)
+            read += yaml_io.read_workloads(read_text(path), str(path), tenant)
         except InvalidRequest as error:
             problems += error.problems
-        except SuanliError:
-            pass  # what stands in the files is wrong with or without a service
-    raise InvalidRequest(problems)
+    problems += [p for r in read for p in r.problems]
+    if not problems:
+        return WorkloadFiles(read)
+    sound = [r for r in read if not r.problems]
+    mended = [[r] for r in read if r.problems and r.workload is not None][:MOST_MENDED]
+    try:
+        for part in [sound, *mended] if check is not None else []:
+            problems += _found_by(check, WorkloadFiles(part))
+    except SuanliError:
+        pass  # what stands in the files is wrong with or without a service
+    raise InvalidRequest(sorted(problems, key=_place))
+
+
+def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> tuple[FieldProblem, ...]:
+    from suanli.model import InvalidRequest
+
+    if check is None or not part.read:
+        return ()
+    try:
+        check(part)
+    except InvalidRequest as error:
+        return error.problems
+    return ()
+
+
+def _place(problem: FieldProblem) -> tuple[str, int]:
+    """File and line; a problem without a place comes first."""
+    found = _FILE_AND_LINE.match(problem.field)
+    return (found[1], int(found[2])) if found else ("", 0)
 
 
 def when(at_s: int) -> str:

@@ -43,8 +43,12 @@ class InvalidRequest(SuanliError):
 
     reason = "INVALID_REQUEST"
 
-    def __init__(self, problems: list[FieldProblem] | tuple[FieldProblem, ...]) -> None:
+    def __init__(
+        self, problems: list[FieldProblem] | tuple[FieldProblem, ...], mended: object = None
+    ) -> None:
         self.problems = tuple(problems)
+        self.mended = mended
+        """The malformed value with its problems mended, so that its rest can be judged; None where that failed."""
         super().__init__("\n".join(str(p) for p in self.problems))
 
 

@@ -146,7 +146,7 @@ def validate(cls: type[V], raw: object, names: Names = MODEL_NAMES, prefix: str 
     try:
         return cls.model_validate(raw)
     except ValidationError as error:
-        raise InvalidRequest(_all_problems(cls, raw, error, names, prefix)) from None
+        raise InvalidRequest(*_all_problems(cls, raw, error, names, prefix)) from None
 
 
 def nearest_identifier(text: str) -> str:
@@ -184,19 +184,39 @@ class _Found:
 
 def _all_problems(
     cls: type[BaseModel], raw: object, first: ValidationError, names: Names, prefix: str
-) -> list[FieldProblem]:
+) -> tuple[list[FieldProblem], BaseModel | None]:
+    """Every problem, and the value with all of them mended if that is possible."""
     found = _Found()
     peeled = copy.deepcopy(raw)
+    mended: BaseModel | None = None
     error: ValidationError | None = first
     for _ in range(MAX_PEELS):
         if error is None or not _note_and_peel(cls, peeled, error, names, prefix, found):
             break
         try:
-            cls.model_validate(peeled)
+            mended = cls.model_validate(peeled)
             error = None
         except ValidationError as again:
             error = again
-    return found.in_order()
+    if mended is None and error is not None:
+        mended = _mended_as_a_whole(cls, peeled, error)
+    return found.in_order(), mended
+
+
+def _mended_as_a_whole(cls: type[V], peeled: Any, error: ValidationError) -> V | None:
+    """The value after what its parts say of each other is mended, too: references and ids; None if that is not enough.
+
+    Apart from the search for problems: nothing can hide behind these, and mending them must not bring new ones.
+    """
+    copied, unheard = copy.deepcopy(peeled), _Found()
+    for item in error.errors(include_url=False):
+        raised = item.get("ctx", {}).get("error")
+        for v in raised.violations if isinstance(raised, Violations) else ():
+            _Spot.at(cls, (*item["loc"], *v.loc)).mend(copied, v.nearest, unheard)
+    try:
+        return cls.model_validate(copied)
+    except ValidationError:
+        return None
 
 
 def _note_and_peel(

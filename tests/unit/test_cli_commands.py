@@ -91,6 +91,39 @@ def test_one_answer_names_what_is_malformed_and_what_the_service_finds_impossibl
     assert service.records == {}
 
 
+def test_what_is_left_of_a_malformed_workload_is_judged_too(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    """A typo and a size that no node has, in one workload: one answer, and nothing that only the mending brought."""
+    asked: list[Any] = []
+
+    def refuse(workloads: list[Any], request: Any) -> None:
+        asked.extend(workloads)
+        at = "requests[0].workload.stages[0]"
+        raise InvalidRequest(
+            [
+                FieldProblem(field=f"{at}.cpu_milli", problem="exceeds every node"),
+                FieldProblem(field=f"{at}.memory_mib", problem="exceeds every node"),
+                FieldProblem(
+                    field="requests[0].workload.flows[0].source", problem="there is no zone 'peeled'"
+                ),
+            ]
+        )
+
+    monkeypatch.setattr(service, "_accept", refuse)
+    text = "name: x\nkind: batch\nstages:\n- {stage_id: m, cpu_milli: 9, memory_mib: -1, replcias: 2}\n"
+    done = run("plan", "-", input=text + "flows:\n- {source: 7, target: stages/m}\n")
+    assert done.exit_code == 2
+    assert [line.split(";")[0].strip() for line in done.stderr.splitlines()] == [
+        "error: 4 problems",
+        "-:4: stages[0].memory_mib: -1 is out of range",
+        "-:4: stages[0].replcias: is not a field",
+        "-:4: x: stages[0].cpu_milli: exceeds every node",
+        "-:6: flows[0].source: 7 does not fit",
+    ]
+    assert [w.name for w in asked] == ["tenants/default/workloads/x"]
+
+
 def test_a_failing_later_batch_says_how_many_workloads_are_in_already(
     run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ):

@@ -70,7 +70,8 @@ def test_a_moving_replica_counts_at_both_ends():
         assert audit_placements(city.state, [Placed(1, node, 0)]) != []
 
 
-def test_the_cycle_refuses_to_commit_an_impossible_round(city, monkeypatch):
+def test_the_cycle_refuses_to_commit_an_impossible_round(monkeypatch):
+    city = given(a_fleet(a_site("e01").cpus(nodes=3, cores=4)))
     city.submits(a_workload("many").cpu(4).replicas(3))
     monkeypatch.setattr("scheduler.planner.snapshot.Snapshot.fit_of_nodes", lambda self, view, at: at * 0 + 9)
     with pytest.raises(AssertionError, match="impossible placement"):

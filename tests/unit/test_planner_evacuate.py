@@ -12,11 +12,12 @@ from cluster_sim.audit import audit_log
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.evacuate import _Leaving, _worth_leaving, evacuate
 from scheduler.planner.feasibility import Views
-from scheduler.planner.moves import PlannedMove
+from scheduler.planner.moves import TAKEOVER_H, PlannedMove
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Placed
 from scheduler.planner.snapshot import Snapshot
 from suanli.model import EventKind, ReplicaPhase
+from suanli.model.telemetry import ReplicaReport
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_twin, a_workload, given, name_of
 from tests.placement_oracle import violations_of
 
@@ -88,7 +89,7 @@ def test_a_twin_leaves_whole_and_never_stops_running():
     assert {(m["from_site_id"], m["to_site_id"], m["reason"]) for m in moved} == {
         ("e01", "e02", "lets the site close")
     }
-    assert sum(m["gain_yuan"] for m in moved) == pytest.approx(CLOSING_YUAN * 6)
+    assert sum(m["gain_yuan"] for m in moved) == pytest.approx(CLOSING_YUAN * (6 - TAKEOVER_H))
     assert sum(m["cost_yuan"] for m in moved) == pytest.approx(WAKE_YUAN * 6)
     after_the_plan(city).expect("t", on="e02", replicas=3, state="running")
 
@@ -99,7 +100,10 @@ def test_old_stages_serve_until_the_last_new_one_runs():
     *first, last = [e.subject for e in city.events(EventKind.REPLICA_MOVED)]
     city.reports(*((i, ReplicaPhase.RUNNING) for i in first), after_s=30)
     assert city.events(EventKind.REPLICA_STOP_ORDERED) == []
-    city.reports((last, ReplicaPhase.RUNNING), after_s=30)
+    ran_s = city.now_s + 30
+    late = ReplicaReport(placement_id=last, phase=ReplicaPhase.RUNNING, at_s=ran_s)
+    city.reports(late, after_s=300)
+    assert {e.at_s for e in city.events(EventKind.REPLICA_STOP_ORDERED)} == {ran_s}, "reports may come late"
     assert {e.body["cause"] for e in city.events(EventKind.REPLICA_STOP_ORDERED)} == {"moved"}
     assert audit_log(city.log, city.fleet).violations == ()
     city.expect("t", on="e02", replicas=3, state="running")
@@ -271,16 +275,24 @@ def test_nothing_moves_when_the_moves_cost_more_than_closing_saves():
         return closes(city, yuan=closing_yuan)
 
     moves_yuan = 3 * 2.0 + 6 * WAKE_YUAN
-    assert proposed(city_with(moves_yuan / 6 - 0.01)) == []
-    assert len(proposed(city_with(moves_yuan / 6 + 0.01))) == 3
+    closed_h = 6 - TAKEOVER_H
+    assert proposed(city_with(moves_yuan / closed_h - 0.01)) == []
+    assert len(proposed(city_with(moves_yuan / closed_h + 0.01))) == 3
 
 
 def test_dearer_energy_counts_against_the_move():
     city = closes(running_at_e01(a_twin("t", WHOLE_LOOP_MS)))
-    city.strategy.plain.cost_by_site = {"e02": 1.0 + CLOSING_YUAN / 3}
+    even_yuan = CLOSING_YUAN / 3 * (6 - TAKEOVER_H) / 6
+    city.strategy.plain.cost_by_site = {"e02": 1.0 + even_yuan}
     assert proposed(city) == []
-    city.strategy.plain.cost_by_site = {"e02": 1.0 + CLOSING_YUAN / 3 - 0.01}
+    city.strategy.plain.cost_by_site = {"e02": 1.0 + even_yuan - 0.01}
     assert len(proposed(city)) == 3
+
+
+def test_who_ends_before_a_new_place_could_take_over_is_not_moved():
+    city = running_at_e01(a_workload("w").lasts(HOUR_S).preemptible(60))
+    city.now_s += HOUR_S - 60 - 30
+    assert proposed(closes(city)) == []
 
 
 def test_who_ends_before_the_others_could_be_gone_is_not_moved():

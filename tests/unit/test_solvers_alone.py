@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from solvers.alone import alone_on_node
 from solvers.plan_model import solve_plan
+from solvers.plan_rules import PlanOptions
 from solvers.problem import PlacementProblem
 from solvers.proof import verify_proof
 from tests.plan_problems import Town
@@ -26,7 +27,7 @@ def town_of(*needs: tuple[float, float], demand: int = 1) -> PlacementProblem:
 
 def test_three_replicas_of_nine_cores_take_three_nodes_and_small_work_fills_them():
     problem = town_of((9, 1), (1, 1), demand=3)
-    plan = solve_plan(problem)
+    plan = solve_plan(problem, options=PlanOptions(whole_nodes=True))
     assert plan.nodes_on[0] == pytest.approx(3.0)
     assert verify_proof(problem, plan) == []
 

@@ -13,6 +13,7 @@ import pytest
 from solvers import binding
 from solvers.binding import binding_constraints
 from solvers.plan_model import solve_plan
+from solvers.plan_rules import PlanOptions
 from solvers.problem import Graph, GraphFlow, GraphPath, PlacementProblem, Terms
 from solvers.proof import verify_proof
 from solvers.solution import BindingConstraint, PlanSolution
@@ -183,7 +184,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.rule}-{c.subject.split(',')[0]}")
 def test_each_kind_of_rule_is_told_with_its_value_limit_and_unit(case: Case):
     problem = case.town().problem()
-    plan = solve_plan(problem)
+    plan = solve_plan(problem, options=PlanOptions(whole_nodes=True))
     assert verify_proof(problem, plan) == []
     found = _found(problem, plan, case)
     limit = case.limit(plan) if callable(case.limit) else case.limit

@@ -226,3 +226,33 @@ def test_a_fleet_in_parts_serves_everything_within_its_bound():
     whole = solve_bulk(problem)
     assert plan.solution.bounds[0].bound_yuan is not None
     assert plan.solution.bounds[0].bound_yuan <= whole.solution.objective_yuan
+
+
+def test_a_replan_keeps_the_least_load_of_a_site_with_a_hard_hourly_cap():
+    """The work that keeps the capped site above its least load leaves; other work comes from the site without a cap."""
+    town = Town()
+    # fixed 1 kW, no other losses: an iPUE of 1.5 needs 2 kW of IT power
+    town.site(
+        "capped", fixed_kw=1.0, loss_slope=0.0, loss_square=0.0, ipue_cap_hourly=1.5, hourly_is_hard=True
+    )
+    town.site("free", fixed_kw=0.0, loss_slope=0.0, loss_square=0.0, price_yuan_per_kwh=0.1)
+    town.group("capped/g", "capped", node_count=6, idle_w=100.0)
+    town.group("free/g", "free", node_count=20, idle_w=100.0)
+    town.work("local", demand=10.0, dynamic_w=200.0, allowed=("capped",))
+    town.work("anywhere", demand=30.0, dynamic_w=200.0)
+    first = town.problem()
+    plan = solve_bulk(first)
+    assert plan.solution.cap_excess_kw.max() == 0.0
+    demand = first.classes.demand_count.copy()
+    demand[0] = 2.0
+    running = plan.solution.running_count[:, 0]
+    after = dataclasses.replace(
+        first,
+        classes=dataclasses.replace(first.classes, demand_count=demand),
+        pairs=dataclasses.replace(first.pairs, running_count=running),
+    )
+    again = replan(plan, after)
+    assert again.solution.unserved_count.sum() == 0.0
+    assert again.solution.it_kw[0, 0] >= 1.0 / (1.5 - 1.0)
+    assert again.solution.cap_excess_kw.max() == 0.0
+    assert [*verify_plan(after, again.solution), *verify_placements(after, again.placements)] == []
