@@ -1,7 +1,7 @@
 """Folds: specs that a horizon plan may count together, because they may lie in the same groups and need alike.
 
 A day has thousands of shapes that differ in replica counts, start-up or a few cores; the plan needs a few hundred
-classes. Sizes within a fold differ by at most a factor of two; the plan counts a fold at the mean size of its rows, so
+classes. Sizes within a fold differ by at most a factor of four; the plan counts a fold at the mean size of its rows, so
 capacity adds up exactly and only the packing of single nodes sees the difference.
 """
 
@@ -16,7 +16,7 @@ from scheduler.planner.feasibility import SpecView, Views
 
 LIGHT_FLOW_MBPS = 10.0
 """Flows below this load no link noticeably: folds need not agree on where such users sit."""
-SIZE_STEP = 2.0
+SIZE_STEP = 4.0
 """CPU-only needs fold within a factor of this."""
 
 
@@ -64,7 +64,7 @@ def folds_of(views: Views) -> Folds:
 
 
 def fold_key(view: SpecView) -> tuple[object, ...]:
-    """A stage of a graph folds with nothing but itself; CPU-only needs count by powers of two, GPU needs exactly."""
+    """A stage of a graph folds with nothing but itself; CPU-only needs count by powers of four, GPU needs exactly."""
     workload, stage = view.spec.workload, view.spec.stage
     if len(workload.stages) > 1:
         return ("graph", view.spec.spec)
