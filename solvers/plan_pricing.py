@@ -66,7 +66,7 @@ class PlanLimits:
     warm_site_trials: int = 2
     """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
     fleet_gap_frac: float = 1e-3
-    edge_gap_frac: float = 0.01
+    edge_gap_frac: float = 0.02
     """As long as a gap is above its share, the search of open sites goes on, up to so many trials:"""
     edge_trials: int = 20
     pattern_columns: int = 80

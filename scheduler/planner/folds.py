@@ -64,7 +64,10 @@ def folds_of(views: Views) -> Folds:
 
 
 def fold_key(view: SpecView) -> tuple[object, ...]:
-    """A stage of a graph folds with nothing but itself; CPU-only needs count by powers of four, GPU needs exactly."""
+    """A stage of a graph folds with nothing but itself; GPU needs count exactly, others by powers of four.
+
+    What takes no GPU folds with and without an end: the plan counts demand by the hour.
+    """
     workload, stage = view.spec.workload, view.spec.stage
     if len(workload.stages) > 1:
         return ("graph", view.spec.spec)
@@ -89,7 +92,7 @@ def fold_key(view: SpecView) -> tuple[object, ...]:
         stage.storage_gib,
         round(stage.utilization_frac, 2),
         stage.gang,
-        stage.is_service,
+        stage.is_service or not stage.gpu_milli,
         heavy,
     )
 
