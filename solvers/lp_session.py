@@ -76,6 +76,8 @@ class Session:
     _offset: float = 0.0
     _basis: Basis | None = None
     """Of the last optimum, in joining order of columns and rows."""
+    _bookmark: Basis | None = None
+    """An earlier optimum's, in the same order."""
     _must_hint: bool = False
     """GLOP does not stand at `_basis`: rows came or went, or it was loaded afresh."""
     _temporary_keys: dict[str, int] = field(default_factory=dict)
@@ -94,6 +96,15 @@ class Session:
             program.with_excess_columns(), self._with_excess_keys(program, column_key), limits
         )
         return replace(result, x=result.x[: len(column_key)])
+
+    def remember(self) -> None:
+        """Keep the basis of the last optimum for `go_back`."""
+        self._bookmark = self._basis
+
+    def go_back(self) -> None:
+        """Go on from the remembered optimum, where the next program is nearer to that one than to the last."""
+        if self._bookmark is not None:
+            self._basis, self._must_hint = self._bookmark, True
 
     def _with_excess_keys(self, program: Program, column_key: IntArray) -> IntArray:
         """Keys of the columns and of the excess of each temporary row, which are those of the rows."""
@@ -189,6 +200,7 @@ class Session:
             if basis is not None and place is not None and row_place is not None
             else None
         )
+        self._bookmark = None
         rows = program.matrix.shape[0]
         self._keys, self._row_keys = column_key.copy(), row_key.copy()
         self._lower, self._upper, self._cost = program.lower.copy(), program.upper.copy(), program.cost.copy()
@@ -237,6 +249,8 @@ class Session:
         self._row_upper = np.append(self._row_upper[kept_rows], program.row_upper[fresh_rows])
         if self._basis is not None:
             self._basis = self._basis.grown(len(self._keys), kept_rows, len(fresh_rows))
+        if self._bookmark is not None:
+            self._bookmark = self._bookmark.grown(len(self._keys), kept_rows, len(fresh_rows))
         if self._solver.update(update):
             # told nothing, GLOP would begin again with the slacks whenever columns or rows came
             self._must_hint = True

@@ -117,6 +117,8 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> Improved:
     master = given.with_own_columns()
     levels = AtLevels.of(final, master)
     root, rounds = None, 0
+    # the last programs had fixed sites; with open ones the weighted relaxation is nearer
+    work.session.go_back()
     while True:
         relaxed, at_duals, own_bound, used = _price_at_levels(levels, master, work, rounds)
         rounds += used

@@ -114,6 +114,7 @@ def _plan(
                 break
             relaxed, model, master = with_open_cuts(model, master, cuts, work)
         relaxed, weighted_bound = price_in(relaxed, master, work)
+        work.session.remember()
     with work.phase("sites"):
         chosen, master = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
     with work.phase("levels"):

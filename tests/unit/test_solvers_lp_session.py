@@ -146,3 +146,18 @@ def test_an_infeasible_program_is_told_and_the_session_lives_on() -> None:
     assert session.solve(nothing, keys, LIMITS).status is not LpStatus.OPTIMAL
     again = session.solve(program, keys, LIMITS)
     assert again.objective == pytest.approx(solve(program, LIMITS).objective)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_remembered_optimum_is_gone_on_from_even_after_columns_have_joined(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole, keys = _covering(rng, 30, 60), np.arange(60)
+    session = Session()
+    session.solve(_part(whole, 30, np.arange(50)), keys[:50], LIMITS)
+    session.remember()
+    some_fixed = replace(whole, lower=np.where(rng.random(60) < 0.3, whole.upper, whole.lower))
+    session.solve(some_fixed, keys, LIMITS)
+    session.go_back()
+    again, fresh = session.solve(whole, keys, LIMITS), solve(whole, LIMITS)
+    assert again.objective == pytest.approx(fresh.objective)
+    assert again.iterations < fresh.iterations
