@@ -45,7 +45,7 @@ ASKED = {
     "why WORKLOAD": "llm-chat",
     "cancel llm-chat": "cancelled",
     "policy get": "migration_yuan_per_gpu",
-    "plans": "optimal",
+    "plans": "%",
     "policy set examples/policy.yaml --dry-run": "OVERRIDES",
     "cordon e09-gov": "cordoned",
     "uncordon e09-gov": "e09-gov",
@@ -87,13 +87,20 @@ def surroundings(address: str = "") -> dict[str, str]:
     return {**os.environ, "COLUMNS": "160", "PYTHONPATH": path, "SUANLI_ADDRESS": address}
 
 
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """What `make dev` starts, on a port of its own; its address."""
     folder, port = tmp_path_factory.mktemp("dev"), a_free_port()
     command = [sys.executable, "-m", "suanli.cli.main", "dev", "songjiang-s", "--port", str(port)]
     with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, env=surroundings(), stdout=out, stderr=out)
+        # a run in the background hands SIGINT down as ignored; a reader's terminal does not
+        process = subprocess.Popen(
+            command, cwd=folder, env=surroundings(), stdout=out, stderr=out, preexec_fn=_heed_ctrl_c
+        )
     try:
         deadline = time.monotonic() + UP_LIMIT_S
         while "standing services submitted" not in (said := (folder / "out").read_text()):
