@@ -45,13 +45,13 @@ ASKED = {
     "why WORKLOAD": "llm-chat",
     "cancel llm-chat": "cancelled",
     "policy get": "migration_yuan_per_gpu",
-    "plans": "%",
+    "plans": "optimal|feasible",
     "policy set examples/policy.yaml --dry-run": "OVERRIDES",
     "cordon e09-gov": "cordoned",
-    "uncordon e09-gov": "e09-gov",
+    "uncordon e09-gov": "open|closed",
     "fleet get": "e01-hub",
 }
-"""Command of the tours, in the README's order → what its answer must name."""
+"""Command of the tours, in the README's order → what its answer must name, one of these where a day decides."""
 PLAYED = {
     "simulate songjiang-s --policy pue-blind --out runs/blind": "verify: 0 violations",
     "simulate songjiang-m --check": "playable",
@@ -134,9 +134,7 @@ def test_the_tours_answer_as_the_readme_says(city, tmp_path):
             placed_within(city, tmp_path, 60.0)
         done = run(shlex.split(command.replace("WORKLOAD", "llm-chat")), tmp_path, city)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
-        assert ASKED[command] in done.stdout, (command, done.stdout)
-        # open or, where nothing runs, closed
-        assert not command.startswith("uncordon") or "cordoned" not in done.stdout
+        assert re.search(rf"\b(?:{ASKED[command]})\b", done.stdout), (command, done.stdout)
 
 
 def placed_within(city: str, folder: Path, limit_s: float) -> None:
