@@ -55,8 +55,6 @@ PACKING_YIELD = 0.97
 LEDGER_MARGIN_FRAC = 0.03
 """Share of the reference energy that a plan leaves unspent: forecasts of facility power err by up to 3 %. With it the
 tightest room of the reference day ended 1 % of its facility energy below its release (measured, songjiang-s)."""
-CROWDED_FRAC = 1.0
-"""Of what a hub's uplink may carry: where users load more, they are planned apart from those of other hubs."""
 DEADLINE_BUCKET_S = 6 * SECONDS_PER_HOUR
 PLANNED_WITHIN_S = 12 * SECONDS_PER_HOUR
 """What is due later than so long after it may begin is planned as if due then (18 h, by buckets): far enough to reach
@@ -250,7 +248,7 @@ def _crowded_hub(
     for s, expected in arriving.items():
         running[s] += expected
     load_mbps = (hub_mbps.T @ running).max(axis=1, initial=0.0)
-    crowded = load_mbps > CROWDED_FRAC * uplink_spare_mbps(views.topology)
+    crowded = load_mbps > uplink_spare_mbps(views.topology)
     shared = np.where(crowded, hub_mbps, 0.0)
     return np.where(shared.any(axis=1), shared.argmax(axis=1), -1)
 
