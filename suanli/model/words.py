@@ -45,6 +45,15 @@ _NEEDS = (
     ReasonCode.GPU_FRAGMENTED,
 )
 """`limit` is the most that is free on a node, `actual` what a replica asks for."""
+_BOTH = dict.fromkeys(_NEEDS, "needs {actual} {unit}, at most {limit} free") | {
+    ReasonCode.NODE_TOO_SMALL: "needs {actual} {unit}, the largest node has {limit}",
+    ReasonCode.GPU_MEMORY_TOO_SMALL: "needs {limit} {unit} of GPU memory, the largest GPU has {actual}",
+    ReasonCode.RTT_EXCEEDED: "round trip p99 {actual} {unit}, limit {limit}",
+    ReasonCode.PATH_BUDGET_EXCEEDED: "path takes {actual} {unit}, budget {limit}",
+    ReasonCode.POWER_LIMIT: "would draw {actual} {unit}, limit {limit}",
+    ReasonCode.GANG_NOT_WHOLE: "room for {actual} of the gang's {limit} {unit}",
+}
+"""What is said where both figures are known."""
 
 
 def reason_words(reason: Reason, number: Number = plain_number) -> str:
@@ -61,23 +70,15 @@ def reason_words(reason: Reason, number: Number = plain_number) -> str:
 
 def _with_numbers(reason: Reason, number: Number) -> str:
     assert reason.limit is not None and reason.actual is not None
-    limit, actual, unit = number(reason.limit), number(reason.actual), reason.unit
-    if reason.code in _NEEDS:
-        unit = unit.removesuffix("s") if reason.actual == 1 else unit
-        return f"needs {actual} {unit}, at most {limit} free"
-    if reason.code is ReasonCode.NODE_TOO_SMALL:
-        return f"needs {actual} {unit}, the largest node has {limit}"
-    if reason.code is ReasonCode.GPU_MEMORY_TOO_SMALL:
-        return f"needs {limit} {unit} of GPU memory, the largest GPU has {actual}"
-    if reason.code is ReasonCode.RTT_EXCEEDED:
-        return f"round trip p99 {actual} {unit}, limit {limit}"
-    if reason.code is ReasonCode.PATH_BUDGET_EXCEEDED:
-        return f"path takes {actual} {unit}, budget {limit}"
-    if reason.code is ReasonCode.POWER_LIMIT:
-        return f"would draw {actual} {unit}, limit {limit}"
-    if reason.code is ReasonCode.GANG_NOT_WHOLE:
-        return f"room for {actual} of the gang's {limit} {unit}"
-    return f"{str(reason.code).replace('_', ' ')}: {actual} {unit}".rstrip() + f", limit {limit}"
+    unit = reason.unit
+    if reason.code in _NEEDS and reason.actual == 1:
+        unit = unit.removesuffix("s")
+    template = _BOTH.get(reason.code)
+    if template is None:
+        template = (
+            f"{str(reason.code).replace('_', ' ')}: {{actual}}{' {unit}' if unit else ''}, limit {{limit}}"
+        )
+    return template.format(actual=number(reason.actual), limit=number(reason.limit), unit=unit)
 
 
 def nodes_words(count: int, number: Number = plain_number) -> str:
