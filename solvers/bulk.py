@@ -18,9 +18,7 @@ unserved.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +39,7 @@ from solvers.bulk_relax import (
     unpriced,
 )
 from solvers.bulk_report import hard_excess_kwh, make_solution, moves_over_budget, node_placements
+from solvers.clock import Clock
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
 from solvers.solution import NodePlacements, PlanSolution
@@ -55,22 +54,6 @@ YIELD_ROUNDS = 2
 """Times the relaxation is solved again with the nodes that filling could not use taken off."""
 MOST_ROUNDS = 6
 """Rounds beyond the third only where a hard cap does not hold yet."""
-
-
-@dataclass
-class Clock:
-    """Wall clock by phase, for reports only."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,10 +31,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.bulk import BulkPlan, Clock, counted, solve_bulk
+from solvers.bulk import BulkPlan, counted, solve_bulk
 from solvers.bulk_fill import WHOLE, Filling
 from solvers.bulk_model import BulkSets, bulk_sets
 from solvers.bulk_relax import BulkLimits, Relaxation, relax_nearly
+from solvers.clock import Clock
 from solvers.node_fill import Booked, FleetState
 from solvers.problem import Network, PlacementProblem
 from solvers.ray_token import TOKEN_VARIABLE, token_file

@@ -83,21 +83,21 @@ def solve_plan(
         return replace(greedy_plan(problem), method="full")  # nowhere to place anything: nothing to decide
     work = Work(limits, deadline=time.monotonic() + limits.wall_s)
     try:
-        with work.phase("total"):
+        with work.clock.phase("total"):
             parts = _plan(problem, options, work, warm_start)
             solution = make_solution(parts)
             if limits.with_certificate:
-                with work.phase("certificate"):
+                with work.clock.phase("certificate"):
                     solution = with_certificate(parts.model, parts.evidence, solution)
     except PlanAborted as aborted:
         return no_plan(problem, SolveStatus.UNKNOWN, str(aborted))
-    return replace(solution, work=dict(work.counts), seconds=dict(work.seconds))
+    return replace(solution, work=dict(work.counts), seconds=dict(work.clock.seconds))
 
 
 def _plan(
     problem: PlacementProblem, options: PlanOptions, work: Work, warm_start: PlanSolution | None
 ) -> PlanParts:
-    with work.phase("build"):
+    with work.clock.phase("build"):
         sets = plan_sets(problem, options, work.limits)
         model = build(sets)
         master = Master(model, model.lp.program())
@@ -105,7 +105,7 @@ def _plan(
             "rows": master.base.matrix.shape[0], "columns": master.route_start + len(master.routes.unit),
             "nonzeros": master.base.matrix.nnz, "blocks": sets.block_count,
         }  # fmt: skip
-    with work.phase("relaxation"):
+    with work.clock.phase("relaxation"):
         relaxed = solve_weighted(master, work, None)
         for _ in range(work.limits.cut_rounds):
             relaxed, _ = price_in(relaxed, master, work, until_calm=True)
@@ -115,9 +115,9 @@ def _plan(
             relaxed, model, master = with_open_cuts(model, master, cuts, work)
         relaxed, weighted_bound = price_in(relaxed, master, work)
         work.session.remember()
-    with work.phase("sites"):
+    with work.clock.phase("sites"):
         chosen, master = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
-    with work.phase("levels"):
+    with work.clock.phase("levels"):
         final = settle_levels(master, chosen.best, work)
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
@@ -128,7 +128,7 @@ def _plan(
     if max(final.level_values) > LEVEL_TOLERANCE and (
         is_loose or final.level_values[LEVEL_HARD_CAPS] > LEVEL_TOLERANCE
     ):
-        with work.phase("bound"):
+        with work.clock.phase("bound"):
             improved = improve_at_levels(final, master, work)
         final, master = improved.plan, improved.master
         bound = max(bound, improved.bound_yuan)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from solvers.archive import BoolArray, FloatArray, IntArray
+from solvers.clock import Clock
 from solvers.linear import INFINITY, LpLimits, LpResult, LpStatus, Program
 from solvers.lp_session import Session
 from solvers.plan_master import Master, Routes
@@ -83,7 +82,7 @@ class Work:
     counts: dict[str, float] = field(
         default_factory=lambda: {"lp_solves": 0, "lp_iterations": 0, "site_trials": 0, "pricing_rounds": 0}
     )
-    seconds: dict[str, float] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
     deadline: float = math.inf
     session: Session = field(default_factory=Session)
 
@@ -110,15 +109,6 @@ class Work:
         self.counts["lp_solves"] += 1
         self.counts["lp_iterations"] += result.iterations
         return result
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
 
 
 class PlanAborted(Exception):

@@ -25,11 +25,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.bulk import BulkPlan, Clock, counted
+from solvers.bulk import BulkPlan, counted
 from solvers.bulk_bound import Leaf, bound_of
 from solvers.bulk_fill import WHOLE, Filling
 from solvers.bulk_model import BulkModel, BulkSets, build
 from solvers.bulk_relax import Relaxation, side_rows
+from solvers.clock import Clock
 from solvers.linear import LpLimits, LpStatus, Program
 from solvers.lp_session import Session
 from solvers.node_fill import Booked, FleetState
