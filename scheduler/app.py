@@ -65,7 +65,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     pool: SolverPool = ladder if settings.plan_dump is None else DumpingPool(ladder, settings.plan_dump)
     store: Store | None = None
     try:
-        store = open_store(settings.store)
+        # who drives virtual time stands beside its service and falls with it when the power goes
+        store = open_store(settings.store, outlives_power_cut=not settings.virtual)
         strategy = HorizonStrategy(PlannerSettings(plan_wall_limit_s=settings.plan_wall_limit_s))
         pace = Pace(settings.round_debounce_ms / MS_PER_S, settings.round_every_s)
         service = Service(
