@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,9 @@ from suanli.model import Event
 ENGINES = ("ray", "local")
 BASELINES = ("least-loaded", "nearest-edge", "pue-blind")
 """What a day is compared with; the policies themselves are in `cluster_sim.baselines`."""
+
+GC_THRESHOLD = (50_000, 20, 50)
+"""As in the service (`scheduler.app`): a day leaves tens of thousands of events."""
 
 
 class LoggedGateway(Gateway, Protocol):
@@ -135,6 +140,17 @@ class EngineToCome:
         self.close()
 
 
+@contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """The log grows by the thousand and holds no cycles; at its usual pace the collector looks for them too often."""
+    before = gc.get_threshold()
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def play_day(
     scenario: Scenario,
     seed: int,
@@ -158,7 +174,8 @@ def play_day(
             on_window(progress)
 
     try:
-        end_s = Driver(gateway, sites, day, forecasts(scenario, seed), after).play()
+        with _rarely_collected():
+            end_s = Driver(gateway, sites, day, forecasts(scenario, seed), after).play()
     finally:
         if sites is not engine:
             sites.close()

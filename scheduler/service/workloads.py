@@ -138,17 +138,26 @@ class Workloads:
 
     def _validate(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[Outcome]:
         def check(state: ClusterState, now_s: int) -> Outcome:
-            problems = self._cycle.admit(state, workloads)
-            found = [
-                p.model_copy(update={"field": path + p.field})
-                for path, ps in zip(paths, problems, strict=True)
-                for p in ps
-            ]
+            found = self._impossible(state, workloads, paths)
             if found:
                 raise InvalidRequest(found)
             return Outcome({}, state.revision)
 
         return self._core.ask(check)
+
+    def impossible(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
+        """Every reason why one of them could never run, its field led by that workload's path; nothing is written."""
+        return self._core.ask(lambda state, _: self._impossible(state, workloads, paths))
+
+    def _impossible(
+        self, state: ClusterState, workloads: Sequence[Workload], paths: Sequence[str]
+    ) -> list[FieldProblem]:
+        problems = self._cycle.admit(state, workloads)
+        return [
+            p.model_copy(update={"field": path + p.field})
+            for path, ps in zip(paths, problems, strict=True)
+            for p in ps
+        ]
 
     # ------------------------------------------------------------------ read
 

@@ -190,6 +190,7 @@ def test_ray_starts_nothing_but_what_actors_need(ray_session):
     """Its dashboard, autoscaler and log collector cost seconds of start, and the dashboard fails now and then."""
     from ray._private.worker import _global_node
 
+    assert _global_node is not None
     assert set(_global_node.all_processes) == {"gcs_server", "raylet", "reaper"}
 
 
