@@ -23,6 +23,7 @@ from suanli.cli.common import (
     read_workloads,
     site_labels,
     when,
+    when_and_zone,
     workload_name,
     yuan,
 )
@@ -445,8 +446,8 @@ def _print_wait(planned: PlannedWorkload) -> None:
 
 def _start_text(start: StartEstimate) -> str:
     return (
-        f"about {when(start.likely_at_s)} (between {when(start.earliest_at_s)} and "
-        f"{when(start.latest_at_s)}); {start.assumption}"
+        f"about {when_and_zone(start.likely_at_s)} (between {when_and_zone(start.earliest_at_s)} and "
+        f"{when_and_zone(start.latest_at_s)}); {start.assumption}"
     )
 
 
