@@ -1,7 +1,8 @@
 """How answers look: tables that fit the terminal, JSON, YAML, names.
 
-A table leaves out the less important columns that do not fit and says how many; nothing is cut in the middle. Without a
-terminal (CI, pipes) there is no colour and the width is COLUMNS or 120. `-o json` is complete, `-o yaml` leaves out
+A table leaves out the less important columns that do not fit and says how many; nothing is cut in the middle. Names in
+two languages are told in one where columns would be left out for them. Without a terminal (CI, pipes) there is no
+colour and the width is COLUMNS or 120. `-o json` is complete, `-o yaml` leaves out
 defaults and reads back, `-o name` gives resource names for other commands.
 """
 
@@ -36,13 +37,17 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: `value` gives the text of a row; rank 0 always stays, higher ranks are dropped first."""
+    """One column: `value` gives the text of a row; rank 0 always stays, higher ranks are dropped first.
+
+    `short` gives a shorter text, taken where the whole one would cost other columns their place.
+    """
 
     title: str
     value: Callable[[Any], str]
     rank: int = 0
     justify: Literal["left", "right"] = "left"
     style: Callable[[Any], str] | None = None
+    short: Callable[[Any], str] | None = None
 
 
 def number(title: str, value: Callable[[Any], str], rank: int = 0) -> Column:
@@ -109,9 +114,13 @@ def dump_json(value: Any, indent: int | None = 2) -> str:
 def print_table(rows: Iterable[Any], columns: Sequence[Column], title: str = "") -> None:
     """A table of what fits."""
     out = console()
-    cells = [[c.value(row) for c in columns] for row in rows]
+    rows = list(rows)
+    whole = [[c.value(row) for c in columns] for row in rows]
+    short = [[c.short(row) if c.short else text for c, text in zip(columns, texts, strict=True)]
+             for row, texts in zip(rows, whole, strict=True)]  # fmt: skip
     styles = [[c.style(row) if c.style else "" for c in columns] for row in rows]
-    kept = fitting(columns, cells, out.width)
+    kept = fitting(columns, short, out.width)
+    cells = _widened(columns, kept, short, whole, out.width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), title=title or None, title_justify="left")
     for i in kept:
         table.add_column(columns[i].title, justify=columns[i].justify, header_style="bold", overflow="fold")
@@ -141,6 +150,29 @@ def fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
             used += GAP + widths[i]
             kept.append(i)
     return sorted(kept)
+
+
+def _widened(
+    columns: Sequence[Column],
+    kept: Sequence[int],
+    short: Sequence[Sequence[str]],
+    whole: Sequence[Sequence[str]],
+    width: int,
+) -> Sequence[Sequence[str]]:
+    """The short texts, whole in the columns for which the width has room besides all that are kept."""
+    cells = [list(row) for row in short]
+    for i in kept:
+        wider = [[*row[:i], text[i], *row[i + 1 :]] for row, text in zip(cells, whole, strict=True)]
+        if len(fitting([columns[k] for k in kept], [[row[k] for k in kept] for row in wider], width)) == len(
+            kept
+        ):
+            cells = wider
+    return cells
+
+
+def one_name(display_name: str, display_name_zh: str) -> str:
+    """The English name, or the Chinese one where there is no other."""
+    return display_name or display_name_zh
 
 
 def both_names(display_name: str, display_name_zh: str, otherwise: str = "") -> str:
