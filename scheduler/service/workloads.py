@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.records import COLLECTION_WORKLOADS, CommitBatch
+from scheduler.domain.shapes import stored_workload
 from scheduler.domain.state import STATE_CODE, ClusterState
 from scheduler.service.answers import Answer
 from scheduler.service.core import Core
@@ -167,7 +168,7 @@ class Workloads:
         status = self._statuses([name]).get(name)
         if document is None or document.body is None or status is None:
             raise self._missing(name)
-        record = workload_record(Workload.model_validate_json(document.body), status)
+        record = workload_record(stored_workload(document.body), status)
         return self._with_waiting([record], with_start=True)[0]
 
     def _with_waiting(
@@ -190,7 +191,7 @@ class Workloads:
         document = self._core.store.document(COLLECTION_WORKLOADS, name)
         if document is None or document.body is None:
             raise self._missing(name)
-        return Workload.model_validate_json(document.body)
+        return stored_workload(document.body)
 
     def page(
         self,
@@ -242,7 +243,7 @@ class Workloads:
         documents = self._core.store.documents_named(COLLECTION_WORKLOADS, names)
         statuses = self._statuses(names)
         return [
-            workload_record(Workload.model_validate_json(document.body), statuses[name])
+            workload_record(stored_workload(document.body), statuses[name])
             for name in names
             if (document := documents.get(name)) is not None
             and document.body is not None

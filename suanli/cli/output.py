@@ -23,6 +23,8 @@ from rich.text import Text
 
 PIPE_WIDTH = 120
 MIN_WIDTH = 40
+WEIGHTY = 6
+"""Columns up to this rank are worth more than the second language of a name."""
 GAP = 2
 
 
@@ -84,10 +86,11 @@ def emit(
     `single`: one object instead of an array. `complete`: YAML with what is at its default, for people who edit it.
     """
     from suanli import yaml_io
+    from suanli.model.words import printable
 
     if output is Format.NAME:
         for value in values:
-            typer.echo(name(value))
+            typer.echo(printable(name(value)))
     elif output is Format.JSON:
         typer.echo(dump_json(values[0] if single else values))
     elif output is Format.YAML:
@@ -113,14 +116,18 @@ def dump_json(value: Any, indent: int | None = 2) -> str:
 
 def print_table(rows: Iterable[Any], columns: Sequence[Column], title: str = "") -> None:
     """A table of what fits."""
+    from suanli.model.words import printable
+
     out = console()
     rows = list(rows)
-    whole = [[c.value(row) for c in columns] for row in rows]
-    short = [[c.short(row) if c.short else text for c, text in zip(columns, texts, strict=True)]
-             for row, texts in zip(rows, whole, strict=True)]  # fmt: skip
+    whole = [[printable(c.value(row)) for c in columns] for row in rows]
+    short = [
+        [printable(c.short(row)) if c.short else text for c, text in zip(columns, texts, strict=True)]
+        for row, texts in zip(rows, whole, strict=True)
+    ]
     styles = [[c.style(row) if c.style else "" for c in columns] for row in rows]
-    kept = fitting(columns, short, out.width)
-    cells = _widened(columns, kept, short, whole, out.width)
+    cells = whole if _keeps_what_weighs(columns, whole, out.width) else short
+    kept = fitting(columns, cells, out.width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), title=title or None, title_justify="left")
     for i in kept:
         table.add_column(columns[i].title, justify=columns[i].justify, header_style="bold", overflow="fold")
@@ -152,22 +159,12 @@ def fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
     return sorted(kept)
 
 
-def _widened(
-    columns: Sequence[Column],
-    kept: Sequence[int],
-    short: Sequence[Sequence[str]],
-    whole: Sequence[Sequence[str]],
-    width: int,
-) -> Sequence[Sequence[str]]:
-    """The short texts, whole in the columns for which the width has room besides all that are kept."""
-    cells = [list(row) for row in short]
-    for i in kept:
-        wider = [[*row[:i], text[i], *row[i + 1 :]] for row, text in zip(cells, whole, strict=True)]
-        if len(fitting([columns[k] for k in kept], [[row[k] for k in kept] for row in wider], width)) == len(
-            kept
-        ):
-            cells = wider
-    return cells
+def _keeps_what_weighs(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether every column up to rank `WEIGHTY` fits."""
+    weighty = [i for i, c in enumerate(columns) if c.rank <= WEIGHTY]
+    texts = [[row[i] for i in weighty] for row in cells]
+    empty = sum(not any(row[k] for row in texts) for k, i in enumerate(weighty) if columns[i].rank > 0)
+    return len(fitting([columns[i] for i in weighty], texts, width)) == len(weighty) - empty
 
 
 def one_name(display_name: str, display_name_zh: str) -> str:

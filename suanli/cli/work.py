@@ -81,12 +81,12 @@ def _tenant(name: str) -> str:
 RECORD_COLUMNS = (
     Column("WORKLOAD", lambda r: _short(r.name)),
     Column("STATE", lambda r: str(r.state), style=_state_style),
-    Column("TENANT", lambda r: _tenant(r.name), 5),
+    Column("TENANT", lambda r: _tenant(r.name), 6),
     Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
     Column(
         "NAME",
         lambda r: both_names(r.display_name, r.display_name_zh),
-        2,
+        5,
         short=lambda r: one_name(r.display_name, r.display_name_zh),
     ),
     number("RUNNING", lambda r: f"{r.running_replica_count}/{r.replica_count}", 2),
