@@ -368,7 +368,14 @@ def _terminated_in_order() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+    def unwind(number: int, _: object) -> None:
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # once is enough: a second one would interrupt the unwinding
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, unwind)
     try:
         yield
     finally:
