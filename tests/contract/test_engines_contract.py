@@ -191,7 +191,8 @@ def test_ray_starts_nothing_but_what_actors_need(ray_session):
     from ray._private.worker import _global_node
 
     assert _global_node is not None
-    assert set(_global_node.all_processes) == {"gcs_server", "raylet", "reaper"}
+    started = set(_global_node.all_processes)
+    assert started - {"reaper"} == {"gcs_server", "raylet"}  # a reaper where the kernel does not do its work
 
 
 SECOND_RAY = """
