@@ -460,6 +460,9 @@ class _Baselines:
     def __init__(self, scenario: str, seed: int, run_dir: Path) -> None:
         self._scenario, self._seed, self._dir = scenario, seed, run_dir
         self._process: subprocess.Popen[bytes] | None = None
+        self._answer = b""
+        # read as it comes: a process whose pipe is full would end only when the day is over
+        self._reader = threading.Thread(target=self._read, name="suanli-baselines", daemon=True)
 
     def __enter__(self) -> _Baselines:
         return self
@@ -481,6 +484,11 @@ class _Baselines:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE
             )
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        self._answer = self._process.stdout.read()
 
     def __exit__(self, *_: object) -> None:
         if self._process is None:
@@ -488,18 +496,21 @@ class _Baselines:
         if self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
+        self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
 
     def results(self, console: Console) -> list[tuple[str, DayResult]]:
         """Wait for them; RuntimeError with the end of their log when one failed."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
         with console.status("waiting for the baselines …"):
-            answer = self._process.stdout.read()  # its end is that of the process
+            self._reader.join()
             code = self._process.wait()
         if code != 0:
             tail = (self._dir / "baselines.log").read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the baselines ended with exit code {code}:\n{tail}")
-        results: list[tuple[str, DayResult]] = pickle.loads(answer)  # from our own process, through a pipe
+        results: list[tuple[str, DayResult]] = pickle.loads(
+            self._answer
+        )  # from our own process, through a pipe
         return results
