@@ -34,6 +34,7 @@ from pybind11_abseil.status import StatusNotOk
 from solvers.archive import BoolArray, FloatArray, IntArray
 
 INFINITY = float("inf")
+Matrix = sp.csr_array | sp.csc_array
 Values = npt.ArrayLike
 Label = Callable[[int], str]
 
@@ -135,6 +136,18 @@ class LinearModel:
             offset=self.offset,
         )
 
+    def last_rows(self, start: int) -> sp.csc_array:
+        """The coefficients of the rows from `start` on, by columns."""
+        parts = [(r[r >= start] - start, c[r >= start], v[r >= start]) for r, c, v in self._entries]
+        rows, columns, values = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return sp.csc_array(
+            (values, (rows, columns)), shape=(self._next(self.rows) - start, self._next(self.columns))
+        )
+
+    def row_bounds(self, start: int) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper bounds of the rows from `start` on."""
+        return _joined(self._row_lower)[start:], _joined(self._row_upper)[start:]
+
     def as_text(self) -> str:
         """The model as text, one named row or column a line, for people and golden files."""
         program = self.program()
@@ -167,9 +180,12 @@ class LinearModel:
 
 @dataclass
 class Program:
-    """A finished linear program; bounds and cost may be replaced between solves."""
+    """A finished linear program; bounds and cost may be replaced between solves.
 
-    matrix: sp.csr_array
+    A program whose columns grow has its matrix by columns, so that nothing is sorted anew from one solve to the next.
+    """
+
+    matrix: Matrix
     lower: FloatArray
     upper: FloatArray
     cost: FloatArray
@@ -190,11 +206,9 @@ class Program:
         excess_yuan: float = 0.0, most_excess: float = 0.0,
     ) -> Program:  # fmt: skip
         """One more constraint values·x[columns] ≤ upper, which may be exceeded by so much at a price."""
-        row = sp.csr_array(
-            (values, (np.zeros(len(columns), dtype=np.int64), columns)), shape=(1, len(self.cost))
-        )
+        row = sp.csr_array((values, columns, [0, len(columns)]), shape=(1, len(self.cost)))
         return Program(
-            matrix=sp.csr_array(sp.vstack([self.matrix, row], format="csr")),
+            matrix=rows_joined(self.matrix, sp.csc_array(row)),
             lower=self.lower,
             upper=self.upper,
             cost=self.cost,
@@ -211,7 +225,7 @@ class Program:
         """The program without its other rows; their order stays."""
         return replace(
             self,
-            matrix=self.matrix[rows],
+            matrix=only_rows(self.matrix, rows),
             row_lower=self.row_lower[rows],
             row_upper=self.row_upper[rows],
             temporary=(),
@@ -223,12 +237,14 @@ class Program:
     def with_excess_columns(self) -> Program:
         """The same program with a column per temporary row, by how much the row is exceeded: last, in their order."""
         rows, count = len(self.row_lower), len(self.temporary)
-        excess = sp.csr_array(
+        if not count:
+            return self
+        excess = sp.csc_array(
             (np.full(count, -1.0), (np.arange(rows - count, rows), np.arange(count))), shape=(rows, count)
         )
         return replace(
             self,
-            matrix=sp.csr_array(sp.hstack([self.matrix, excess], format="csr")),
+            matrix=columns_joined(sp.csc_array(self.matrix), excess),
             lower=np.append(self.lower, np.zeros(count)),
             upper=np.append(self.upper, self.most_excess),
             cost=np.append(self.cost, self.excess_yuan),
@@ -384,7 +400,7 @@ def model_proto(program: Program, integers: BoolArray | None = None) -> model_pb
     proto.linear_constraints.ids.extend(range(rows))
     proto.linear_constraints.lower_bounds.extend(program.row_lower.tolist())
     proto.linear_constraints.upper_bounds.extend(program.row_upper.tolist())
-    matrix = program.matrix
+    matrix = program.matrix.tocsr().sorted_indices()
     row_of_entry = np.repeat(np.arange(rows), np.diff(matrix.indptr))
     proto.linear_constraint_matrix.row_ids.extend(row_of_entry.tolist())
     proto.linear_constraint_matrix.column_ids.extend(matrix.indices.tolist())
@@ -435,10 +451,55 @@ def read_result(
 def _residual(program: Program, x: FloatArray) -> float:
     """Largest violation of a row or bound, relative to the sizes of its terms."""
     activity = program.matrix @ x
-    size = 1.0 + abs(program.matrix) @ np.abs(x)
+    size = 1.0 + sizes(program.matrix) @ np.abs(x)
     rows = np.maximum(program.row_lower - activity, activity - program.row_upper) / size
     columns = np.maximum(program.lower - x, x - program.upper) / (1.0 + np.abs(x))
     return float(max(rows.max(initial=0.0), columns.max(initial=0.0)))
+
+
+def sizes(matrix: Matrix) -> Matrix:
+    """The entries' absolute values, in the same places."""
+    return type(matrix)((np.abs(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def only_rows(matrix: Matrix, rows: IntArray) -> Matrix:
+    """The matrix without its other rows, `rows` being in order; one pass over a matrix by columns."""
+    if isinstance(matrix, sp.csr_array):
+        return matrix[rows]
+    place = np.full(matrix.shape[0], -1)
+    place[rows] = np.arange(len(rows))
+    of_entry = place[matrix.indices]
+    kept = of_entry >= 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return sp.csc_array(
+        (matrix.data[kept], of_entry[kept], before[matrix.indptr]), shape=(len(rows), matrix.shape[1])
+    )
+
+
+def columns_joined(left: sp.csc_array, right: sp.csc_array) -> sp.csc_array:
+    """The columns of both, those of `left` first."""
+    return sp.csc_array(
+        (
+            np.concatenate([left.data, right.data]),
+            np.concatenate([left.indices, right.indices]),
+            np.concatenate([left.indptr, left.indptr[-1] + right.indptr[1:]]),
+        ),
+        shape=(left.shape[0], left.shape[1] + right.shape[1]),
+    )
+
+
+def rows_joined(upper: Matrix, lower: sp.csc_array) -> sp.csc_array:
+    """The rows of both, by columns, those of `upper` first; cheap where `lower` has few entries."""
+    by_column = sp.csc_array(upper)
+    ends = np.repeat(by_column.indptr[1:], np.diff(lower.indptr))
+    return sp.csc_array(
+        (
+            np.insert(by_column.data, ends, lower.data),
+            np.insert(by_column.indices, ends, by_column.shape[0] + lower.indices),
+            by_column.indptr + lower.indptr,
+        ),
+        shape=(by_column.shape[0] + lower.shape[0], by_column.shape[1]),
+    )
 
 
 def _gather(

@@ -28,6 +28,7 @@ from solvers.linear import (
     LpLimits,
     LpResult,
     LpStatus,
+    Matrix,
     Program,
     basis_proto,
     model_proto,
@@ -124,7 +125,8 @@ class Session:
         while True:
             rows = np.flatnonzero(told)
             left = replace(limits, iterations=max(1, limits.iterations - spent))
-            result = self._solve_told(program.only_rows(rows), column_key, row_key[rows], left)
+            part = program if told.all() else program.only_rows(rows)
+            result = self._solve_told(part, column_key, row_key[rows], left)
             spent += result.iterations
             result = replace(result, iterations=spent)
             if result.status is LpStatus.OPTIMAL:
@@ -353,18 +355,17 @@ def _broken(program: Program, x: FloatArray) -> BoolArray:
 
 
 def _add_new_entries(
-    update: model_update_pb2.ModelUpdateProto, matrix: sp.csr_array, fresh_rows: npt.NDArray[np.intp],
+    update: model_update_pb2.ModelUpdateProto, matrix: Matrix, fresh_rows: npt.NDArray[np.intp],
     fresh: npt.NDArray[np.intp], id_of_row: IntArray, id_of_column: IntArray,
 ) -> None:  # fmt: skip
     """Entries of new columns in kept rows, and all entries of new rows, by row and column id."""
-    is_fresh_row = np.zeros(matrix.shape[0], dtype=bool)
-    is_fresh_row[fresh_rows] = True
-    by_column = sp.coo_array(sp.csc_array(matrix)[:, fresh])
-    by_row = sp.coo_array(matrix[fresh_rows])
-    kept = ~is_fresh_row[by_column.row]
-    row = np.concatenate([by_column.row[kept], fresh_rows[by_row.row]])
-    column = np.concatenate([fresh[by_column.col[kept]], by_row.col])
-    value = np.concatenate([by_column.data[kept], by_row.data])
+    is_fresh_row, is_fresh = np.zeros(matrix.shape[0], dtype=bool), np.zeros(matrix.shape[1], dtype=bool)
+    is_fresh_row[fresh_rows], is_fresh[fresh] = True, True
+    by_column = sp.csc_array(matrix)
+    of_entry = np.repeat(is_fresh, np.diff(by_column.indptr))
+    new = np.flatnonzero(of_entry | is_fresh_row[by_column.indices] if len(fresh_rows) else of_entry)
+    column = np.searchsorted(by_column.indptr, new, side="right") - 1
+    row, value = by_column.indices[new], by_column.data[new]
     order = np.lexsort((id_of_column[column], id_of_row[row]))
     update.linear_constraint_matrix_updates.row_ids.extend(id_of_row[row][order].tolist())
     update.linear_constraint_matrix_updates.column_ids.extend(id_of_column[column][order].tolist())

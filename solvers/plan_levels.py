@@ -60,13 +60,12 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     on = solved.fixed_on
     assert on is not None
     weights = level_weights(master)
-    scales = tuple(float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT))
+    scales = tuple(float(most) for most in master.all_level_amounts().max(axis=1, initial=0.0))
     values, reached = solved.level_values, list[float]()
 
     def settled() -> Program:
         program = with_bounds(master, master.program(), (on, on))
-        for level, value in enumerate(reached):
-            amount = master.level_amounts(level)
+        for level, (value, amount) in enumerate(zip(reached, master.all_level_amounts(), strict=False)):
             if value <= LEVEL_TOLERANCE:
                 program = replace(program, upper=program.upper.copy())
                 program.upper[np.flatnonzero(amount)] = 0.0
@@ -78,11 +77,10 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
         for left in range(SETTLE_ROUNDS, -1, -1):
             if values[level] <= LEVEL_TOLERANCE:
                 break
-            program = replace_cost(settled(), master.level_amounts(level), offset=0.0)
+            amounts = master.all_level_amounts()
+            program = replace_cost(settled(), amounts[level], offset=0.0)
             stage = work.solve(program, master.column_key())
-            values = tuple(
-                max(0.0, float(master.level_amounts(each) @ stage.x)) for each in range(LEVEL_COUNT)
-            )
+            values = tuple(max(0.0, float(value)) for value in amounts @ stage.x)
             routes, patterns, gain = price_missing_for_level(stage.duals, level, master)
             if not left or gain >= -SETTLED_FRAC * values[level]:
                 break
@@ -204,7 +202,7 @@ class AtLevels:
     @classmethod
     def of(cls, plan: Solved, master: Master) -> AtLevels:
         """At the levels of a plan."""
-        scales = tuple(float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT))
+        scales = tuple(float(most) for most in master.all_level_amounts().max(axis=1, initial=0.0))
         return cls(plan.level_values, scales)
 
     def relax(self, master: Master, work: Work, on_bounds: tuple[FloatArray, FloatArray]) -> Priced | None:
@@ -232,8 +230,9 @@ class AtLevels:
         program = with_bounds(master, master.program(), on_bounds)
         fixed_on = on_bounds[0] if on_bounds is not None and np.array_equal(*on_bounds) else None
         weights = level_weights(master)
+        amounts = master.all_level_amounts()
         for level, (value, scale) in enumerate(zip(self.level_values, self.scales, strict=True)):
-            amount = master.level_amounts(level)
+            amount = amounts[level]
             if fixed_on is not None and not may_break and value <= LEVEL_TOLERANCE:
                 program = replace(program, upper=program.upper.copy())
                 program.upper[np.flatnonzero(amount)] = 0.0

@@ -137,8 +137,8 @@ def solve_weighted(master: Master, work: Work, on_bounds: tuple[FloatArray, Floa
     """
     program = with_bounds(master, master.program(), on_bounds)
     weights = level_weights(master)
-    amounts = [master.level_amounts(level) for level in range(LEVEL_COUNT)]
-    penalty = sum((w * a for w, a in zip(weights, amounts, strict=True)), start=np.zeros(len(program.cost)))
+    amounts = master.all_level_amounts()
+    penalty = weights @ amounts
     result = work.solve(replace_cost(program, program.cost + penalty), master.column_key())
     values = tuple(max(0.0, float(a @ result.x)) for a in amounts)
     cost_yuan = result.objective - float(np.dot(weights, values))
@@ -383,7 +383,4 @@ def with_more_cuts(master: Master, cuts: OpenCuts, work: Work) -> Master:
         np.concatenate([old[1], cuts[1]]),
         np.concatenate([old[2], cuts[2]]),
     )
-    tighter = with_cuts(master.model, joined)
-    fresh = Master(tighter, tighter.lp.program())
-    fresh.take_columns(master)
-    return fresh
+    return master.with_model(with_cuts(master.model, joined))
