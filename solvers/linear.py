@@ -308,6 +308,8 @@ class LpLimits:
 
     iterations: int = 400_000
     wall_s: float = 600.0
+    is_near: bool = False
+    """The optimum is expected to lie few pivots away."""
     is_guess: bool = False
     """No other way is tried when the first one ends without an optimum."""
 
@@ -420,9 +422,12 @@ def basis_proto(basis: Basis, column_ids: IntArray, row_ids: IntArray) -> soluti
 
 def read_result(
     answer: result_pb2.SolveResultProto, program: Program, column_ids: IntArray, row_ids: IntArray,
-    id_count: int, row_id_count: int,
+    id_count: int, row_id_count: int, rows: IntArray | None = None,
 ) -> LpResult:  # fmt: skip
-    """The answer in the program's order. Ids of columns and rows lie below the two counts."""
+    """The answer in the program's order. Ids of columns and rows lie below the two counts.
+
+    `rows`: those of the program that were told (None: all), in the order of `row_ids`.
+    """
     status = {
         result_pb2.TERMINATION_REASON_OPTIMAL: LpStatus.OPTIMAL,
         result_pb2.TERMINATION_REASON_INFEASIBLE: LpStatus.INFEASIBLE,
@@ -443,18 +448,19 @@ def read_result(
             of_rows = _gather(best.basis.constraint_status, row_ids, row_id_count)
             basis = Basis(of_columns.astype(np.int64), of_rows.astype(np.int64))
     iterations = int(answer.solve_stats.simplex_iterations)
-    if status is LpStatus.OPTIMAL and _residual(program, x) > RESIDUAL:
+    if status is LpStatus.OPTIMAL and _residual(program, x, rows) > RESIDUAL:
         status = LpStatus.FAILED
     return LpResult(status, objective, x, duals, basis, iterations, answer.termination.detail)
 
 
-def _residual(program: Program, x: FloatArray) -> float:
+def _residual(program: Program, x: FloatArray, rows: IntArray | None) -> float:
     """Largest violation of a row or bound, relative to the sizes of its terms."""
     activity = program.matrix @ x
     size = 1.0 + sizes(program.matrix) @ np.abs(x)
-    rows = np.maximum(program.row_lower - activity, activity - program.row_upper) / size
-    columns = np.maximum(program.lower - x, x - program.upper) / (1.0 + np.abs(x))
-    return float(max(rows.max(initial=0.0), columns.max(initial=0.0)))
+    of_rows = np.maximum(program.row_lower - activity, activity - program.row_upper) / size
+    of_rows = of_rows if rows is None else of_rows[rows]
+    of_columns = np.maximum(program.lower - x, x - program.upper) / (1.0 + np.abs(x))
+    return float(max(of_rows.max(initial=0.0), of_columns.max(initial=0.0)))
 
 
 def sizes(matrix: Matrix) -> Matrix:

@@ -26,7 +26,6 @@ from solvers.plan_pricing import (
     lagrangian,
     level_weights,
     price_missing,
-    price_missing_for_level,
     replace_cost,
     with_bounds,
     with_duals,
@@ -37,6 +36,10 @@ from solvers.plan_search import Effort, branch_and_bound, enough_yuan, whole
 
 SETTLE_ROUNDS = 2
 """Rounds of pricing for a level that is minimised by itself."""
+SETTLE_FACTOR = 100.0
+"""A level that is settled counts so many times its weight, which is itself far above what serving it costs."""
+TINY_YUAN = 1e-300
+"""So that nothing of no penalty is not infinity times zero."""
 SETTLED_FRAC = 1e-4
 """A level is settled when no routes could lower it by more than this share."""
 TIGHT = 1e-4
@@ -53,10 +56,13 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     """The lexicographic optimum at the open sites of a weighted one; columns that lower a level join the master.
 
     Zero levels cannot be improved, and among plans with zero levels the weights add nothing: then there is nothing to
-    do. Otherwise each level that is not zero is minimised by itself and held by a row, then the next, then cost.
+    do. Otherwise each level that is not zero is minimised far above all that follows and held by a row, then the next,
+    then cost. What follows still counts a little: minimised all alone, a level's optimum says nothing of it, and the
+    next program would begin far from its own.
     """
     if max(solved.level_values) <= LEVEL_TOLERANCE:
         return solved
+    work.session.go_back("plan")
     on = solved.fixed_on
     assert on is not None
     weights = level_weights(master)
@@ -77,19 +83,42 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
         for left in range(SETTLE_ROUNDS, -1, -1):
             if values[level] <= LEVEL_TOLERANCE:
                 break
-            amounts = master.all_level_amounts()
-            program = replace_cost(settled(), amounts[level], offset=0.0)
-            stage = work.solve(program, master.column_key())
+            amounts, program = master.all_level_amounts(), settled()
+            first = weights.copy()
+            first[:level] = 0.0
+            first[level] = SETTLE_FACTOR * max(1.0, weights[level])
+            program_first = replace_cost(program, program.cost + first @ amounts)
+            stage = work.solve(program_first, master.column_key(), is_near=True)
             values = tuple(max(0.0, float(value)) for value in amounts @ stage.x)
-            routes, patterns, gain = price_missing_for_level(stage.duals, level, master)
-            if not left or gain >= -SETTLED_FRAC * values[level]:
+            at_optimum = replace(solved, result=stage, program=program)
+            nothing_yuan = _nothing_yuan(at_optimum, first, scales, reached, master)
+            missing = price_missing(at_optimum, master, nothing_yuan)
+            if not left or missing.gain_yuan >= -SETTLED_FRAC * first[level] * values[level]:
                 break
-            if not master.add_routes(routes) + master.add_columns(patterns):
+            if not join(master, [missing]):
                 break
         reached.append(values[level])
     program = settled()
-    last = work.solve(program, master.column_key())
+    last = work.solve(program, master.column_key(), is_near=True)
     return Solved(last, program, last.objective, last.objective, tuple(reached), on)
+
+
+def _nothing_yuan(
+    solved: Solved, first: FloatArray, scales: tuple[float, ...], reached: list[float], master: Master
+) -> FloatArray:
+    """[C,B] what nothing in a block costs while a level is settled: that level and those after it by `first`, those
+    before it what their rows say; where one of these is zero, nothing is forbidden."""
+    level_yuan = first.copy()
+    row = len(solved.program.row_lower) - len(solved.program.temporary)
+    for level, value in enumerate(reached):
+        if value <= LEVEL_TOLERANCE:
+            level_yuan[level] = math.inf
+        else:
+            level_yuan[level] = max(0.0, -solved.result.duals[row]) / scales[level]
+            row += 1
+    rank = master.model.sets.problem.classes.priority_rank
+    of_class = level_yuan[np.array(LEVEL_OF_RANK)[rank]][:, None]
+    return np.where(master.penalty_yuan > 0, of_class, 0.0) * np.maximum(master.penalty_yuan, TINY_YUAN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +145,7 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> Improved:
     levels = AtLevels.of(final, master)
     root, rounds = None, 0
     # the last programs had fixed sites; with open ones the weighted relaxation is nearer
-    work.session.go_back()
+    work.session.go_back("relaxation")
     while True:
         relaxed, at_duals, own_bound, used = _price_at_levels(levels, master, work, rounds)
         rounds += used

@@ -89,9 +89,7 @@ class _RouteColumns:
 
     def and_those(self, others: _RouteColumns) -> _RouteColumns:
         """These first."""
-        return _RouteColumns(
-            columns_joined(self.matrix, others.matrix), np.append(self.cost, others.cost)
-        )
+        return _RouteColumns(columns_joined(self.matrix, others.matrix), np.append(self.cost, others.cost))
 
 
 class Master:
@@ -345,7 +343,7 @@ class Master:
 
     def level_amounts(self, level: int) -> FloatArray:
         """[columns of `program`] what one unit of each column adds to a level."""
-        return self.all_level_amounts()[level]
+        return np.asarray(self.all_level_amounts()[level])
 
     def all_level_amounts(self) -> FloatArray:
         """[levels, columns of `program`] what one unit of each column adds to each level."""

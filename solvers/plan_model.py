@@ -114,7 +114,7 @@ def _plan(
                 break
             relaxed, model, master = with_open_cuts(model, master, cuts, work)
         relaxed, weighted_bound = price_in(relaxed, master, work)
-        work.session.remember()
+        work.session.remember("relaxation")
     with work.clock.phase("sites"):
         chosen, master = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
     with work.clock.phase("levels"):

@@ -86,9 +86,10 @@ class Work:
     deadline: float = math.inf
     session: Session = field(default_factory=Session)
 
-    def solve(self, program: Program, column_key: IntArray) -> LpResult:
+    def solve(self, program: Program, column_key: IntArray, *, is_near: bool = False) -> LpResult:
         """One LP, counted; goes on from the last one. `PlanAborted` when limits end it without an optimum."""
-        result = self._counted(program, column_key, LpLimits(iterations=self.limits.lp_iterations))
+        limits = LpLimits(iterations=self.limits.lp_iterations, is_near=is_near)
+        result = self._counted(program, column_key, limits)
         if result.status is not LpStatus.OPTIMAL:
             raise PlanAborted(f"linear program ended {result.status.value} {result.message}".rstrip())
         return result
@@ -249,17 +250,6 @@ def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | Non
         pattern_gain_yuan=pattern_gain,
         run_gain_yuan=run_gain,
     )
-
-
-def price_missing_for_level(duals: FloatArray, level: int, master: Master) -> tuple[Routes, IntArray, float]:
-    """(routes and patterns that lower a level at the duals of its minimum, what the routes can lower it by; ≤ 0)."""
-    level_of_class = np.array(LEVEL_OF_RANK)[master.model.sets.problem.classes.priority_rank]
-    nothing = np.where((level_of_class == level)[:, None], master.penalty_yuan, 0.0)
-    found = master.cheapest_routes(duals, nothing, money=0.0)
-    pays = found.reduced_cost < -LEVEL_TOLERANCE
-    patterns, _ = master.cheapest_patterns(duals, money=0.0)
-    routes = Routes(found.routes.class_index[pays], found.routes.unit[pays])
-    return routes, patterns, min(0.0, float(found.least.sum()))
 
 
 def level_weights(master: Master) -> FloatArray:
