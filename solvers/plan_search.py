@@ -123,6 +123,7 @@ def choose_open_sites(
     best = replace(relaxed, objective_yuan=math.inf)
     for guess in guesses:
         work.counts["site_trials"] += 1
+        work.session.go_back("relaxation")
         found = replace(solve_weighted(master, work, (guess, guess)), fixed_on=guess)
         if found.objective_yuan < best.objective_yuan:
             best = found
