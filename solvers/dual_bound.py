@@ -147,6 +147,8 @@ class DerivedFacts:
     """[C] per replica-hour left."""
     patterns: dict[int, tuple[Ints, ...]] = field(default_factory=dict)
     """Per graph, once asked for: the options of every valid pattern, which no multiplier changes."""
+    options: dict[tuple[int, bool], tuple[Ints, Floats, Ints]] = field(default_factory=dict)
+    """Per stage's class, and whether a path counts its time, once asked for: pairs and options (`_options_of`)."""
     links: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """Links of the route from each origin to each site."""
 
@@ -643,15 +645,22 @@ def _stage_options(
         known = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(0)
         slowest = float(np.max(known[~np.isnan(known)], initial=0.0))
         return np.array([fixed]), np.array([slowest]), np.zeros((1, era_count))
-    pairs = pairs[f.may_use[pairs]]
-    ms = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(len(pairs))
-    pairs, ms = pairs[~np.isnan(ms)], ms[~np.isnan(ms)]
+    if (c, counts) not in f.options:
+        f.options[c, counts] = _options_of(p, pairs[f.may_use[pairs]], counts)
+    pairs, keys, option = f.options[c, counts]
     cost = _sum_over(era, f.demand[c] * unit[pairs] + m.cut_paid[c, p.pair_site[pairs]])
     cost[:, 0] -= m.stay[pairs]
-    keys, inverse = np.unique(np.stack([p.pair_site[pairs], ms]), axis=1, return_inverse=True)
     least = np.full((keys.shape[1], era_count), np.inf)
-    np.minimum.at(least, np.ravel(inverse), cost)
+    np.minimum.at(least, option, cost)
     return keys[0].astype(np.int64), keys[1], least
+
+
+def _options_of(p: PlacementProblem, pairs: Ints, counts: bool) -> tuple[Ints, Floats, Ints]:
+    """(pairs whose time is known, [2,O] site and processing ms of each option, option of each of these pairs)."""
+    ms = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(len(pairs))
+    pairs, ms = pairs[~np.isnan(ms)], ms[~np.isnan(ms)]
+    keys, option = np.unique(np.stack([p.pair_site[pairs], ms]), axis=1, return_inverse=True)
+    return pairs, keys, np.ravel(option)
 
 
 def _valid_options(

@@ -178,6 +178,20 @@ class LinearModel:
         return blocks[-1].start + blocks[-1].count if blocks else 0
 
 
+@dataclass(frozen=True, eq=False)
+class TemporaryRow:
+    """values·x[columns] ≤ upper, for some programs of a model; known by its name."""
+
+    name: str
+    columns: IntArray
+    values: FloatArray
+    upper: float
+    excess_yuan: float = 0.0
+    """What it costs to exceed the row by one, as far as it may be."""
+    most_excess: float = 0.0
+    """By how much it may be exceeded."""
+
+
 @dataclass
 class Program:
     """A finished linear program; bounds and cost may be replaced between solves.
@@ -193,7 +207,7 @@ class Program:
     row_upper: FloatArray
     offset: float = 0.0
     temporary: tuple[str, ...] = ()
-    """Names of the last rows, those that `with_row` added: a row of the same name is the same row."""
+    """Names of the last rows, those that `with_rows` added: a row of the same name is the same row."""
     excess_yuan: tuple[float, ...] = ()
     """What it costs to exceed each temporary row by one, as far as it may be."""
     most_excess: tuple[float, ...] = ()
@@ -201,24 +215,23 @@ class Program:
     watched: BoolArray | None = None
     """[rows but the temporary] inequalities that seldom bind: they may be left out until an answer breaks them."""
 
-    def with_row(
-        self, name: str, columns: IntArray, values: FloatArray, upper: float, *,
-        excess_yuan: float = 0.0, most_excess: float = 0.0,
-    ) -> Program:  # fmt: skip
-        """One more constraint values·x[columns] ≤ upper, which may be exceeded by so much at a price."""
-        row = sp.csr_array((values, columns, [0, len(columns)]), shape=(1, len(self.cost)))
-        return Program(
-            matrix=rows_joined(self.matrix, sp.csc_array(row)),
-            lower=self.lower,
-            upper=self.upper,
-            cost=self.cost,
-            row_lower=np.append(self.row_lower, -INFINITY),
-            row_upper=np.append(self.row_upper, upper),
-            offset=self.offset,
-            temporary=(*self.temporary, name),
-            excess_yuan=(*self.excess_yuan, excess_yuan),
-            most_excess=(*self.most_excess, most_excess),
-            watched=self.watched,
+    def with_rows(self, rows: Sequence[TemporaryRow]) -> Program:
+        """More constraints, each of which may be exceeded by so much at a price."""
+        if not rows:
+            return self
+        begins = np.cumsum([0, *(len(row.columns) for row in rows)])
+        entries = (
+            np.concatenate([row.values for row in rows]), np.concatenate([row.columns for row in rows]), begins,
+        )  # fmt: skip
+        joining = sp.csr_array(entries, shape=(len(rows), len(self.cost)))
+        return replace(
+            self,
+            matrix=rows_joined(self.matrix, sp.csc_array(joining)),
+            row_lower=np.append(self.row_lower, np.full(len(rows), -INFINITY)),
+            row_upper=np.append(self.row_upper, [row.upper for row in rows]),
+            temporary=(*self.temporary, *(row.name for row in rows)),
+            excess_yuan=(*self.excess_yuan, *(row.excess_yuan for row in rows)),
+            most_excess=(*self.most_excess, *(row.most_excess for row in rows)),
         )
 
     def only_rows(self, rows: IntArray) -> Program:
@@ -513,8 +526,12 @@ def _gather(
     ids: IntArray,
     id_count: int,
 ) -> FloatArray:
+    count = len(sparse.ids)
+    held = np.fromiter(sparse.values, float, count)
+    if count == id_count and (not count or sparse.ids[count - 1] == count - 1):
+        return held[ids]  # ids ascend: these are all
     values = np.zeros(id_count)
-    values[np.asarray(sparse.ids, dtype=np.int64)] = np.asarray(sparse.values)
+    values[np.fromiter(sparse.ids, np.int64, count)] = held
     return values[ids]
 
 

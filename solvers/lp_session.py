@@ -227,7 +227,9 @@ class Session:
         assert self._solver is not None
         update = model_update_pb2.ModelUpdateProto()
         kept_rows = np.sort(row_place[row_place >= 0])
-        leaving = np.setdiff1d(np.arange(len(self._row_ids)), kept_rows)
+        leaves = np.ones(len(self._row_ids), dtype=bool)
+        leaves[kept_rows] = False
+        leaving = np.flatnonzero(leaves)
         update.deleted_linear_constraint_ids.extend(self._row_ids[leaving].tolist())
         fresh, fresh_rows = np.flatnonzero(place < 0), np.flatnonzero(row_place < 0)
         new_ids = np.arange(self._next_row_id, self._next_row_id + len(fresh_rows))

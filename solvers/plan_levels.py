@@ -13,7 +13,7 @@ import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.certify import Duals
-from solvers.linear import Program
+from solvers.linear import Program, TemporaryRow
 from solvers.plan_master import Master
 from solvers.plan_pricing import (
     CALM,
@@ -70,14 +70,13 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     values, reached = solved.level_values, list[float]()
 
     def settled() -> Program:
-        program = with_bounds(master, master.program(), (on, on))
+        program, rows = with_bounds(master, master.program(), (on, on)), []
         for level, (value, amount) in enumerate(zip(reached, master.all_level_amounts(), strict=False)):
             if value <= LEVEL_TOLERANCE:
-                program = replace(program, upper=program.upper.copy())
                 program.upper[np.flatnonzero(amount)] = 0.0
             else:
-                program = _with_level_held(program, level, amount, scales[level], value * (1 + 1e-7), weights)
-        return program
+                rows.append(_level_held(level, amount, scales[level], value * (1 + 1e-7), weights))
+        return program.with_rows(rows)
 
     for level in range(LEVEL_COUNT):
         for left in range(SETTLE_ROUNDS, -1, -1):
@@ -259,15 +258,14 @@ class AtLevels:
         program = with_bounds(master, master.program(), on_bounds)
         fixed_on = on_bounds[0] if on_bounds is not None and np.array_equal(*on_bounds) else None
         weights = level_weights(master)
-        amounts = master.all_level_amounts()
+        amounts, rows = master.all_level_amounts(), []
         for level, (value, scale) in enumerate(zip(self.level_values, self.scales, strict=True)):
-            amount = amounts[level]
             if fixed_on is not None and not may_break and value <= LEVEL_TOLERANCE:
-                program = replace(program, upper=program.upper.copy())
-                program.upper[np.flatnonzero(amount)] = 0.0
+                program.upper[np.flatnonzero(amounts[level])] = 0.0
             if scale > 0:
                 most = value * (1 + 1e-7) + LEVEL_TOLERANCE
-                program = _with_level_held(program, level, amount, scale, most, weights, may_break=may_break)
+                rows.append(_level_held(level, amounts[level], scale, most, weights, may_break=may_break))
+        program = program.with_rows(rows)
         result = (work.guess if is_guess else work.solve)(program, master.column_key())
         if result is None:
             return None
@@ -288,16 +286,15 @@ class AtLevels:
         return Priced(solved, nothing_yuan, level_yuan)
 
 
-def _with_level_held(
-    program: Program, level: int, amount: FloatArray, scale: float, most: float, weights: FloatArray,
-    *, may_break: bool = False,
-) -> Program:  # fmt: skip
+def _level_held(
+    level: int, amount: FloatArray, scale: float, most: float, weights: FloatArray, *, may_break: bool = False
+) -> TemporaryRow:
     """A level's sum ≤ `most`, divided by `scale`; one row for all programs of a plan that hold the level.
 
     Where it may be broken, what is above `most` costs its weight.
     """
     used = np.flatnonzero(amount)
-    return program.with_row(
+    return TemporaryRow(
         f"level {level}", used, amount[used] / scale, most / scale,
         excess_yuan=BREAK_FACTOR * weights[level] * scale, most_excess=math.inf if may_break else 0.0,
     )  # fmt: skip

@@ -119,6 +119,8 @@ class Master:
         self.has_demand = demand_h > 0
         self._serve_row = np.full(p.class_count, -1)
         self._serve_row[model.keys["serve"][0]] = model.rows_of("serve")
+        self.level_weights: FloatArray | None = None
+        """Those of `plan_pricing.level_weights`, once worked out: neither columns nor cuts change them."""
         self.routes = self._first_routes()
         self._known_routes = set(_route_keys(self.routes))
 
@@ -180,7 +182,10 @@ class Master:
 
     def add_columns(self, columns: IntArray) -> int:
         """Let batch columns and patterns join; returns how many were new."""
-        fresh = np.setdiff1d(columns, self.active)
+        is_fresh = np.zeros(self.base.matrix.shape[1], dtype=bool)
+        is_fresh[columns] = True
+        is_fresh[self.active] = False
+        fresh = np.flatnonzero(is_fresh)
         self.active = np.concatenate([self.active, fresh])
         return len(fresh)
 

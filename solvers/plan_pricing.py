@@ -259,6 +259,12 @@ def level_weights(master: Master) -> FloatArray:
     work costs at least `UNSERVED_YUAN_PER_KWH` times what it would draw and more than a site opened for it alone,
     hard safety 100 000 per replica-hour.
     """
+    if master.level_weights is None:
+        master.level_weights = _level_weights(master)
+    return master.level_weights.copy()
+
+
+def _level_weights(master: Master) -> FloatArray:
     sets, p = master.model.sets, master.model.sets.problem
     most_kw = np.zeros(p.class_count)
     np.maximum.at(most_kw, p.pairs.class_index, np.where(sets.passes, sets.useful_kw, 0.0))

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from solvers.archive import IntArray
-from solvers.linear import LpLimits, LpResult, LpStatus, Program, solve
+from solvers.linear import LpLimits, LpResult, LpStatus, Program, TemporaryRow, solve
 from solvers.lp_session import Session
 
 LIMITS = LpLimits(iterations=10_000, wall_s=60.0)
@@ -130,8 +130,8 @@ def test_temporary_rows_are_told_apart_by_name_and_forgotten_when_they_leave() -
     keys, session = np.arange(15), Session()
     free = session.solve(program, keys, LIMITS).objective
     first = np.array([0])
-    tight = program.with_row("no full column", first, np.ones(1), 0.0)
-    other = program.with_row("half a full column", first, np.ones(1), 0.5)
+    tight = program.with_rows([TemporaryRow("no full column", first, np.ones(1), 0.0)])
+    other = program.with_rows([TemporaryRow("half a full column", first, np.ones(1), 0.5)])
     for changed in (tight, other, program):
         assert session.solve(changed, keys, LIMITS).objective == pytest.approx(
             solve(changed, LIMITS).objective
