@@ -65,7 +65,7 @@ def test_the_plan_of_a_fleet_is_proven_and_names_what_binds():
     own = plan().bounds[0]
     assert own.bound_yuan is not None
     assert certificate().bound_yuan >= own.bound_yuan - 1e-5 * own.objective_yuan
-    assert {"node_capacity", "spread_sites"} <= {b.rule for b in certificate().binding}
+    assert {"node_capacity", "pue_cap_annual", "flow_rtt"} <= {b.rule for b in certificate().binding}
     assert any(leaf.multipliers.node_rows for leaf in certificate().leaves)
 
 
