@@ -15,7 +15,8 @@ import numpy as np
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_model import OVER_BUDGET_YUAN, BulkSets
 from solvers.bulk_relax import Relaxation
-from solvers.node_fill import Booked, FleetState, by_island, first_fit, spread, whole_gangs
+from solvers.bulk_rows import BookedRows
+from solvers.node_fill import PLENTY, Booked, FleetState, by_island, first_fit, spread, whole_gangs
 from solvers.problem import GPU_MILLI, W_PER_KW
 
 WHOLE = 1e-6
@@ -89,7 +90,9 @@ class Filling:
         self.node_most = np.where(least > 1, np.maximum(np.floor(members / np.maximum(least, 1)), 1), np.inf)
         # a gang lies in one group, so one that must lie on several sites finds no place here
         self.rest[(self.gang > 1) & (p.classes.spread_site_min > 1)] = 0
-        self._parts: list[Booked] = []
+        self._rows = BookedRows()
+        self._rows_on: IntArray = np.zeros(fleet.node_count, dtype=np.int64)
+        self._is_ganged: BoolArray = self.gang[sets.pair_class] > 1
         self._next_gang = np.zeros(p.class_count, dtype=np.int64)
 
     # -- accounts --------------------------------------------------------------------------------------------------
@@ -112,13 +115,13 @@ class Filling:
         return np.asarray(self.unit_yuan[v] - np.where(stays, self.move_yuan[v], 0.0))
 
     def all_booked(self) -> Booked:
-        """Everything placed, as one table."""
-        self._parts = [Booked.joined(self._parts)]
-        return self._parts[0]
+        """Everything placed, as one table that is valid until something is booked or removed."""
+        return self._rows.view()
 
     def adopt(self, booked: Booked) -> None:
         """Rows that are on the fleet's nodes already: keep their accounts."""
-        self._parts = [booked]
+        self._rows = BookedRows(booked)
+        self._rows_on = np.bincount(booked.node, minlength=self.fleet.node_count)
         self._account(booked.pair, np.ones(len(booked), dtype=np.int64))
         self.occupied[booked.node] = True
         self.nodes_on = np.bincount(self.fleet.group[self.occupied], minlength=len(self.nodes_on))
@@ -128,8 +131,9 @@ class Filling:
         """Commit take[n] replicas of candidate pair[n] on nodes[n] and keep the accounts."""
         booked = self.fleet.commit(nodes, self.need[pair], take, pair)
         booked = self._with_gangs(booked)
-        self._parts.append(booked)
+        self._rows.add(booked)
         kept = take > 0
+        self._rows_on[nodes[kept]] += take[kept]
         self._account(pair[kept], take[kept])
         fresh = nodes[kept][~self.occupied[nodes[kept]]]
         self.occupied[fresh] = True
@@ -168,15 +172,14 @@ class Filling:
 
     def remove(self, rows: BoolArray) -> None:
         """Take booked rows off their nodes; they wait in `rest` again."""
-        booked = self.all_booked()
-        gone = booked[rows]
-        self._parts = [booked[~rows]]
+        gone = self._rows.take_out(rows)
+        if not len(gone):
+            return
         self.fleet.give_back(gone, self.need[gone.pair])
         self._account(gone.pair, np.full(len(gone), -1))
-        touched = np.unique(gone.node)
-        held = np.zeros(self.fleet.node_count, dtype=bool)
-        held[self._parts[0].node] = True
-        empty = touched[~held[touched]]
+        touched, count = np.unique(gone.node, return_counts=True)
+        self._rows_on[touched] -= count
+        empty = touched[self._rows_on[touched] == 0]
         self.occupied[empty] = False
         np.add.at(self.nodes_on, self.fleet.group[empty], -1)
 
@@ -288,10 +291,14 @@ class Filling:
     def with_whole_gangs(self, rows: BoolArray) -> BoolArray:
         """The booked rows and all other members of their gangs."""
         booked = self.all_booked()
-        of_class = self.sets.pair_class[booked.pair]
-        key = of_class * (int(booked.gang.max(initial=0)) + 1) + booked.gang
-        in_gang = self.gang[of_class] > 1
-        return np.asarray(rows | (in_gang & np.isin(key, key[rows & in_gang])))
+        in_gang = np.flatnonzero(self._is_ganged[booked.pair])
+        if not rows[in_gang].any():
+            return rows
+        key = self.sets.pair_class[booked.pair[in_gang]] * (int(booked.gang.max(initial=0)) + 1)
+        key += booked.gang[in_gang]
+        out = rows.copy()
+        out[in_gang] = np.isin(key, key[rows[in_gang]])
+        return out
 
     def shed(self) -> None:
         """Work above floors, spread, links and power limits leaves, gangs last, and waits in `rest`."""
@@ -457,8 +464,11 @@ class Filling:
         first = self.class_start[waiting]
         waiting = waiting[first < self.class_start[waiting + 1]]
         key = self._size_keys(self.class_start[waiting])
+        most = self._most_free(np.arange(len(self.nodes_on)))
+        if not only_open:  # a group with nodes left has room for whatever fits a node, also later on
+            most[self.nodes_on < self.fleet.count] = PLENTY
         for c in waiting[np.lexsort(key)]:
-            self.place_class(int(c), only_open=only_open)
+            self.place_class(int(c), most, only_open=only_open)
 
     def place_few(self) -> None:
         """As `place_rest`, for a few replicas of many classes: only groups whose emptiest nodes have room are tried."""
@@ -505,11 +515,13 @@ class Filling:
                 self._place_at(c, int(v[i]), nodes[fit > 0], fit[fit > 0])
                 most[g[i]] = self._most_free(g[i : i + 1])[0]
 
-    def place_class(self, c: int, *, only_open: bool = False) -> None:
-        """All that waits of one class, as far as there is room."""
+    def place_class(self, c: int, most: IntArray | None = None, *, only_open: bool = False) -> None:
+        """All that waits of one class, as far as there is room; most[G, R]: what a node of each group has at most."""
         s, fleet, p = self.sets, self.fleet, self.sets.problem
         v = np.arange(self.class_start[c], self.class_start[c + 1])
         v = v[self.site_on[s.pair_site[v]]]
+        if most is not None:
+            v = v[(most[s.pair_group[v]] >= self.need[v]).all(axis=1)]
         if not len(v):
             return
         row, node = fleet.nodes_of(s.pair_group[v])
@@ -622,23 +634,36 @@ class Filling:
         need = np.broadcast_to(self.need[v], (len(nodes), self.need.shape[1]))
         fit = np.minimum(self.fleet.fit(nodes, need), wanted)
         each = max(1, int(1.0 / max(self.sets.dominant[v], 1e-9)))
-        tied = np.isin(nodes, booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1])
+        # nodes of a group lie side by side
+        here = np.flatnonzero((booked.node >= nodes[0]) & (booked.node <= nodes[-1]))
+        place, pair = booked.node[here] - nodes[0], booked.pair[here]
+        tied = np.zeros(len(nodes), dtype=bool)
+        tied[place[self._is_ganged[pair]]] = True
+        stuck = place[self._stuck(int(self.sets.pair_group[v]))[self.sets.pair_class[pair]]]
+        held = np.bincount(stuck, minlength=len(nodes))
         if self.in_island[
             c
         ]:  # the island that would hold most of the class once its single replicas are gone
             island, cell = np.unique(self.fleet.island[nodes], return_inverse=True)
             most = np.bincount(cell, weights=np.where(tied, fit, each), minlength=len(island))
             inside = cell == int(most.argmax())
-            nodes, need, fit, tied = nodes[inside], need[inside], fit[inside], tied[inside]
+            nodes, need, fit, tied, held = (
+                nodes[inside],
+                need[inside],
+                fit[inside],
+                tied[inside],
+                held[inside],
+            )
         lacking = wanted - int(fit.sum())
         if lacking <= 0:
             return gone
         free = np.flatnonzero(~tied & (fit < each))
-        stuck = self._stuck(int(self.sets.pair_group[v]))[self.sets.pair_class[booked.pair]]
-        held = np.bincount(booked.node[stuck], minlength=self.fleet.node_count)[nodes[free]]
-        free = free[np.lexsort((self.fleet.load(nodes[free], need[free])[0], held))]
+        free = free[np.lexsort((self.fleet.load(nodes[free], need[free])[0], held[free]))]
         enough = int(np.searchsorted(np.cumsum(each - fit[free]), lacking)) + 1
-        return np.isin(booked.node, nodes[free[:enough]])
+        emptied = np.zeros(self.fleet.node_count, dtype=bool)
+        emptied[nodes[free[:enough]]] = True
+        gone[here] = emptied[booked.node[here]]
+        return gone
 
     def _stuck(self, group: int) -> BoolArray:
         """[C] classes that have no room outside a group, neither on an occupied node nor on one more."""
@@ -652,16 +677,16 @@ class Filling:
 
     def _snapshot(self) -> tuple[object, ...]:
         return (
-            self.fleet.copy(), self.all_booked(), self.rest.copy(), self.side_room.copy(), self.work_kw.copy(),
-            self.placed.copy(), self.occupied.copy(), self.nodes_on.copy(), self._next_gang.copy(),
+            self.fleet.copy(), self._rows.copy(), self._rows_on.copy(), self.rest.copy(), self.side_room.copy(),
+            self.work_kw.copy(), self.placed.copy(), self.occupied.copy(), self.nodes_on.copy(),
+            self._next_gang.copy(),
         )  # fmt: skip
 
     def _restore(self, kept: Any) -> None:
         (
-            self.fleet, booked, self.rest, self.side_room, self.work_kw, self.placed, self.occupied, self.nodes_on,
-            self._next_gang,
+            self.fleet, self._rows, self._rows_on, self.rest, self.side_room, self.work_kw, self.placed, self.occupied,
+            self.nodes_on, self._next_gang,
         ) = kept  # fmt: skip
-        self._parts = [booked]
 
     def _place_at(self, c: int, v: int, nodes: IntArray, fit: IntArray) -> None:
         """As many of a class as fit on these nodes of one group and power and side rows allow; fullest nodes first."""
@@ -700,6 +725,6 @@ class Filling:
 
     def _on_node(self, c: int) -> IntArray:
         """[N] replicas of a class on each node."""
-        mine = [part.node[self.sets.pair_class[part.pair] == c] for part in self._parts]
-        nodes = np.concatenate(mine) if mine else np.zeros(0, dtype=np.int64)
-        return np.bincount(nodes, minlength=self.fleet.node_count)
+        booked = self.all_booked()
+        mine = (booked.pair >= self.class_start[c]) & (booked.pair < self.class_start[c + 1])
+        return np.bincount(booked.node[mine], minlength=self.fleet.node_count)

@@ -37,6 +37,7 @@ from solvers import facility
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.candidates import candidates, counted_share, dominant_share
 from solvers.linear import INFINITY, Block, LinearModel, Values
+from solvers.node_rows import DEVICE, EXCLUSIVE_OF, STEP_OF
 from solvers.problem import (
     CPU_MILLI,
     GPU_MILLI,
@@ -59,6 +60,12 @@ SHARP_RESOURCE = (
     *EXCLUSIVE,
 )
 """What each sharp row rations, for prices."""
+SHARP_FUNCTIONS = (
+    *((DEVICE, step) for step in DEVICE_STEPS),
+    *((STEP_OF[r], k) for r in (CPU_MILLI, MEMORY_MIB) for k in STEPS),
+    *((EXCLUSIVE_OF[r], 0) for r in EXCLUSIVE),
+)
+"""What each sharp row is called in certificates, with its parameter."""
 BROKEN_SHARE = 1e-3
 BROKEN_NODES = 0.05
 """A sharp row joins when the relaxation would need this many nodes more by it."""

@@ -32,6 +32,7 @@ from scipy.sparse.csgraph import connected_components
 
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk import BulkPlan, counted, solve_bulk
+from solvers.bulk_certificate import with_certificate
 from solvers.bulk_fill import WHOLE, Filling
 from solvers.bulk_model import BulkSets, bulk_sets
 from solvers.bulk_relax import BulkLimits, Relaxation, relax_nearly
@@ -137,6 +138,8 @@ def solve_large(
             filling.settle()
         with clock.phase("count"):
             solution = counted(filling)
+        with clock.phase("certificate"):
+            solution = with_certificate(relaxation, solution)
     plan = BulkPlan(replace(solution, seconds=clock.seconds), filling)
     return LargePlan(plan, len(parts), tuple(p.seconds for p in plans))
 
@@ -310,7 +313,8 @@ def _rows(table: Any, rows: IntArray, count: int) -> Any:
 def solve_part(argument: tuple[PlacementProblem, BulkLimits]) -> PartPlan:
     """Plan one part; what comes back is small."""
     problem, limits = argument
-    plan = solve_bulk(problem, limits=replace(limits, branchings=0))  # the bound is the whole fleet's
+    # bound and certificate are the whole fleet's
+    plan = solve_bulk(problem, limits=replace(limits, branchings=0), certify=False)
     filling = plan.filling
     booked = filling.all_booked()
     return PartPlan(

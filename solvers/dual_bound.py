@@ -9,6 +9,9 @@ certificate's multiplier; what is left falls apart into small problems that are 
 4. a site: per slot the best IT power on the *true* facility curve with its caps and the nodes worth powering, and
    over blocks which to be open                                                    (`_sites_yuan`)
 
+Plans on nodes (`NODES_MODEL`) have whole replicas on whole nodes of one slot: their multipliers also price rows of
+`solvers.node_rows`, and of a class that shrank only those count as moved that are still wanted.
+
 The sum of their optima is no more than the cost of any plan whose levels are no worse, whatever the multipliers are:
 they need not be trusted, only their signs are enforced. Nothing is shared with the model that plans.
 """
@@ -24,8 +27,17 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers.alone import alone_on_node, takes_whole_node
+from solvers.node_rows import is_node_row, node_row
 from solvers.problem import NODE_COLUMNS, RESOURCES, Graph, PlacementProblem
-from solvers.solution import BLOCK_MODEL, WHOLE_MODEL, Certificate, Leaf, Multipliers, PlanSolution
+from solvers.solution import (
+    BLOCK_MODEL,
+    NODES_MODEL,
+    WHOLE_MODEL,
+    Certificate,
+    Leaf,
+    Multipliers,
+    PlanSolution,
+)
 from solvers.verify import Violation, site_allowed
 from solvers.whole_bound import misfits, whole_bound_yuan
 
@@ -46,27 +58,41 @@ RELATIVE, ABSOLUTE = 1e-6, 1e-6
 GB_PER_H_PER_MBPS = 3600.0 / 8 / 1000
 
 
-def certified_bound_yuan(problem: PlacementProblem, plan: PlanSolution, leaves: Sequence[Leaf]) -> float:
-    """Least cost of any plan whose levels are no worse than `plan`'s; −inf where the leaves leave choices out."""
+def certified_bound_yuan(
+    problem: PlacementProblem, plan: PlanSolution, leaves: Sequence[Leaf], *, on_nodes: bool = False
+) -> float:
+    """Least cost of any plan whose levels are no worse than `plan`'s; −inf where the leaves leave choices out.
+
+    `on_nodes`: of plans of one slot with whole replicas on whole nodes, without stage graphs and batch work.
+    """
     if not leaves or not all_choices(problem, leaves):
         return -np.inf
     facts, levels = derived_facts(problem), level_values(problem, plan)
-    return min(leaf_bound_yuan(problem, facts, levels, leaf) for leaf in leaves)
+    return min(leaf_bound_yuan(problem, facts, levels, leaf, on_nodes=on_nodes) for leaf in leaves)
 
 
-def leaf_bound_yuan(problem: PlacementProblem, facts: DerivedFacts, levels: Floats, leaf: Leaf) -> float:
-    """Least cost of plans with no worse levels whose open sites lie in a leaf."""
-    m = _signed(problem, leaf.multipliers)
-    value = _dual_value_yuan(problem, facts, m, leaf.multipliers.block_of_slot, leaf)
-    bound = value - float(m.level_yuan @ levels)
+def leaf_bound_yuan(
+    problem: PlacementProblem, facts: DerivedFacts, levels: Floats, leaf: Leaf, charged: Charged | None = None,
+    *, on_nodes: bool = False,
+) -> float:  # fmt: skip
+    """Least cost of plans with no worse levels whose open sites lie in a leaf.
+
+    `charged`: what its multipliers charge, where that is known already.
+    """
+    blocks = leaf.multipliers.block_of_slot
+    if charged is None:
+        charged = charge(problem, facts, leaf.multipliers, blocks, on_nodes=on_nodes)
+    value = charged.yuan + _sites_yuan(problem, charged.signed, blocks, leaf)
+    bound = value - float(charged.signed.level_yuan @ levels)
     return bound if np.isfinite(bound) else -np.inf
 
 
 def free_slots_bound_yuan(problem: PlacementProblem, plan: PlanSolution, multipliers: Multipliers) -> float:
     """The same for plans that may change shares and open sites at every slot, not only between blocks."""
-    m = _signed(problem, multipliers)
-    value = _dual_value_yuan(problem, derived_facts(problem), m, np.arange(problem.slot_count), None)
-    return value - float(m.level_yuan @ level_values(problem, plan))
+    blocks = np.arange(problem.slot_count)
+    charged = charge(problem, derived_facts(problem), multipliers, blocks)
+    value = charged.yuan + _sites_yuan(problem, charged.signed, blocks, None)
+    return value - float(charged.signed.level_yuan @ level_values(problem, plan))
 
 
 def all_choices(problem: PlacementProblem, leaves: Sequence[Leaf]) -> bool:
@@ -91,16 +117,27 @@ def all_choices(problem: PlacementProblem, leaves: Sequence[Leaf]) -> bool:
     return apart and share == 1
 
 
-def _dual_value_yuan(
-    problem: PlacementProblem, facts: DerivedFacts, m: _Signed, block_of_slot: Ints, leaf: Leaf | None
-) -> float:
-    """Least of cost + Σ level_yuan · level + multipliers · violations, over everything the other rules allow."""
+@dataclass(frozen=True, eq=False)
+class Charged:
+    """What multipliers charge wherever sites are open."""
+
+    signed: _Signed
+    yuan: float
+    """Constants and the least of routes, batch work and graphs: the dual value but for the sites."""
+
+
+def charge(
+    problem: PlacementProblem, facts: DerivedFacts, multipliers: Multipliers, block_of_slot: Ints,
+    *, on_nodes: bool = False,
+) -> Charged:  # fmt: skip
+    """Least of cost + Σ level_yuan · level + multipliers · violations over all but the sites."""
+    m = _signed(problem, multipliers, on_nodes=on_nodes)
     unit = _unit_yuan(problem, facts, m)
     total = _constants_yuan(problem, facts, m)
     total += _routes_yuan(problem, facts, m, unit, block_of_slot)
     total += _batch_yuan(problem, facts, m, unit)
     total += _graphs_yuan(problem, facts, m, unit)
-    return total + _sites_yuan(problem, m, block_of_slot, leaf)
+    return Charged(m, total)
 
 
 # -- derived from the facts --------------------------------------------------------------------------------------
@@ -130,6 +167,8 @@ class DerivedFacts:
     """[C] per replica-hour left."""
     patterns: dict[int, tuple[Ints, ...]] = field(default_factory=dict)
     """Per graph, once asked for: the options of every valid pattern, which no multiplier changes."""
+    options: dict[tuple[int, bool], tuple[Ints, Floats, Ints]] = field(default_factory=dict)
+    """Per stage's class, and whether a path counts its time, once asked for: pairs and options (`_options_of`)."""
 
 
 def derived_facts(p: PlacementProblem) -> DerivedFacts:
@@ -139,9 +178,7 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     usable = installed * p.groups.packing_yield[group]
     share = np.divide(p.pairs.need, usable, out=np.zeros(usable.shape), where=usable > 0)
     share = np.column_stack([share, alone_on_node(p)])
-    dominant = np.divide(p.pairs.need, installed, out=np.zeros(usable.shape), where=installed > 0)
-    dominant = dominant.max(axis=1, initial=0.0)
-    filled = np.where(takes_whole_node(p), 1.0, dominant)
+    dominant = _dominant_share(p)
     useful_kw = (dominant * p.groups.idle_w[group] + p.pairs.dynamic_w) / 1000.0
     counted_kw = useful_kw
     if p.groups.scarce_resource:
@@ -162,11 +199,23 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     carbon = p.sites.carbon_g_per_kwh / 1000.0 * p.terms.carbon_yuan_per_kg
     energy = p.sites.price_yuan_per_kwh + carbon
     return DerivedFacts(
-        may_use=may_use, share=share, filled=filled, useful_kw=useful_kw, counted_kw=counted_kw,
+        may_use=may_use, share=share, filled=filled_share(p), useful_kw=useful_kw, counted_kw=counted_kw,
         dynamic_kw=p.pairs.dynamic_w / 1000.0, demand=demand, is_stage=is_stage,
         is_batch=p.classes.work_replica_h > 0, energy_yuan=energy,
         unfinished_yuan=_unfinished_yuan(p, may_use, energy, useful_kw),
     )  # fmt: skip
+
+
+def _dominant_share(p: PlacementProblem) -> Floats:
+    """[K] of an installed node that a replica takes, by its largest resource."""
+    installed = p.groups.capacity[p.pairs.group_index].astype(float)
+    share = np.divide(p.pairs.need, installed, out=np.zeros(installed.shape), where=installed > 0)
+    return np.asarray(share.max(axis=1, initial=0.0))
+
+
+def filled_share(p: PlacementProblem) -> Floats:
+    """[K] share of a node that counts as filled."""
+    return np.where(takes_whole_node(p), 1.0, _dominant_share(p))
 
 
 def usable_pairs(p: PlacementProblem) -> Bools:
@@ -306,9 +355,13 @@ class _Signed:
     cut_gain: Floats
     """[S,T] yuan that an open site gains from them."""
     spread_yuan: Floats
+    on_nodes: bool
+    """Whether the multipliers speak of plans with whole replicas on whole nodes of one slot."""
+    node_rows: dict[tuple[str, int], Floats]
+    """[G] yuan per node by function and parameter."""
 
 
-def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
+def _signed(p: PlacementProblem, m: Multipliers, *, on_nodes: bool = False) -> _Signed:
     s, hours, terms = p.sites, p.slots.hours, p.terms
     level = np.maximum(_finite(m.level_yuan), 0.0)
     hard = level[LEVEL_HARD_CAPS]
@@ -336,7 +389,7 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
         if np.isfinite(m.move_budget)
         else 0.0
     )
-    if terms.move_budget_count is None:
+    if terms.move_budget_count is None or on_nodes:
         budget = 0.0
     c = p.pairs.class_index
     now = _facts_demand(p)[:, 0]
@@ -355,8 +408,19 @@ def _signed(p: PlacementProblem, m: Multipliers) -> _Signed:
             is_batch, np.clip(_finite(m.stay_batch), 0.0, np.maximum(p.classes.migration_yuan[c], 0.0)), 0.0
         ),
         wake=np.clip(_finite(m.wake), 0.0, np.maximum(p.groups.wake_yuan, 0.0)[:, None]), move_budget=budget,
-        cut_paid=cut_paid, cut_gain=cut_gain, spread_yuan=np.maximum(_finite(m.spread_yuan), 0.0),
+        cut_paid=cut_paid, cut_gain=cut_gain, spread_yuan=np.maximum(_finite(m.spread_yuan), 0.0), on_nodes=on_nodes,
+        node_rows=_node_rows(p, m) if on_nodes else {},
     )  # fmt: skip
+
+
+def _node_rows(p: PlacementProblem, m: Multipliers) -> dict[tuple[str, int], Floats]:
+    """[G] yuan per node of every function that is dual feasible."""
+    rows: dict[tuple[str, int], Floats] = {}
+    for group, function, parameter, yuan in m.node_rows:
+        if is_node_row(function, parameter) and np.isfinite(yuan):
+            of_group = rows.setdefault((function, parameter), np.zeros(p.group_count))
+            of_group[group] += max(yuan, 0.0)
+    return rows
 
 
 def _open_cuts(p: PlacementProblem, m: Multipliers) -> tuple[Floats, Floats]:
@@ -400,6 +464,8 @@ def _unit_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
     for r in range(len(NODE_COLUMNS)):
         per_node = m.capacity[g, r] + (floors[:, r] if r < len(RESOURCES) else 0.0)
         unit = unit + f.share[:, r, None] * per_node
+    for (function, parameter), yuan in m.node_rows.items():
+        unit = unit + (node_row(p, function, parameter) * yuan[g])[:, None]
     unit = unit - p.terms.padding_factor * f.filled[:, None] * m.padding[g]
     if p.terms.ledger_load == "useful":
         unit = unit - f.counted_kw[:, None] * m.load_yuan[site]
@@ -413,23 +479,14 @@ def _floors(p: PlacementProblem, m: _Signed) -> Floats:
     return m.floor * (p.sites.reserved_floor_frac[p.groups.site] > 0)[:, None, None]
 
 
-def _links_of(p: PlacementProblem) -> dict[tuple[int, int], list[int]]:
-    n, links = p.network, {}  # type: ignore[var-annotated]
-    for origin, site, link in zip(n.route_origin, n.route_site, n.route_link, strict=True):
-        links.setdefault((int(origin), int(site)), []).append(int(link))
-    return links
-
-
 def _link_yuan(p: PlacementProblem, m: _Signed) -> Floats:
     """[C,S,T] what the zone traffic of one replica pays on its links."""
+    n, legs = p.network, len(p.network.leg_id)
+    from_zone = n.route_origin < legs
+    paid = np.zeros((legs, p.site_count, p.slot_count))
+    np.add.at(paid, (n.route_origin[from_zone], n.route_site[from_zone]), m.link[n.route_link[from_zone]])
     yuan = np.zeros((p.class_count, p.site_count, p.slot_count))
-    links = _links_of(p)
-    priced = set(np.flatnonzero(m.link.any(axis=1)).tolist())
-    for c, leg, mbps in zip(p.flows.class_index, p.flows.leg_index, p.flows.mbps, strict=True):
-        for s in range(p.site_count):
-            for link in links.get((int(leg), s), []):
-                if link in priced:
-                    yuan[c, s] += mbps * m.link[link]
+    np.add.at(yuan, p.flows.class_index, p.flows.mbps[:, None, None] * paid[p.flows.leg_index])
     return yuan
 
 
@@ -456,19 +513,53 @@ def _constants_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
         :, None
     ]
     kept = kept_share(p, f)
-    spread = np.maximum(p.classes.spread_site_min[m.raw.spread_class], 1)
     total = -float((m.padding * p.terms.padding_node_count).sum())
     total -= float((_floors(p, m) * floor_room).sum())
     total -= float(m.ledger @ np.where(m.ledger > 0, p.sites.ledger_beta_kwh, 0.0))
     total -= m.portfolio * p.terms.portfolio_beta_kwh
     total -= float((m.peak * p.sites.demand_peak_kw[:, None]).sum())
     total -= float((m.link * usable[:, None]).sum())
-    total -= float((m.spread_yuan / spread).sum())
-    total += float(m.stay @ kept + m.stay_batch @ kept)
+    total -= float((m.spread_yuan * _most_on_a_site(p, f, m)).sum())
+    total += _staying_yuan(p, f, m) if m.on_nodes else float(m.stay @ kept + m.stay_batch @ kept)
     total -= float(m.wake[:, 0] @ p.groups.initial_on_count)
     if p.terms.move_budget_count is not None:
         total -= m.move_budget * p.terms.move_budget_count
     return total
+
+
+def _most_on_a_site(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
+    """[X] share of a class that one site may hold where it must lie on several; on nodes in whole replicas."""
+    most = 1.0 / np.maximum(p.classes.spread_site_min[m.raw.spread_class], 1)
+    demand = f.demand[m.raw.spread_class, 0]
+    if not m.on_nodes:
+        return np.asarray(most)
+    return np.asarray(np.divide(np.floor(demand * most + 1e-9), demand, out=most, where=demand > 0))
+
+
+def _staying_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
+    """What whole replicas that stay save, where of a class as many leave for free as it has more than it wants.
+
+    Of class c move Σ_k max(run[k] − x[k], 0) + e − s, where e runs on pairs that forbid it and s is surplus. For
+    multipliers z[k] ≤ w ≤ the price of a move that costs Σ z[k]·(run[k] − x[k]) + w·(e − s) or more: w is that price
+    where e > s, and else the largest z.
+    """
+    c = p.pairs.class_index
+    demand, price = f.demand[:, 0], np.maximum(p.classes.migration_yuan, 0.0)
+    per_replica = np.divide(m.stay, demand[c], out=np.zeros(len(c)), where=demand[c] > 0)
+    largest = np.zeros(p.class_count)
+    np.maximum.at(largest, c, per_replica)
+    leave_anyway = _forced_less_surplus(p, f)
+    weight = np.where(leave_anyway > 0, price, largest)
+    running = np.where(f.may_use, p.pairs.running_count, 0.0)
+    return float(per_replica @ running + weight @ leave_anyway)
+
+
+def _forced_less_surplus(p: PlacementProblem, f: DerivedFacts) -> Floats:
+    """[C] replicas on pairs that rules forbid, less those beyond what the class wants."""
+    forced, running = np.zeros(p.class_count), np.zeros(p.class_count)
+    np.add.at(forced, p.pairs.class_index, np.where(f.may_use, 0.0, p.pairs.running_count))
+    np.add.at(running, p.pairs.class_index, p.pairs.running_count)
+    return np.asarray(forced - np.maximum(running - f.demand[:, 0], 0.0))
 
 
 # -- 1. services -------------------------------------------------------------------------------------------------
@@ -614,15 +705,22 @@ def _stage_options(
         known = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(0)
         slowest = float(np.max(known[~np.isnan(known)], initial=0.0))
         return np.array([fixed]), np.array([slowest]), np.zeros((1, era_count))
-    pairs = pairs[f.may_use[pairs]]
-    ms = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(len(pairs))
-    pairs, ms = pairs[~np.isnan(ms)], ms[~np.isnan(ms)]
+    if (c, counts) not in f.options:
+        f.options[c, counts] = _options_of(p, pairs[f.may_use[pairs]], counts)
+    pairs, keys, option = f.options[c, counts]
     cost = _sum_over(era, f.demand[c] * unit[pairs] + m.cut_paid[c, p.pair_site[pairs]])
     cost[:, 0] -= m.stay[pairs]
-    keys, inverse = np.unique(np.stack([p.pair_site[pairs], ms]), axis=1, return_inverse=True)
     least = np.full((keys.shape[1], era_count), np.inf)
-    np.minimum.at(least, np.ravel(inverse), cost)
+    np.minimum.at(least, option, cost)
     return keys[0].astype(np.int64), keys[1], least
+
+
+def _options_of(p: PlacementProblem, pairs: Ints, counts: bool) -> tuple[Ints, Floats, Ints]:
+    """(pairs whose time is known, [2,O] site and processing ms of each option, option of each of these pairs)."""
+    ms = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(len(pairs))
+    pairs, ms = pairs[~np.isnan(ms)], ms[~np.isnan(ms)]
+    keys, option = np.unique(np.stack([p.pair_site[pairs], ms]), axis=1, return_inverse=True)
+    return pairs, keys, np.ravel(option)
 
 
 def _valid_options(
@@ -746,6 +844,8 @@ def _nodes_yuan(p: PlacementProblem, m: _Signed) -> Floats:
     later = np.concatenate([m.wake[:, 1:], np.zeros((p.group_count, 1))], axis=1)
     each = p.groups.idle_w[:, None] / 1000.0 * _finite(m.raw.power)[site]
     each = each - m.capacity.sum(axis=1) + m.padding + m.wake - later
+    for yuan in m.node_rows.values():
+        each = each - yuan[:, None]
     total = np.zeros((p.site_count, p.slot_count))
     np.add.at(total, site, np.minimum(each, 0.0) * p.groups.node_count)
     return total
@@ -762,10 +862,16 @@ def _sum_over(span_of_slot: Ints, values: Floats) -> Floats:
 # -- the plan's own cost -----------------------------------------------------------------------------------------
 
 
-def objective_yuan(problem: PlacementProblem, plan: PlanSolution, block_of_slot: Ints) -> float:
-    """Cost of a plan, from its arrays and the facts alone: everything but the penalties of the levels."""
+def objective_yuan(
+    problem: PlacementProblem, plan: PlanSolution, block_of_slot: Ints, facts: DerivedFacts | None = None,
+    *, on_nodes: bool = False,
+) -> float:  # fmt: skip
+    """Cost of a plan, from its arrays and the facts alone: everything but the penalties of the levels.
+
+    `on_nodes`: a plan on nodes pays for its moves, and holds the move budget as far as moves are not forced.
+    """
     p, s, hours = problem, problem.sites, problem.slots.hours
-    f = derived_facts(p)
+    f = derived_facts(p) if facts is None else facts
     kwh = plan.facility_kw * hours
     total = float((kwh * f.energy_yuan).sum())
     total += float(plan.ledger_debt_kwh @ np.where(s.annual_is_hard, 0.0, s.debt_yuan_per_kwh))
@@ -783,6 +889,8 @@ def objective_yuan(problem: PlacementProblem, plan: PlanSolution, block_of_slot:
     soft = np.where(s.hourly_is_hard, 0.0, s.debt_yuan_per_kwh)[:, None]
     total += float((plan.cap_excess_kw * hours * soft).sum())
     total += transfer_yuan(p, plan)
+    if on_nodes:
+        return total + float(plan.moved_count @ p.classes.migration_yuan[p.pairs.class_index])
     return total + migration_yuan(p, f, plan, block_of_slot)
 
 
@@ -849,16 +957,22 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
     if not stated.leaves or not all_choices(p, stated.leaves):
         yield Violation("leaves", "some choices of open sites lie in no leaf, or in several")
         return
-    objective = objective_yuan(p, plan, stated.leaves[0].multipliers.block_of_slot)
+    on_nodes = stated.model == NODES_MODEL
+    reasons = _not_on_nodes(p) if on_nodes else []
+    if reasons:
+        yield Violation("certified_model", f"{stated.model}: {', '.join(reasons)}")
+        return
+    block_of_slot = stated.leaves[0].multipliers.block_of_slot
+    objective = objective_yuan(p, plan, block_of_slot, on_nodes=on_nodes)
     if _differ(stated.objective_yuan, objective):
         yield Violation("certified_objective", "certificate", stated.objective_yuan, objective)
     # added up without the penalties, beside which all else may be lost in rounding
     told = sum(yuan for term, yuan in asdict(plan.cost).items() if term != "unserved_yuan")
     if _differ(told, objective):
         yield Violation("cost", "terms, unfinished work and moves among them", told, objective)
-    if stated.model != (WHOLE_MODEL if stated.whole_class_yuan else BLOCK_MODEL):
+    if not on_nodes and stated.model != (WHOLE_MODEL if stated.whole_class_yuan else BLOCK_MODEL):
         yield Violation("certified_model", stated.model)
-    bound = certified_bound_yuan(p, plan, stated.leaves)
+    bound = certified_bound_yuan(p, plan, stated.leaves, on_nodes=on_nodes)
     if stated.whole_class_yuan:
         reasons = misfits(p, plan)
         if reasons:
@@ -867,7 +981,29 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
             bound = max(bound, whole_bound_yuan(p, usable_pairs(p), stated.whole_class_yuan))
     if not stated.bound_yuan <= bound + RELATIVE * abs(bound) + ABSOLUTE:
         yield Violation("certified_bound", "claims more than the multipliers prove", stated.bound_yuan, bound)
-    yield from _moves_counted(p, plan)
+    yield from _moves_counted_per_class(p, plan) if on_nodes else _moves_counted(p, plan)
+
+
+def _not_on_nodes(p: PlacementProblem) -> list[str]:
+    """Why a proof for plans on nodes says nothing about a problem; empty: it does."""
+    tests = {
+        "more than one slot": p.slot_count != 1,
+        "batch work": bool((p.classes.work_replica_h > 0).any()),
+        "stage graphs": bool(p.graphs),
+    }
+    return [name for name, is_so in tests.items() if is_so]
+
+
+def _moves_counted_per_class(p: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
+    """Of each class as many are counted as moved as leave their group, less those that it no longer wants."""
+    left, ran, moved = np.zeros(p.class_count), np.zeros(p.class_count), np.zeros(p.class_count)
+    c = p.pairs.class_index
+    np.add.at(left, c, np.maximum(p.pairs.running_count - plan.running_count[:, 0], 0.0))
+    np.add.at(ran, c, p.pairs.running_count)
+    np.add.at(moved, c, plan.moved_count)
+    least = left - np.maximum(ran - p.classes.demand_count[:, 0], 0.0)
+    for i in np.flatnonzero(least > moved + 1e-4 + 1e-5 * np.abs(least)).tolist():
+        yield Violation("moved_count", p.classes.class_id[i], float(moved[i]), float(least[i]))
 
 
 def _moves_counted(p: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:
@@ -901,6 +1037,9 @@ def _shapes(p: PlacementProblem, leaf: Leaf) -> Iterator[Violation]:
     ):  # fmt: skip
         if index.size and (int(index.min()) < 0 or int(index.max()) >= end):
             yield Violation("reference", f"multipliers.{name}", float(index.max()), float(end - 1))
+    for group, function, parameter, _ in m.node_rows:
+        if not (0 <= group < p.group_count and is_node_row(function, parameter)):
+            yield Violation("reference", f"multipliers.node_rows: {function}, {parameter}, group {group}")
     blocks = m.block_of_slot
     steps = np.diff(blocks)
     if blocks[0] != 0 or np.any((steps < 0) | (steps > 1)):

@@ -267,7 +267,7 @@ def departures(filling: Filling) -> BoolArray:
     surplus = np.maximum(-filling.rest, 0)
     surplus = -(-surplus // filling.gang) * filling.gang
     of_class = filling.sets.pair_class[booked.pair]
-    rows = np.flatnonzero(surplus[of_class] > 0)
+    rows = np.flatnonzero((surplus[of_class] > 0) & _dearest_pairs(filling, surplus)[booked.pair])
     if not len(rows):
         return gone
     pair, node, c = booked.pair[rows], booked.node[rows], of_class[rows]
@@ -277,6 +277,18 @@ def departures(filling: Filling) -> BoolArray:
     place = np.arange(len(order)) - np.searchsorted(c[order], c[order])
     gone[rows[order[place < surplus[c[order]]]]] = True
     return gone
+
+
+def _dearest_pairs(filling: Filling, surplus: IntArray) -> BoolArray:
+    """[V] candidates of each class that hold its dearest replicas, as many as are too many."""
+    s = filling.sets
+    order = np.lexsort((-filling.unit_yuan, s.pair_class))
+    dearer = np.cumsum(filling.placed[order]) - filling.placed[order]
+    first = filling.class_start[s.pair_class[order]]
+    of_class = dearer - dearer[np.minimum(first, max(len(order) - 1, 0))] if len(order) else dearer
+    out = np.zeros(len(order), dtype=bool)
+    out[order] = of_class < surplus[s.pair_class[order]]
+    return out
 
 
 # -- 5. improve ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,10 @@ MAGIC = "suanli-plan-solution-1"
 BLOCK_MODEL = "true facility power, shares constant per block, nodes continuous, gangs fluid"
 WHOLE_MODEL = "every class whole on one site, nodes whole; by prices of classes and a knapsack per site"
 """What the bound of a certificate speaks of: without and with the second proof, for whole classes."""
+NODES_MODEL = (
+    "one slot, true facility power, replicas whole on nodes: sums and dual feasible functions per group"
+)
+"""What the certificate of a plan on nodes speaks of."""
 BULK_MODEL = "bulk relaxation: classes x groups, sums and sharp rows per group, tangents of the square loss"
 """What the bound of a bulk plan speaks of; such plans hold the move budget, others may pay for exceeding it."""
 
@@ -161,6 +165,8 @@ class Multipliers:
     """≥ 0, per kWh of the edge portfolio's ledger."""
     move_budget: float = 0.0
     """≥ 0, per replica moved in the first slot."""
+    node_rows: tuple[tuple[int, str, int, float], ...] = ()
+    """(group, function, parameter, ≥ 0 yuan per node) of rows that hold for whole replicas (`solvers.node_rows`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,10 @@ from solvers.archive import IntArray
 from solvers.bulk import BulkPlan, greedy_bulk, solve_bulk
 from solvers.bulk_bound import lower_bound
 from solvers.bulk_model import build, bulk_sets
+from solvers.bulk_rows import BookedRows
 from solvers.decompose import solve_large
 from solvers.linear import LpLimits, LpStatus, solve
-from solvers.node_fill import FleetState, by_island, first_fit, spread, whole_gangs
+from solvers.node_fill import Booked, FleetState, by_island, first_fit, spread, whole_gangs
 from solvers.problem import GPU_MILLI, PlacementProblem
 from solvers.replan import Repricer, replan
 from solvers.verify import verify_move_budget, verify_placements, verify_plan
@@ -289,3 +290,30 @@ def test_gangs_are_taken_whole_and_islands_are_not_left(seed):
     of_island = np.zeros(len(in_island), dtype=int)
     of_island[island] = gang[row]
     assert all(n % g == 0 for n, g in zip(in_island, of_island, strict=True) if g)
+
+
+@some_towns
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=12), seeds)
+def test_rows_kept_in_place_are_those_that_a_list_would_hold(steps, seed):
+    """Rows come and go in any order; copies do not follow."""
+    rng = np.random.default_rng(seed)
+    rows, kept = BookedRows(), list[tuple[int, ...]]()
+    for is_added, size in steps:
+        before, held = rows.copy(), list(kept)
+        if is_added:
+            booked = Booked(*rng.integers(0, 5, (4, size)))
+            rows.add(booked)
+            kept += listed(booked)
+        else:
+            marked = rng.random(len(kept)) < size / 30
+            now = listed(rows.view())
+            gone = listed(rows.take_out(marked))
+            assert gone == [row for row, is_out in zip(now, marked, strict=True) if is_out]
+            kept = [row for row, is_out in zip(now, marked, strict=True) if not is_out]
+        assert sorted(listed(rows.view())) == sorted(kept)
+        assert sorted(listed(before.view())) == sorted(held)
+
+
+def listed(booked: Booked) -> list[tuple[int, ...]]:
+    columns = (booked.pair, booked.node, booked.device_mask, booked.gang)
+    return list(zip(*(c.tolist() for c in columns), strict=True))
