@@ -33,6 +33,8 @@ from solvers.plan_rules import PlanModel
 from solvers.solution import PlanSolution
 
 INTEGRAL = 1e-6
+OPEN_BY_MORE = 0.2
+"""The second guess opens what the relaxation opens by more than this part: what is open by less can do without."""
 SMALL_ROWS, SMALL_ITERATIONS = 1000, 1000
 OPEN_SITES_GAP_FRAC = 1e-6
 """Choices of open sites closer than this to the best plan are not looked at."""
@@ -277,7 +279,7 @@ def is_integral(solved: Solved, on_columns: IntArray) -> bool:
 def _first_guesses(
     relaxed_on: FloatArray, model: PlanModel, warm_start: PlanSolution | None
 ) -> list[FloatArray]:
-    guesses = [np.rint(relaxed_on), (relaxed_on > INTEGRAL).astype(float)]
+    guesses = [np.rint(relaxed_on), (relaxed_on > OPEN_BY_MORE).astype(float)]
     if warm_start is not None and warm_start.site_on.shape == model.on_column.shape:
         site, block = model.keys["on"]
         first = np.searchsorted(model.sets.block_of_slot, block)
