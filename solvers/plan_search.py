@@ -244,8 +244,8 @@ def _bound_part(
     parent: Part, lower: FloatArray, upper: FloatArray, relaxation: Relaxation, enough_yuan: float, effort: Effort,
     master: Master, work: Work,
 ) -> tuple[Part, bool]:  # fmt: skip
-    """(the part, whether its relaxation was solved), with rounds of pricing as long as they may raise its bound to
-    where nothing in it is looked for."""
+    """(the part, whether its relaxation was solved), with rounds of pricing until its bound is tight or nothing in it
+    is looked for; a part left with its parent's bound says nothing of which part to divide next."""
     work.counts["site_trials"] += 1
     part = Part(
         lower, upper, parent.relaxed, parent.bound_yuan, replace(parent.proof, on_lower=lower, on_upper=upper)
@@ -262,7 +262,7 @@ def _bound_part(
         proof = proof_at(priced, lower, upper, master.model) if bound > part.bound_yuan else part.proof
         part = Part(lower, upper, priced.solved, max(bound, part.bound_yuan), proof)
         is_tight = optimum - part.bound_yuan <= TIGHT_ENOUGH * effort.enough_yuan
-        if part.bound_yuan >= enough_yuan or optimum < enough_yuan or is_tight:
+        if part.bound_yuan >= enough_yuan or is_tight:
             break
         # only what is solved again at once may join: the dual simplex of the next part wants columns that are priced
         if not left or not join(master, [missing]):
