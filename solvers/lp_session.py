@@ -328,7 +328,7 @@ class Session:
         few_expected = (
             self._change is _Change.COLUMNS and self._expected_iterations <= MOST_ITERATIONS_BY_DEVEX
         )
-        use_devex = few_expected or (limits.is_near and not parameters.glop.use_dual_simplex)
+        use_devex = few_expected or (limits.is_near and self._change is _Change.OTHER)
         rule = parameters.glop.DEVEX if use_devex else parameters.glop.STEEPEST_EDGE
         parameters.glop.feasibility_rule = parameters.glop.optimization_rule = rule
         try:
@@ -341,7 +341,7 @@ class Session:
         row_ids = self._row_ids[row_place]
         result = read_result(answer, program, place, row_ids, len(self._keys), self._next_row_id, rows)
         spent = result.iterations / (DEVEX_ITERATIONS_PER_STEEPEST if use_devex else 1)
-        is_alike = self._change is _Change.COLUMNS
+        is_alike = self._change is _Change.COLUMNS or (limits.is_near and self._change is _Change.OTHER)
         self._expected_iterations = spent if is_alike else max(self._expected_iterations, spent)
         if result.basis is not None:
             of_columns, of_rows = np.full(len(self._keys), Basis.AT_LOWER), np.empty(len(row_ids), np.int64)

@@ -33,6 +33,8 @@ from solvers.plan_rules import PlanModel
 from solvers.solution import PlanSolution
 
 INTEGRAL = 1e-6
+OPEN_BY_MORE = 0.2
+"""The second guess opens what the relaxation opens by more than this part: what is open by less can do without."""
 SMALL_ROWS, SMALL_ITERATIONS = 1000, 1000
 OPEN_SITES_GAP_FRAC = 1e-6
 """Choices of open sites closer than this to the best plan are not looked at."""
@@ -242,8 +244,8 @@ def _bound_part(
     parent: Part, lower: FloatArray, upper: FloatArray, relaxation: Relaxation, enough_yuan: float, effort: Effort,
     master: Master, work: Work,
 ) -> tuple[Part, bool]:  # fmt: skip
-    """(the part, whether its relaxation was solved), with rounds of pricing as long as they may raise its bound to
-    where nothing in it is looked for."""
+    """(the part, whether its relaxation was solved), with rounds of pricing until its bound is tight or nothing in it
+    is looked for; a part left with its parent's bound says nothing of which part to divide next."""
     work.counts["site_trials"] += 1
     part = Part(
         lower, upper, parent.relaxed, parent.bound_yuan, replace(parent.proof, on_lower=lower, on_upper=upper)
@@ -260,7 +262,7 @@ def _bound_part(
         proof = proof_at(priced, lower, upper, master.model) if bound > part.bound_yuan else part.proof
         part = Part(lower, upper, priced.solved, max(bound, part.bound_yuan), proof)
         is_tight = optimum - part.bound_yuan <= TIGHT_ENOUGH * effort.enough_yuan
-        if part.bound_yuan >= enough_yuan or optimum < enough_yuan or is_tight:
+        if part.bound_yuan >= enough_yuan or is_tight:
             break
         # only what is solved again at once may join: the dual simplex of the next part wants columns that are priced
         if not left or not join(master, [missing]):
@@ -277,7 +279,7 @@ def is_integral(solved: Solved, on_columns: IntArray) -> bool:
 def _first_guesses(
     relaxed_on: FloatArray, model: PlanModel, warm_start: PlanSolution | None
 ) -> list[FloatArray]:
-    guesses = [np.rint(relaxed_on), (relaxed_on > INTEGRAL).astype(float)]
+    guesses = [np.rint(relaxed_on), (relaxed_on > OPEN_BY_MORE).astype(float)]
     if warm_start is not None and warm_start.site_on.shape == model.on_column.shape:
         site, block = model.keys["on"]
         first = np.searchsorted(model.sets.block_of_slot, block)

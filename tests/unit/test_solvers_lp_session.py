@@ -10,7 +10,17 @@ import pytest
 import scipy.sparse as sp
 
 from solvers.archive import IntArray
-from solvers.linear import LpLimits, LpResult, LpStatus, Program, TemporaryRow, solve
+from solvers.linear import (
+    LpLimits,
+    LpResult,
+    LpStatus,
+    Program,
+    TemporaryRow,
+    columns_joined,
+    only_rows,
+    rows_joined,
+    solve,
+)
 from solvers.lp_session import Session
 
 LIMITS = LpLimits(iterations=10_000, wall_s=60.0)
@@ -162,3 +172,26 @@ def test_a_remembered_optimum_is_gone_on_from_even_after_columns_have_joined(see
     again, fresh = session.solve(whole, keys, LIMITS), solve(whole, LIMITS)
     assert again.objective == pytest.approx(fresh.objective)
     assert again.iterations < fresh.iterations
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_and_columns_are_joined_and_left_out_as_dense_matrices_would_be(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dense = rng.random((9, 12)) * (rng.random((9, 12)) < 0.4)
+    upper, lower = sp.csr_array(dense[:6]), sp.csc_array(dense[6:])
+    np.testing.assert_array_equal(rows_joined(upper, lower).toarray(), dense)
+    left, right = sp.csc_array(dense[:, :5]), sp.csc_array(dense[:, 5:])
+    np.testing.assert_array_equal(columns_joined(left, right).toarray(), dense)
+    rows = np.flatnonzero(rng.random(9) < 0.5)
+    for matrix in (sp.csr_array(dense), sp.csc_array(dense)):
+        np.testing.assert_array_equal(only_rows(matrix, rows).toarray(), dense[rows])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_optimum_that_is_said_to_be_near_is_the_same_when_it_is_not(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    program, keys, session = _covering(rng, 30, 40), np.arange(40), Session()
+    for _ in range(3):
+        ours = session.solve(program, keys, replace(LIMITS, is_near=True))
+        assert ours.objective == pytest.approx(solve(program, LIMITS).objective)
+        program = replace(program, cost=rng.random(40) + 0.1)

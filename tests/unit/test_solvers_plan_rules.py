@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from solvers.linear import Program
+from solvers.plan_master import Master
 from solvers.plan_model import PlanLimits, plan_sets
 from solvers.plan_rules import PlanOptions, build, with_cuts
 from tests.plan_problems import Town
@@ -26,6 +27,7 @@ def test_cuts_may_be_added_and_replaced_without_building_again():
     problem = town.work("web", demand=8).work("api", demand=3).problem()
     sets = plan_sets(problem, PlanOptions(), PlanLimits())
     model = build(sets)
+    master = Master(model, model.lp.program())
     pair, block = model.keys["place"]
     c, site = problem.pairs.class_index[pair], problem.pair_site[pair]
     slot = np.searchsorted(sets.block_of_slot, block)
@@ -34,5 +36,6 @@ def test_cuts_may_be_added_and_replaced_without_building_again():
         model = with_cuts(model, cuts)
         fresh = build(replace(sets, open_cuts=cuts))
         assert same(model.lp.program(), fresh.lp.program())
+        assert same(master.with_model(model).program(), Master(fresh, fresh.lp.program()).program())
         assert len(model.rows_of("open_share")) == count
         assert model.rows.keys() == fresh.rows.keys()
