@@ -58,7 +58,8 @@ CAUTION = 1.3
 YIELD_ROUNDS = 2
 """Times the relaxation is solved again with the nodes that filling could not use taken off."""
 SWAP_ROUNDS = 3
-"""Rounds in which packing swaps: later ones look for a plan that leaves nothing out, and another packing is a chance."""
+"""Rounds after the first in which packing swaps; later ones look for a plan that leaves nothing out, and another
+packing is a chance."""
 DRAINS = 20
 """Nodes that the finished plan tries to do without, 3 ms each: saves up to 0.05 % where groups are small."""
 NEGLIGIBLE_YUAN = 1e-9
