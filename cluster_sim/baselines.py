@@ -160,9 +160,6 @@ class NearestEdge(_NoPlan):
         return _NearestEdgeScorer()
 
 
-BASELINES = ("least-loaded", "nearest-edge", "pue-blind")
-
-
 def strategy_of(name: str) -> Strategy:
     """`suanli` or a baseline by name; KeyError for any other."""
     makers: dict[str, Any] = {

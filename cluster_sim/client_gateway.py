@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster_sim.driver import request_id_of
-from cluster_sim.in_process import commands_of
+from cluster_sim.orders import commands_of
 from cluster_sim.world.protocol import Command
 from suanli.client import Client
 from suanli.model import Event, Fleet, Policy, TelemetryReport, Workload

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -15,23 +20,19 @@ import typer
 from rich.console import Console
 
 from cluster_sim.audit import audit_file, audit_log
-from cluster_sim.baselines import BASELINES, strategy_of
 from cluster_sim.client_gateway import ClientGateway
 from cluster_sim.driver import Progress
-from cluster_sim.in_process import InProcessGateway
-from cluster_sim.play import ENGINES, LoggedGateway, PlayedDay, play_day
+from cluster_sim.play import BASELINES, ENGINES, EngineToCome, LoggedGateway, PlayedDay, play_day
 from cluster_sim.questions import Questions
 from cluster_sim.report import write_report
-from cluster_sim.result import Comparison, DayStory, DayWindow, RunChecks
-from cluster_sim.scenarios.check import check as check_scenario
-from cluster_sim.scenarios.check import table as check_table
+from cluster_sim.result import Comparison, DayResult, DayStory, DayWindow, RunChecks
 from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceProcess
 from cluster_sim.summary import LiveDay, print_summary
 from cluster_sim.traces.azure_llm import azure_llm_day, read_azure_llm
 from cluster_sim.traces.openb_day import Cut, openb_day, read_openb
-from scheduler.workers import InlineSolverPool
+from cluster_sim.world.protocol import SiteEngine
 from suanli.model import InvalidRequest
 
 EXIT_FAILED = 1
@@ -81,14 +82,10 @@ def demo(
     )
     started = time.monotonic()
     with _Baselines(scenario, seed, run_dir) as baselines:
-        with ServiceProcess(run_dir) as service:
-            gateway = ClientGateway(service.address)
-            questions = Questions(gateway.client, world)
-            ours = _play(world, seed, OURS, gateway, engine, console, questions, baselines)
-            gateway.client.close()
+        ours, questions = _play_through_service(console, world, seed, engine, run_dir, baselines)
         ours.save(run_dir)
         others = baselines.results(console)
-    comparison = Comparison.of([(OURS, ours.result(world)), *((d.policy, d.result(world)) for d in others)])
+    comparison = Comparison.of([(OURS, ours.result(world)), *others])
     audit = audit_log(ours.log, world.fleet())
     story = DayStory(
         comparison=comparison,
@@ -213,11 +210,17 @@ def simulate(
         _check_playable(console, world)
         return
     if trace is not None and policy == OURS:
-        story = _play_through_service(console, world, seed, engine, out)
+        run_dir = _new_run_dir(out, world.scenario_id)
+        story = _story(*_play_through_service(console, world, seed, engine, run_dir), world, out)
     else:
+        # the planner loads only where it decides in this process; `demo` has a service for that
+        from cluster_sim.baselines import strategy_of
+        from cluster_sim.in_process import InProcessGateway
+        from scheduler.workers import InlineSolverPool
+
         gateway = InProcessGateway(strategy_of(policy), InlineSolverPool())
         day = _play(world, seed, policy, gateway, engine, console, None)
-        story = _story(day, world, out)
+        story = _story(day, None, world, out)
     if not quiet:
         write_report(out / "report.html", story, title=world.title.en, title_zh=world.title.zh)
         print_summary(console, story)
@@ -329,24 +332,57 @@ def _recorded(console: Console, scenario: str | None, asked: _TraceOptions) -> S
 
 def _check_playable(console: Console, world: Scenario) -> None:
     """The check of `cluster_sim.scenarios.check` on the terminal; exit 1 when the scenario cannot be played."""
+    from cluster_sim.scenarios.check import check as check_scenario
+    from cluster_sim.scenarios.check import table as check_table
+
     verdict = check_scenario(world)
     console.print(check_table(verdict), markup=False, soft_wrap=True)
     if verdict.problems:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _play_through_service(console: Console, world: Scenario, seed: int, engine: str, out: Path) -> DayStory:
-    """Like `demo` without baselines: a service of its own, everything through the public client."""
-    run_dir = _new_run_dir(out, world.scenario_id)
-    with ServiceProcess(run_dir) as service:
+def _play_through_service(
+    console: Console,
+    world: Scenario,
+    seed: int,
+    engine: str,
+    run_dir: Path,
+    baselines: _Baselines | None = None,
+) -> tuple[PlayedDay, Questions]:
+    """A service of its own, everything through the public client; it and the sites start at the same time."""
+    with (
+        _terminated_in_order(),
+        ServiceProcess(run_dir) as service,
+        EngineToCome(engine, world, seed) as sites,
+    ):
         gateway = ClientGateway(service.address)
         questions = Questions(gateway.client, world)
-        day = _play(world, seed, OURS, gateway, engine, console, questions)
+        day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
         gateway.client.close()
-    return _story(day, world, out, questions)
+    return day, questions
 
 
-def _story(day: PlayedDay, world: Scenario, out: Path, questions: Questions | None = None) -> DayStory:
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that sites and service end with us; Ray sets that up on the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def unwind(number: int, _: object) -> None:
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # once is enough: a second one would interrupt the unwinding
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _story(day: PlayedDay, questions: Questions | None, world: Scenario, out: Path) -> DayStory:
     """Save the day, audit it, and put together what is told of it."""
     day.save(out)
     audit = audit_log(day.log, world.fleet())
@@ -389,7 +425,7 @@ def _play(
     seed: int,
     policy: str,
     gateway: LoggedGateway,
-    engine: str,
+    engine: str | SiteEngine,
     console: Console,
     questions: Questions | None,
     baselines: _Baselines | None = None,
@@ -424,6 +460,9 @@ class _Baselines:
     def __init__(self, scenario: str, seed: int, run_dir: Path) -> None:
         self._scenario, self._seed, self._dir = scenario, seed, run_dir
         self._process: subprocess.Popen[bytes] | None = None
+        self._answer = b""
+        # read as it comes: a process whose pipe is full would end only when the day is over
+        self._reader = threading.Thread(target=self._read, name="suanli-baselines", daemon=True)
 
     def __enter__(self) -> _Baselines:
         return self
@@ -442,7 +481,14 @@ class _Baselines:
             "--while-stdin",
         ]
         with (self._dir / "baselines.log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE)
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE
+            )
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        self._answer = self._process.stdout.read()
 
     def __exit__(self, *_: object) -> None:
         if self._process is None:
@@ -450,15 +496,21 @@ class _Baselines:
         if self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
-    def results(self, console: Console) -> list[PlayedDay]:
+    def results(self, console: Console) -> list[tuple[str, DayResult]]:
         """Wait for them; RuntimeError with the end of their log when one failed."""
         assert self._process is not None
         with console.status("waiting for the baselines …"):
+            self._reader.join()
             code = self._process.wait()
         if code != 0:
             tail = (self._dir / "baselines.log").read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the baselines ended with exit code {code}:\n{tail}")
-        return [PlayedDay.load(self._dir, name) for name in BASELINES]
+        results: list[tuple[str, DayResult]] = pickle.loads(
+            self._answer
+        )  # from our own process, through a pipe
+        return results

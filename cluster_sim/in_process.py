@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster_sim.world.protocol import Command, StartReplica, StopReplica
+from cluster_sim.orders import commands_of
+from cluster_sim.world.protocol import Command
 from scheduler.cycle import Cycle
 from scheduler.domain.records import CommitBatch
 from scheduler.domain.state import ClusterState
@@ -12,7 +13,6 @@ from scheduler.planner.strategy import Strategy
 from scheduler.ports import SolverPool
 from suanli.model import (
     Event,
-    EventKind,
     FieldProblem,
     Fleet,
     InvalidRequest,
@@ -81,14 +81,3 @@ class InProcessGateway:
         ]
         self.state.apply(events)
         self.log += events
-
-
-def commands_of(events: Sequence[Event]) -> list[Command]:
-    """The orders among events, as sites take them."""
-    out: list[Command] = []
-    for event in events:
-        if event.kind is EventKind.REPLICA_START_ORDERED:
-            out.append(StartReplica.from_event_body(event.body["command"]))
-        elif event.kind is EventKind.REPLICA_STOP_ORDERED:
-            out.append(StopReplica(event.subject, event.body["site_id"], event.at_s, event.body["cause"]))
-    return out

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 import orjson
 
@@ -17,10 +21,15 @@ from cluster_sim.report import latency_from_json, latency_to_json
 from cluster_sim.result import DayResult, DayWindow, build_day_result, read_log
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.world.network import LatencyMeter
-from cluster_sim.world.protocol import SiteEngine
+from cluster_sim.world.protocol import Command, SiteEngine, SiteReport
 from suanli.model import Event
 
 ENGINES = ("ray", "local")
+BASELINES = ("least-loaded", "nearest-edge", "pue-blind")
+"""What a day is compared with; the policies themselves are in `cluster_sim.baselines`."""
+
+GC_THRESHOLD = (50_000, 20, 50)
+"""As in the service (`scheduler.app`): a day leaves tens of thousands of events."""
 
 
 class LoggedGateway(Gateway, Protocol):
@@ -92,22 +101,72 @@ def engine_of(name: str, scenario: Scenario, seed: int, fates: dict[str, object]
     return LocalEngine(scenario, seed, fates)  # type: ignore[arg-type]
 
 
+class EngineToCome:
+    """A scenario's sites, started on a thread of their own; who first steps them waits until they are there.
+
+    A service can start, and decide what is due at the opening, while Ray starts. A context manager; a failed start is
+    raised by the first step. The thread lives as long as the sites: the kernel ends Ray's processes with the thread
+    that started them.
+    """
+
+    def __init__(self, name: str, scenario: Scenario, seed: int) -> None:
+        def make() -> SiteEngine:
+            _, submitted = day_of(scenario, seed)
+            return engine_of(name, scenario, seed, dict(submitted.fates))
+
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="suanli-sites")
+        self._made = self._thread.submit(make)
+
+    def step(self, commands: Sequence[Command], until_s: int) -> SiteReport:
+        """See `SiteEngine.step`."""
+        return self._made.result().step(commands, until_s)
+
+    def stop_site(self, site_id: str) -> None:
+        """See `SiteEngine.stop_site`."""
+        self._made.result().stop_site(site_id)
+
+    def close(self) -> None:
+        """End the sites, once they have started, and their thread."""
+        with self._thread:
+            if self._made.exception() is None:
+                self._thread.submit(self._made.result().close).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """The log grows by the thousand and holds no cycles; at its usual pace the collector looks for them too often."""
+    before = gc.get_threshold()
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def play_day(
     scenario: Scenario,
     seed: int,
     policy: str,
     gateway: LoggedGateway,
-    engine_name: str,
+    engine: str | SiteEngine,
     *,
     window_s: int = WINDOW_S,
     on_window: Callable[[Progress], None] | None = None,
 ) -> PlayedDay:
-    """Play the day and its drain; the engine is closed at the end."""
+    """Play the day and its drain. An engine given by name is made here and closed at the end."""
     day, submitted = day_of(scenario, seed, window_s)
     meter = LatencyMeter(scenario, seed)
     for _, workload in submitted.items:
         meter.know(workload)
-    engine = engine_of(engine_name, scenario, seed, dict(submitted.fates))
+    sites = engine_of(engine, scenario, seed, dict(submitted.fates)) if isinstance(engine, str) else engine
 
     def after(progress: Progress) -> None:
         meter.observe(progress.commands, progress.report)
@@ -115,9 +174,11 @@ def play_day(
             on_window(progress)
 
     try:
-        end_s = Driver(gateway, engine, day, forecasts(scenario, seed), after).play()
+        with _rarely_collected():
+            end_s = Driver(gateway, sites, day, forecasts(scenario, seed), after).play()
     finally:
-        engine.close()
+        if sites is not engine:
+            sites.close()
     window = DayWindow(scenario.start_s, scenario.end_s, max(end_s, scenario.end_s))
     return PlayedDay(policy, gateway.log, window, meter.result())
 

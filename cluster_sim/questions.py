@@ -49,7 +49,7 @@ class Questions:
                     self.placed = answer
 
     def _names(self, filter_text: str) -> list[str]:
-        records = self._client.list_workloads(filter=filter_text)
+        records = self._client.list_workloads(filter=filter_text, page_size=ASKED_PER_HOUR)
         return [r.name for r in islice(records, ASKED_PER_HOUR)]
 
 

@@ -22,7 +22,10 @@ class ServiceError(RuntimeError):
 
 
 class ServiceProcess:
-    """One service process with its own store in `run_dir`; a context manager."""
+    """One service process with its own store in `run_dir`; a context manager.
+
+    Entering it launches the process; whoever asks for its address waits until it listens.
+    """
 
     def __init__(
         self, run_dir: Path, *, virtual: bool = True, host: str = "127.0.0.1", port: int = 0
@@ -41,7 +44,10 @@ class ServiceProcess:
 
     @property
     def address(self) -> str:
-        """host:port of the running service."""
+        """host:port of the service, once it listens; ServiceError when it does not come up."""
+        if self._watcher.ident is None:
+            self._await_port()
+            self._watcher.start()
         return f"{self._host}:{self._port}"
 
     @property
@@ -56,6 +62,10 @@ class ServiceProcess:
         return self._run_dir / "service.log"
 
     @property
+    def _port_file(self) -> Path:
+        return self._run_dir / "port"
+
+    @property
     def failure(self) -> str:
         """Why it was given up, if it was."""
         return self._failure
@@ -64,18 +74,18 @@ class ServiceProcess:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._lifeline = os.pipe()
         try:
-            self._start()
+            self._launch()
         except BaseException:
             self._cut_lifeline()
             raise
-        self._watcher.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        self._watcher.join()
+        if self._watcher.ident is not None:
+            self._watcher.join()
         self._cut_lifeline()
         if self._process is None or self._process.poll() is not None:
             return
@@ -92,10 +102,9 @@ class ServiceProcess:
             os.close(end)
         self._lifeline = None
 
-    def _start(self) -> None:
+    def _launch(self) -> None:
         assert self._lifeline is not None
-        port_file = self._run_dir / "port"
-        port_file.unlink(missing_ok=True)
+        self._port_file.unlink(missing_ok=True)
         command = [
             sys.executable,
             "-m",
@@ -108,7 +117,7 @@ class ServiceProcess:
             "--store",
             f"sqlite:///{self._run_dir / 'suanli.sqlite'}",
             "--port-file",
-            str(port_file),
+            str(self._port_file),
             "--while-stdin",
         ]
         if self._virtual:
@@ -117,7 +126,10 @@ class ServiceProcess:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=self._lifeline[0], env=dict(os.environ)
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
+
+    def _await_port(self) -> None:
+        assert self._process is not None
+        port_file, deadline = self._port_file, time.monotonic() + START_TIMEOUT_S
         while not port_file.exists() or not port_file.read_text().strip():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceError(f"the service did not start:\n{self.log_tail()}")
@@ -137,7 +149,8 @@ class ServiceProcess:
                 return
             self.restart_count += 1
             try:
-                self._start()
+                self._launch()
+                self._await_port()
             except ServiceError as error:
                 self._failure = str(error)
                 return

@@ -59,12 +59,14 @@ class Parts:
 
 
 def build(settings: Settings, metrics: Metrics) -> Parts:
-    """Open the store (which migrates it), start the solver process, fold the log; the service then serves."""
-    store = open_store(settings.store)
-    pool: SolverPool | None = None
+    """Start the solver process, open the store (which migrates it), fold the log; the service then serves."""
+    # first, because it imports its libraries while the store is opened
+    ladder = LadderPool(memory_limit_mib=settings.solver_memory_mib, observe=metrics.solver_rung)
+    pool: SolverPool = ladder if settings.plan_dump is None else DumpingPool(ladder, settings.plan_dump)
+    store: Store | None = None
     try:
-        ladder = LadderPool(memory_limit_mib=settings.solver_memory_mib, observe=metrics.solver_rung)
-        pool = ladder if settings.plan_dump is None else DumpingPool(ladder, settings.plan_dump)
+        # who drives virtual time stands beside its service and falls with it when the power goes
+        store = open_store(settings.store, outlives_power_cut=not settings.virtual)
         strategy = HorizonStrategy(PlannerSettings(plan_wall_limit_s=settings.plan_wall_limit_s))
         pace = Pace(settings.round_debounce_ms / MS_PER_S, settings.round_every_s)
         service = Service(
@@ -72,9 +74,9 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         )
         service.start()
     except BaseException:
-        if pool is not None:
-            pool.close()
-        store.close()
+        pool.close()
+        if store is not None:
+            store.close()
         raise
     return Parts(service, pool, store)
 

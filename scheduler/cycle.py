@@ -41,6 +41,7 @@ from scheduler.planner.drafts import (
 from scheduler.planner.evacuate import evacuate
 from scheduler.planner.explain import Explainer, WaitingStatus, sample_reasons
 from scheduler.planner.feasibility import Views
+from scheduler.planner.gang_moves import move_gangs
 from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.moves import PlannedMove, kept_work_s, propose_moves
 from scheduler.planner.queue import wakes_of_queue
@@ -566,6 +567,18 @@ def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
         kept=kept,
     )
     leaving |= {m.placed.row for m in moves}
+    moves += move_gangs(
+        state,
+        snapshot,
+        done.patterns,
+        scorer,
+        guide,
+        now_s,
+        budget - len(moves),
+        leaving=leaving,
+        kept=kept,
+    )
+    leaving |= {m.placed.row for m in moves}
     placed = {p.row for p in done.result.placed}
     for helped in defragment(
         state, snapshot, scorer, now_s, budget - len(moves), placed=placed, leaving=leaving, kept=kept
@@ -588,11 +601,18 @@ def _move_events(
     moves: Sequence[PlannedMove],
     now_s: int,
 ) -> list[EventDraft]:
+    """Start orders of new places; the members of a gang start together from the least that any of them kept."""
     events = []
+    gangs: dict[int, list[int]] = {}
+    for move in moves:
+        row = move.placed.row
+        if views[int(state.replicas["spec"][row])].spec.stage.gang:
+            gangs.setdefault(int(state.replicas["workload"][row]), []).append(row)
     for move in moves:
         p = move.placed
         view = views[int(state.replicas["spec"][p.row])]
         cost = scorer.group_cost(view, snapshot)
+        together = gangs.get(int(state.replicas["workload"][p.row]), [p.row])
         start = start_draft(
             state,
             view,
@@ -600,8 +620,8 @@ def _move_events(
             p.node,
             p.gpu_mask,
             now_s,
-            gang_size=1,
-            done_work_s=kept_work_s(state, p.row, now_s),
+            gang_size=len(together),
+            done_work_s=min(kept_work_s(state, row, now_s) for row in together),
             price_yuan_per_hour=_yuan_per_hour(cost[int(views.topology.node_group[p.node])]),
         )
         body = move.body(state)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers.alone import alone_on_node
-from solvers.dual_bound import derived_facts, usable_pairs
+from solvers.dual_bound import filled_share, usable_pairs
 from solvers.problem import NODE, NODE_COLUMNS, RESOURCES, PlacementProblem
 from solvers.solution import BindingConstraint, Multipliers, PlanSolution
 
@@ -105,7 +105,7 @@ def _reserved_floor(
 
 def _padding(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -> Iterator[BindingConstraint]:
     filled = np.zeros((p.group_count, p.slot_count))
-    np.add.at(filled, p.pairs.group_index, derived_facts(p).filled[:, None] * plan.running_count)
+    np.add.at(filled, p.pairs.group_index, filled_share(p)[:, None] * plan.running_count)
     limit = p.terms.padding_factor * filled + p.terms.padding_node_count
     for g, t in zip(*np.nonzero(_tight(plan.nodes_on, limit)), strict=True):
         price = None if m is None else float(m.padding[g, t])
@@ -428,8 +428,10 @@ def _gang_room(p: PlacementProblem, plan: PlanSolution, m: Multipliers | None) -
     gang = p.classes.gang_size[p.pairs.class_index] > 1
     kept = p.classes.single_island[p.pairs.class_index] | p.classes.single_group[p.pairs.class_index]
     used = plan.running_count.max(axis=1, initial=0.0) > PRESENT
-    asked = np.flatnonzero(gang & kept & used & usable_pairs(p))
-    for k in asked.tolist():
+    asked = np.flatnonzero(gang & kept & used)
+    if not len(asked):
+        return
+    for k in asked[usable_pairs(p)[asked]].tolist():
         c, g = int(p.pairs.class_index[k]), int(p.pairs.group_index[k])
         nodes = int(p.groups.node_count[g].max(initial=0))
         island = int(p.groups.island_node_count[g])

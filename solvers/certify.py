@@ -14,7 +14,7 @@ import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.binding import binding_constraints
-from solvers.dual_bound import derived_facts, leaf_bound_yuan, level_values, objective_yuan
+from solvers.dual_bound import Charged, charge, derived_facts, leaf_bound_yuan, level_values, objective_yuan
 from solvers.plan_rules import OpenCuts, PlanModel
 from solvers.problem import NODE_COLUMNS, RESOURCES
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
@@ -48,21 +48,32 @@ def with_certificate(model: PlanModel, evidence: Sequence[Search], solution: Pla
     problem = model.sets.problem
     facts, levels = derived_facts(problem), level_values(problem, solution)
 
-    def best_leaf(part: Duals, tried: Sequence[Duals]) -> tuple[float, Leaf]:
-        leaves = [leaf_of(model, part, duals) for duals in tried]
-        bounds = [leaf_bound_yuan(problem, facts, levels, leaf) for leaf in leaves]
+    def charged(duals: Duals) -> tuple[Multipliers, Charged]:
+        multipliers = named_multipliers(model, duals)
+        return multipliers, charge(problem, facts, multipliers, multipliers.block_of_slot)
+
+    def best_leaf(part: Duals, tried: Sequence[tuple[Multipliers, Charged]]) -> tuple[float, Leaf]:
+        leaves = [leaf_of(model, part, multipliers) for multipliers, _ in tried]
+        bounds = [
+            leaf_bound_yuan(problem, facts, levels, leaf, charges)
+            for leaf, (_, charges) in zip(leaves, tried, strict=True)
+        ]
         best = int(np.argmax(bounds))
         return bounds[best], leaves[best]
 
     bound, leaves = -np.inf, tuple[Leaf, ...]()
     for search in evidence:
-        found = [best_leaf(part, (part, *search.anywhere)) for part in search.parts]
+        # a part whose relaxation was not solved has its parent's duals, and so may its sibling
+        of_rows = {id(duals.rows): duals for duals in (*search.parts, *search.anywhere)}
+        known = {key: charged(duals) for key, duals in of_rows.items()}
+        anywhere = [known[id(duals.rows)] for duals in search.anywhere]
+        found = [best_leaf(part, (known[id(part.rows)], *anywhere)) for part in search.parts]
         least = min(of_part for of_part, _ in found)
         if not leaves or least > bound:
             bound, leaves = least, tuple(leaf for _, leaf in found)
     if not np.isfinite(bound):
         return solution
-    objective = objective_yuan(problem, solution, model.sets.block_of_slot)
+    objective = objective_yuan(problem, solution, model.sets.block_of_slot, facts)
     certificate = Certificate(
         objective_yuan=objective,
         bound_yuan=min(bound, objective),
@@ -75,13 +86,13 @@ def with_certificate(model: PlanModel, evidence: Sequence[Search], solution: Pla
     return replace(certified, certificate=replace(certificate, binding=binding))
 
 
-def leaf_of(model: PlanModel, part: Duals, duals: Duals) -> Leaf:
-    """A part of the choices, bounded by some duals."""
+def leaf_of(model: PlanModel, part: Duals, multipliers: Multipliers) -> Leaf:
+    """A part of the choices, bounded by some multipliers."""
     sites_blocks = (model.sets.problem.site_count, model.sets.block_count)
     must, may = np.zeros(sites_blocks, dtype=bool), np.ones(sites_blocks, dtype=bool)
     must[model.keys["on"]] = part.on_lower > 0.5
     may[model.keys["on"]] = part.on_upper > 0.5
-    return Leaf(must, may, named_multipliers(model, duals))
+    return Leaf(must, may, multipliers)
 
 
 def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:

@@ -72,20 +72,27 @@ def certified_bound_yuan(
 
 
 def leaf_bound_yuan(
-    problem: PlacementProblem, facts: DerivedFacts, levels: Floats, leaf: Leaf, *, on_nodes: bool = False
-) -> float:
-    """Least cost of plans with no worse levels whose open sites lie in a leaf."""
-    m = _signed(problem, leaf.multipliers, on_nodes=on_nodes)
-    value = _dual_value_yuan(problem, facts, m, leaf.multipliers.block_of_slot, leaf)
-    bound = value - float(m.level_yuan @ levels)
+    problem: PlacementProblem, facts: DerivedFacts, levels: Floats, leaf: Leaf, charged: Charged | None = None,
+    *, on_nodes: bool = False,
+) -> float:  # fmt: skip
+    """Least cost of plans with no worse levels whose open sites lie in a leaf.
+
+    `charged`: what its multipliers charge, where that is known already.
+    """
+    blocks = leaf.multipliers.block_of_slot
+    if charged is None:
+        charged = charge(problem, facts, leaf.multipliers, blocks, on_nodes=on_nodes)
+    value = charged.yuan + _sites_yuan(problem, charged.signed, blocks, leaf)
+    bound = value - float(charged.signed.level_yuan @ levels)
     return bound if np.isfinite(bound) else -np.inf
 
 
 def free_slots_bound_yuan(problem: PlacementProblem, plan: PlanSolution, multipliers: Multipliers) -> float:
     """The same for plans that may change shares and open sites at every slot, not only between blocks."""
-    m = _signed(problem, multipliers)
-    value = _dual_value_yuan(problem, derived_facts(problem), m, np.arange(problem.slot_count), None)
-    return value - float(m.level_yuan @ level_values(problem, plan))
+    blocks = np.arange(problem.slot_count)
+    charged = charge(problem, derived_facts(problem), multipliers, blocks)
+    value = charged.yuan + _sites_yuan(problem, charged.signed, blocks, None)
+    return value - float(charged.signed.level_yuan @ level_values(problem, plan))
 
 
 def all_choices(problem: PlacementProblem, leaves: Sequence[Leaf]) -> bool:
@@ -110,16 +117,27 @@ def all_choices(problem: PlacementProblem, leaves: Sequence[Leaf]) -> bool:
     return apart and share == 1
 
 
-def _dual_value_yuan(
-    problem: PlacementProblem, facts: DerivedFacts, m: _Signed, block_of_slot: Ints, leaf: Leaf | None
-) -> float:
-    """Least of cost + Σ level_yuan · level + multipliers · violations, over everything the other rules allow."""
+@dataclass(frozen=True, eq=False)
+class Charged:
+    """What multipliers charge wherever sites are open."""
+
+    signed: _Signed
+    yuan: float
+    """Constants and the least of routes, batch work and graphs: the dual value but for the sites."""
+
+
+def charge(
+    problem: PlacementProblem, facts: DerivedFacts, multipliers: Multipliers, block_of_slot: Ints,
+    *, on_nodes: bool = False,
+) -> Charged:  # fmt: skip
+    """Least of cost + Σ level_yuan · level + multipliers · violations over all but the sites."""
+    m = _signed(problem, multipliers, on_nodes=on_nodes)
     unit = _unit_yuan(problem, facts, m)
     total = _constants_yuan(problem, facts, m)
     total += _routes_yuan(problem, facts, m, unit, block_of_slot)
     total += _batch_yuan(problem, facts, m, unit)
     total += _graphs_yuan(problem, facts, m, unit)
-    return total + _sites_yuan(problem, m, block_of_slot, leaf)
+    return Charged(m, total)
 
 
 # -- derived from the facts --------------------------------------------------------------------------------------
@@ -149,6 +167,8 @@ class DerivedFacts:
     """[C] per replica-hour left."""
     patterns: dict[int, tuple[Ints, ...]] = field(default_factory=dict)
     """Per graph, once asked for: the options of every valid pattern, which no multiplier changes."""
+    options: dict[tuple[int, bool], tuple[Ints, Floats, Ints]] = field(default_factory=dict)
+    """Per stage's class, and whether a path counts its time, once asked for: pairs and options (`_options_of`)."""
 
 
 def derived_facts(p: PlacementProblem) -> DerivedFacts:
@@ -158,9 +178,7 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     usable = installed * p.groups.packing_yield[group]
     share = np.divide(p.pairs.need, usable, out=np.zeros(usable.shape), where=usable > 0)
     share = np.column_stack([share, alone_on_node(p)])
-    dominant = np.divide(p.pairs.need, installed, out=np.zeros(usable.shape), where=installed > 0)
-    dominant = dominant.max(axis=1, initial=0.0)
-    filled = np.where(takes_whole_node(p), 1.0, dominant)
+    dominant = _dominant_share(p)
     useful_kw = (dominant * p.groups.idle_w[group] + p.pairs.dynamic_w) / 1000.0
     counted_kw = useful_kw
     if p.groups.scarce_resource:
@@ -181,11 +199,23 @@ def derived_facts(p: PlacementProblem) -> DerivedFacts:
     carbon = p.sites.carbon_g_per_kwh / 1000.0 * p.terms.carbon_yuan_per_kg
     energy = p.sites.price_yuan_per_kwh + carbon
     return DerivedFacts(
-        may_use=may_use, share=share, filled=filled, useful_kw=useful_kw, counted_kw=counted_kw,
+        may_use=may_use, share=share, filled=filled_share(p), useful_kw=useful_kw, counted_kw=counted_kw,
         dynamic_kw=p.pairs.dynamic_w / 1000.0, demand=demand, is_stage=is_stage,
         is_batch=p.classes.work_replica_h > 0, energy_yuan=energy,
         unfinished_yuan=_unfinished_yuan(p, may_use, energy, useful_kw),
     )  # fmt: skip
+
+
+def _dominant_share(p: PlacementProblem) -> Floats:
+    """[K] of an installed node that a replica takes, by its largest resource."""
+    installed = p.groups.capacity[p.pairs.group_index].astype(float)
+    share = np.divide(p.pairs.need, installed, out=np.zeros(installed.shape), where=installed > 0)
+    return np.asarray(share.max(axis=1, initial=0.0))
+
+
+def filled_share(p: PlacementProblem) -> Floats:
+    """[K] share of a node that counts as filled."""
+    return np.where(takes_whole_node(p), 1.0, _dominant_share(p))
 
 
 def usable_pairs(p: PlacementProblem) -> Bools:
@@ -675,15 +705,22 @@ def _stage_options(
         known = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(0)
         slowest = float(np.max(known[~np.isnan(known)], initial=0.0))
         return np.array([fixed]), np.array([slowest]), np.zeros((1, era_count))
-    pairs = pairs[f.may_use[pairs]]
-    ms = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(len(pairs))
-    pairs, ms = pairs[~np.isnan(ms)], ms[~np.isnan(ms)]
+    if (c, counts) not in f.options:
+        f.options[c, counts] = _options_of(p, pairs[f.may_use[pairs]], counts)
+    pairs, keys, option = f.options[c, counts]
     cost = _sum_over(era, f.demand[c] * unit[pairs] + m.cut_paid[c, p.pair_site[pairs]])
     cost[:, 0] -= m.stay[pairs]
-    keys, inverse = np.unique(np.stack([p.pair_site[pairs], ms]), axis=1, return_inverse=True)
     least = np.full((keys.shape[1], era_count), np.inf)
-    np.minimum.at(least, np.ravel(inverse), cost)
+    np.minimum.at(least, option, cost)
     return keys[0].astype(np.int64), keys[1], least
+
+
+def _options_of(p: PlacementProblem, pairs: Ints, counts: bool) -> tuple[Ints, Floats, Ints]:
+    """(pairs whose time is known, [2,O] site and processing ms of each option, option of each of these pairs)."""
+    ms = p.pairs.processing_p99_ms[pairs] if counts else np.zeros(len(pairs))
+    pairs, ms = pairs[~np.isnan(ms)], ms[~np.isnan(ms)]
+    keys, option = np.unique(np.stack([p.pair_site[pairs], ms]), axis=1, return_inverse=True)
+    return pairs, keys, np.ravel(option)
 
 
 def _valid_options(
@@ -826,14 +863,15 @@ def _sum_over(span_of_slot: Ints, values: Floats) -> Floats:
 
 
 def objective_yuan(
-    problem: PlacementProblem, plan: PlanSolution, block_of_slot: Ints, *, on_nodes: bool = False
-) -> float:
+    problem: PlacementProblem, plan: PlanSolution, block_of_slot: Ints, facts: DerivedFacts | None = None,
+    *, on_nodes: bool = False,
+) -> float:  # fmt: skip
     """Cost of a plan, from its arrays and the facts alone: everything but the penalties of the levels.
 
     `on_nodes`: a plan on nodes pays for its moves, and holds the move budget as far as moves are not forced.
     """
     p, s, hours = problem, problem.sites, problem.slots.hours
-    f = derived_facts(p)
+    f = derived_facts(p) if facts is None else facts
     kwh = plan.facility_kw * hours
     total = float((kwh * f.energy_yuan).sum())
     total += float(plan.ledger_debt_kwh @ np.where(s.annual_is_hard, 0.0, s.debt_yuan_per_kwh))

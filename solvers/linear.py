@@ -34,6 +34,7 @@ from pybind11_abseil.status import StatusNotOk
 from solvers.archive import BoolArray, FloatArray, IntArray
 
 INFINITY = float("inf")
+Matrix = sp.csr_array | sp.csc_array
 Values = npt.ArrayLike
 Label = Callable[[int], str]
 
@@ -135,6 +136,18 @@ class LinearModel:
             offset=self.offset,
         )
 
+    def last_rows(self, start: int) -> sp.csc_array:
+        """The coefficients of the rows from `start` on, by columns."""
+        parts = [(r[r >= start] - start, c[r >= start], v[r >= start]) for r, c, v in self._entries]
+        rows, columns, values = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return sp.csc_array(
+            (values, (rows, columns)), shape=(self._next(self.rows) - start, self._next(self.columns))
+        )
+
+    def row_bounds(self, start: int) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper bounds of the rows from `start` on."""
+        return _joined(self._row_lower)[start:], _joined(self._row_upper)[start:]
+
     def as_text(self) -> str:
         """The model as text, one named row or column a line, for people and golden files."""
         program = self.program()
@@ -165,11 +178,28 @@ class LinearModel:
         return blocks[-1].start + blocks[-1].count if blocks else 0
 
 
+@dataclass(frozen=True, eq=False)
+class TemporaryRow:
+    """values·x[columns] ≤ upper, for some programs of a model; known by its name."""
+
+    name: str
+    columns: IntArray
+    values: FloatArray
+    upper: float
+    excess_yuan: float = 0.0
+    """What it costs to exceed the row by one, as far as it may be."""
+    most_excess: float = 0.0
+    """By how much it may be exceeded."""
+
+
 @dataclass
 class Program:
-    """A finished linear program; bounds and cost may be replaced between solves."""
+    """A finished linear program; bounds and cost may be replaced between solves.
 
-    matrix: sp.csr_array
+    A program whose columns grow has its matrix by columns, so that nothing is sorted anew from one solve to the next.
+    """
+
+    matrix: Matrix
     lower: FloatArray
     upper: FloatArray
     cost: FloatArray
@@ -177,7 +207,7 @@ class Program:
     row_upper: FloatArray
     offset: float = 0.0
     temporary: tuple[str, ...] = ()
-    """Names of the last rows, those that `with_row` added: a row of the same name is the same row."""
+    """Names of the last rows, those that `with_rows` added: a row of the same name is the same row."""
     excess_yuan: tuple[float, ...] = ()
     """What it costs to exceed each temporary row by one, as far as it may be."""
     most_excess: tuple[float, ...] = ()
@@ -185,33 +215,30 @@ class Program:
     watched: BoolArray | None = None
     """[rows but the temporary] inequalities that seldom bind: they may be left out until an answer breaks them."""
 
-    def with_row(
-        self, name: str, columns: IntArray, values: FloatArray, upper: float, *,
-        excess_yuan: float = 0.0, most_excess: float = 0.0,
-    ) -> Program:  # fmt: skip
-        """One more constraint values·x[columns] ≤ upper, which may be exceeded by so much at a price."""
-        row = sp.csr_array(
-            (values, (np.zeros(len(columns), dtype=np.int64), columns)), shape=(1, len(self.cost))
-        )
-        return Program(
-            matrix=sp.csr_array(sp.vstack([self.matrix, row], format="csr")),
-            lower=self.lower,
-            upper=self.upper,
-            cost=self.cost,
-            row_lower=np.append(self.row_lower, -INFINITY),
-            row_upper=np.append(self.row_upper, upper),
-            offset=self.offset,
-            temporary=(*self.temporary, name),
-            excess_yuan=(*self.excess_yuan, excess_yuan),
-            most_excess=(*self.most_excess, most_excess),
-            watched=self.watched,
+    def with_rows(self, rows: Sequence[TemporaryRow]) -> Program:
+        """More constraints, each of which may be exceeded by so much at a price."""
+        if not rows:
+            return self
+        begins = np.cumsum([0, *(len(row.columns) for row in rows)])
+        entries = (
+            np.concatenate([row.values for row in rows]), np.concatenate([row.columns for row in rows]), begins,
+        )  # fmt: skip
+        joining = sp.csr_array(entries, shape=(len(rows), len(self.cost)))
+        return replace(
+            self,
+            matrix=rows_joined(self.matrix, sp.csc_array(joining)),
+            row_lower=np.append(self.row_lower, np.full(len(rows), -INFINITY)),
+            row_upper=np.append(self.row_upper, [row.upper for row in rows]),
+            temporary=(*self.temporary, *(row.name for row in rows)),
+            excess_yuan=(*self.excess_yuan, *(row.excess_yuan for row in rows)),
+            most_excess=(*self.most_excess, *(row.most_excess for row in rows)),
         )
 
     def only_rows(self, rows: IntArray) -> Program:
         """The program without its other rows; their order stays."""
         return replace(
             self,
-            matrix=self.matrix[rows],
+            matrix=only_rows(self.matrix, rows),
             row_lower=self.row_lower[rows],
             row_upper=self.row_upper[rows],
             temporary=(),
@@ -223,12 +250,14 @@ class Program:
     def with_excess_columns(self) -> Program:
         """The same program with a column per temporary row, by how much the row is exceeded: last, in their order."""
         rows, count = len(self.row_lower), len(self.temporary)
-        excess = sp.csr_array(
+        if not count:
+            return self
+        excess = sp.csc_array(
             (np.full(count, -1.0), (np.arange(rows - count, rows), np.arange(count))), shape=(rows, count)
         )
         return replace(
             self,
-            matrix=sp.csr_array(sp.hstack([self.matrix, excess], format="csr")),
+            matrix=columns_joined(sp.csc_array(self.matrix), excess),
             lower=np.append(self.lower, np.zeros(count)),
             upper=np.append(self.upper, self.most_excess),
             cost=np.append(self.cost, self.excess_yuan),
@@ -292,6 +321,8 @@ class LpLimits:
 
     iterations: int = 400_000
     wall_s: float = 600.0
+    is_near: bool = False
+    """The optimum is expected to lie few pivots away."""
     is_guess: bool = False
     """No other way is tried when the first one ends without an optimum."""
 
@@ -384,7 +415,7 @@ def model_proto(program: Program, integers: BoolArray | None = None) -> model_pb
     proto.linear_constraints.ids.extend(range(rows))
     proto.linear_constraints.lower_bounds.extend(program.row_lower.tolist())
     proto.linear_constraints.upper_bounds.extend(program.row_upper.tolist())
-    matrix = program.matrix
+    matrix = program.matrix.tocsr().sorted_indices()
     row_of_entry = np.repeat(np.arange(rows), np.diff(matrix.indptr))
     proto.linear_constraint_matrix.row_ids.extend(row_of_entry.tolist())
     proto.linear_constraint_matrix.column_ids.extend(matrix.indices.tolist())
@@ -404,9 +435,12 @@ def basis_proto(basis: Basis, column_ids: IntArray, row_ids: IntArray) -> soluti
 
 def read_result(
     answer: result_pb2.SolveResultProto, program: Program, column_ids: IntArray, row_ids: IntArray,
-    id_count: int, row_id_count: int,
+    id_count: int, row_id_count: int, rows: IntArray | None = None,
 ) -> LpResult:  # fmt: skip
-    """The answer in the program's order. Ids of columns and rows lie below the two counts."""
+    """The answer in the program's order. Ids of columns and rows lie below the two counts.
+
+    `rows`: those of the program that were told (None: all), in the order of `row_ids`.
+    """
     status = {
         result_pb2.TERMINATION_REASON_OPTIMAL: LpStatus.OPTIMAL,
         result_pb2.TERMINATION_REASON_INFEASIBLE: LpStatus.INFEASIBLE,
@@ -427,18 +461,64 @@ def read_result(
             of_rows = _gather(best.basis.constraint_status, row_ids, row_id_count)
             basis = Basis(of_columns.astype(np.int64), of_rows.astype(np.int64))
     iterations = int(answer.solve_stats.simplex_iterations)
-    if status is LpStatus.OPTIMAL and _residual(program, x) > RESIDUAL:
+    if status is LpStatus.OPTIMAL and _residual(program, x, rows) > RESIDUAL:
         status = LpStatus.FAILED
     return LpResult(status, objective, x, duals, basis, iterations, answer.termination.detail)
 
 
-def _residual(program: Program, x: FloatArray) -> float:
+def _residual(program: Program, x: FloatArray, rows: IntArray | None) -> float:
     """Largest violation of a row or bound, relative to the sizes of its terms."""
     activity = program.matrix @ x
-    size = 1.0 + abs(program.matrix) @ np.abs(x)
-    rows = np.maximum(program.row_lower - activity, activity - program.row_upper) / size
-    columns = np.maximum(program.lower - x, x - program.upper) / (1.0 + np.abs(x))
-    return float(max(rows.max(initial=0.0), columns.max(initial=0.0)))
+    size = 1.0 + sizes(program.matrix) @ np.abs(x)
+    of_rows = np.maximum(program.row_lower - activity, activity - program.row_upper) / size
+    of_rows = of_rows if rows is None else of_rows[rows]
+    of_columns = np.maximum(program.lower - x, x - program.upper) / (1.0 + np.abs(x))
+    return float(max(of_rows.max(initial=0.0), of_columns.max(initial=0.0)))
+
+
+def sizes(matrix: Matrix) -> Matrix:
+    """The entries' absolute values, in the same places."""
+    return type(matrix)((np.abs(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def only_rows(matrix: Matrix, rows: IntArray) -> Matrix:
+    """The matrix without its other rows, `rows` being in order; one pass over a matrix by columns."""
+    if isinstance(matrix, sp.csr_array):
+        return matrix[rows]
+    place = np.full(matrix.shape[0], -1)
+    place[rows] = np.arange(len(rows))
+    of_entry = place[matrix.indices]
+    kept = of_entry >= 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return sp.csc_array(
+        (matrix.data[kept], of_entry[kept], before[matrix.indptr]), shape=(len(rows), matrix.shape[1])
+    )
+
+
+def columns_joined(left: sp.csc_array, right: sp.csc_array) -> sp.csc_array:
+    """The columns of both, those of `left` first."""
+    return sp.csc_array(
+        (
+            np.concatenate([left.data, right.data]),
+            np.concatenate([left.indices, right.indices]),
+            np.concatenate([left.indptr, left.indptr[-1] + right.indptr[1:]]),
+        ),
+        shape=(left.shape[0], left.shape[1] + right.shape[1]),
+    )
+
+
+def rows_joined(upper: Matrix, lower: sp.csc_array) -> sp.csc_array:
+    """The rows of both, by columns, those of `upper` first; cheap where `lower` has few entries."""
+    by_column = sp.csc_array(upper)
+    ends = np.repeat(by_column.indptr[1:], np.diff(lower.indptr))
+    return sp.csc_array(
+        (
+            np.insert(by_column.data, ends, lower.data),
+            np.insert(by_column.indices, ends, by_column.shape[0] + lower.indices),
+            by_column.indptr + lower.indptr,
+        ),
+        shape=(by_column.shape[0] + lower.shape[0], by_column.shape[1]),
+    )
 
 
 def _gather(
@@ -446,8 +526,12 @@ def _gather(
     ids: IntArray,
     id_count: int,
 ) -> FloatArray:
+    count = len(sparse.ids)
+    held = np.fromiter(sparse.values, float, count)
+    if count == id_count and (not count or sparse.ids[count - 1] == count - 1):
+        return held[ids]  # ids ascend: these are all
     values = np.zeros(id_count)
-    values[np.asarray(sparse.ids, dtype=np.int64)] = np.asarray(sparse.values)
+    values[np.fromiter(sparse.ids, np.int64, count)] = held
     return values[ids]
 
 

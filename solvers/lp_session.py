@@ -28,6 +28,7 @@ from solvers.linear import (
     LpLimits,
     LpResult,
     LpStatus,
+    Matrix,
     Program,
     basis_proto,
     model_proto,
@@ -76,8 +77,8 @@ class Session:
     _offset: float = 0.0
     _basis: Basis | None = None
     """Of the last optimum, in joining order of columns and rows."""
-    _bookmark: Basis | None = None
-    """An earlier optimum's, in the same order."""
+    _bookmarks: dict[str, Basis] = field(default_factory=dict)
+    """Those of earlier optima, in the same order."""
     _must_hint: bool = False
     """GLOP does not stand at `_basis`: rows came or went, or it was loaded afresh."""
     _temporary_keys: dict[str, int] = field(default_factory=dict)
@@ -97,14 +98,16 @@ class Session:
         )
         return replace(result, x=result.x[: len(column_key)])
 
-    def remember(self) -> None:
+    def remember(self, name: str) -> None:
         """Keep the basis of the last optimum for `go_back`."""
-        self._bookmark = self._basis
+        if self._basis is not None:
+            self._bookmarks[name] = self._basis
 
-    def go_back(self) -> None:
-        """Go on from the remembered optimum, where the next program is nearer to that one than to the last."""
-        if self._bookmark is not None:
-            self._basis, self._must_hint = self._bookmark, True
+    def go_back(self, name: str) -> None:
+        """Go on from a remembered optimum, where the next program is nearer to that one than to the last."""
+        basis = self._bookmarks.get(name)
+        if basis is not None and basis is not self._basis:
+            self._basis, self._must_hint = basis, True
 
     def _with_excess_keys(self, program: Program, column_key: IntArray) -> IntArray:
         """Keys of the columns and of the excess of each temporary row, which are those of the rows."""
@@ -124,7 +127,7 @@ class Session:
         while True:
             rows = np.flatnonzero(told)
             left = replace(limits, iterations=max(1, limits.iterations - spent))
-            result = self._solve_told(program.only_rows(rows), column_key, row_key[rows], left)
+            result = self._solve_told(program, rows, column_key, row_key[rows], left)
             spent += result.iterations
             result = replace(result, iterations=spent)
             if result.status is LpStatus.OPTIMAL:
@@ -151,9 +154,12 @@ class Session:
         )
 
     def _solve_told(
-        self, program: Program, column_key: IntArray, row_key: IntArray, limits: LpLimits
+        self, program: Program, rows: IntArray, column_key: IntArray, row_key: IntArray, limits: LpLimits
     ) -> LpResult:
-        """When GLOP cycles, ends imprecisely or finds no answer, `solve_patiently` tries other ways, from nothing."""
+        """The program without its other rows.
+
+        When GLOP cycles, ends imprecisely or finds no answer, `solve_patiently` tries other ways, from nothing.
+        """
         place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key)
         rows_leave = len(self._row_keys) > int((row_place >= 0).sum())
         rows_join = bool(np.any(row_place < 0))
@@ -162,14 +168,15 @@ class Session:
         columns_join = bool(np.any(place < 0))
         self._change = _change(rows_join or rows_leave, columns_join) if self._solver else _Change.OTHER
         if self._solver is None or (rows_join and columns_away):
-            self._restart(program, column_key, row_key)
-        elif rows_join or rows_leave or columns_join:
-            self._grow(program, column_key, row_key, place, row_place)
-        place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key)
-        if not self._set_values(program, place, row_place):
-            self._restart(program, column_key, row_key, place, row_place)
+            self._restart(program.only_rows(rows), column_key, row_key)
             place, row_place = np.arange(len(column_key)), np.arange(len(row_key))
-        result = self._run(program, place, row_place, limits)
+        elif rows_join or rows_leave or columns_join:
+            self._grow(program, rows, column_key, row_key, place, row_place)
+            place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key)
+        if not self._set_values(program, rows, place, row_place):
+            self._restart(program.only_rows(rows), column_key, row_key, place, row_place)
+            place, row_place = np.arange(len(column_key)), np.arange(len(row_key))
+        result = self._run(program, rows, place, row_place, limits)
         if result.status is LpStatus.OPTIMAL:
             return result
         if limits.is_guess:
@@ -178,11 +185,12 @@ class Session:
         if result.status is LpStatus.LIMIT and result.iterations >= limits.iterations:
             return result  # the caller's limit: the live GLOP goes on from here next time
         left = replace(limits, iterations=max(1, limits.iterations - result.iterations))
-        again = solve_patiently(program, left)
+        part = program.only_rows(rows)
+        again = solve_patiently(part, left)
         if result.status is again.status is LpStatus.INFEASIBLE:
             # proven twice: the live GLOP is sound, and where it stands is a good start for other bounds
             return replace(again, iterations=again.iterations + result.iterations)
-        self._restart(program, column_key, row_key)
+        self._restart(part, column_key, row_key)
         self._basis, self._must_hint = again.basis, again.basis is not None
         return replace(again, iterations=again.iterations + result.iterations)
 
@@ -200,7 +208,7 @@ class Session:
             if basis is not None and place is not None and row_place is not None
             else None
         )
-        self._bookmark = None
+        self._bookmarks = {}
         rows = program.matrix.shape[0]
         self._keys, self._row_keys = column_key.copy(), row_key.copy()
         self._lower, self._upper, self._cost = program.lower.copy(), program.upper.copy(), program.cost.copy()
@@ -212,24 +220,27 @@ class Session:
         )
 
     def _grow(
-        self, program: Program, column_key: IntArray, row_key: IntArray, place: IntArray, row_place: IntArray
-    ) -> None:
+        self, program: Program, rows: IntArray, column_key: IntArray, row_key: IntArray, place: IntArray,
+        row_place: IntArray,
+    ) -> None:  # fmt: skip
         """Send new columns, and rows that joined or left."""
         assert self._solver is not None
         update = model_update_pb2.ModelUpdateProto()
         kept_rows = np.sort(row_place[row_place >= 0])
-        leaving = np.setdiff1d(np.arange(len(self._row_ids)), kept_rows)
+        leaves = np.ones(len(self._row_ids), dtype=bool)
+        leaves[kept_rows] = False
+        leaving = np.flatnonzero(leaves)
         update.deleted_linear_constraint_ids.extend(self._row_ids[leaving].tolist())
         fresh, fresh_rows = np.flatnonzero(place < 0), np.flatnonzero(row_place < 0)
         new_ids = np.arange(self._next_row_id, self._next_row_id + len(fresh_rows))
         self._next_row_id += len(fresh_rows)
         update.new_linear_constraints.ids.extend(new_ids.tolist())
-        update.new_linear_constraints.lower_bounds.extend(program.row_lower[fresh_rows].tolist())
-        update.new_linear_constraints.upper_bounds.extend(program.row_upper[fresh_rows].tolist())
-        id_of_column, id_of_row = place.copy(), np.full(len(row_key), -1)
+        update.new_linear_constraints.lower_bounds.extend(program.row_lower[rows[fresh_rows]].tolist())
+        update.new_linear_constraints.upper_bounds.extend(program.row_upper[rows[fresh_rows]].tolist())
+        id_of_column, id_of_row = place.copy(), np.full(len(program.row_lower), -1)
         id_of_column[fresh] = len(self._keys) + np.arange(len(fresh))
-        id_of_row[row_place >= 0] = self._row_ids[row_place[row_place >= 0]]
-        id_of_row[fresh_rows] = new_ids
+        id_of_row[rows[row_place >= 0]] = self._row_ids[row_place[row_place >= 0]]
+        id_of_row[rows[fresh_rows]] = new_ids
         update.new_variables.ids.extend(id_of_column[fresh].tolist())
         update.new_variables.lower_bounds.extend(program.lower[fresh].tolist())
         update.new_variables.upper_bounds.extend(program.upper[fresh].tolist())
@@ -237,7 +248,7 @@ class Session:
         priced = fresh[program.cost[fresh] != 0.0]
         update.objective_updates.linear_coefficients.ids.extend(id_of_column[priced].tolist())
         update.objective_updates.linear_coefficients.values.extend(program.cost[priced].tolist())
-        _add_new_entries(update, program.matrix, fresh_rows, fresh, id_of_row, id_of_column)
+        _add_new_entries(update, program.matrix, rows[fresh_rows], fresh, id_of_row, id_of_column)
 
         self._keys = np.append(self._keys, column_key[fresh])
         self._lower = np.append(self._lower, program.lower[fresh])
@@ -245,35 +256,37 @@ class Session:
         self._cost = np.append(self._cost, program.cost[fresh])
         self._row_keys = np.append(self._row_keys[kept_rows], row_key[fresh_rows])
         self._row_ids = np.append(self._row_ids[kept_rows], new_ids)
-        self._row_lower = np.append(self._row_lower[kept_rows], program.row_lower[fresh_rows])
-        self._row_upper = np.append(self._row_upper[kept_rows], program.row_upper[fresh_rows])
+        self._row_lower = np.append(self._row_lower[kept_rows], program.row_lower[rows[fresh_rows]])
+        self._row_upper = np.append(self._row_upper[kept_rows], program.row_upper[rows[fresh_rows]])
         if self._basis is not None:
             self._basis = self._basis.grown(len(self._keys), kept_rows, len(fresh_rows))
-        if self._bookmark is not None:
-            self._bookmark = self._bookmark.grown(len(self._keys), kept_rows, len(fresh_rows))
+        self._bookmarks = {
+            name: basis.grown(len(self._keys), kept_rows, len(fresh_rows))
+            for name, basis in self._bookmarks.items()
+        }
         if self._solver.update(update):
             # told nothing, GLOP would begin again with the slacks whenever columns or rows came
             self._must_hint = True
         else:
             places = _places(self._keys, column_key), _places(self._row_keys, row_key)
-            self._restart(program, column_key, row_key, *places)
+            self._restart(program.only_rows(rows), column_key, row_key, *places)
 
-    def _set_values(self, program: Program, place: IntArray, row_place: IntArray) -> bool:
+    def _set_values(self, program: Program, rows: IntArray, place: IntArray, row_place: IntArray) -> bool:
         """Send bounds, costs and right-hand sides that differ; a column that is not in the program stays at zero."""
         assert self._solver is not None
         lower, upper, cost = np.zeros(len(self._keys)), np.zeros(len(self._keys)), np.zeros(len(self._keys))
         lower[place], upper[place], cost[place] = program.lower, program.upper, program.cost
         row_lower, row_upper = np.empty(len(self._row_keys)), np.empty(len(self._row_keys))
-        row_lower[row_place], row_upper[row_place] = program.row_lower, program.row_upper
+        row_lower[row_place], row_upper[row_place] = program.row_lower[rows], program.row_upper[rows]
         update = model_update_pb2.ModelUpdateProto()
         column_ids = np.arange(len(self._keys))
-        rows = update.linear_constraint_updates
+        row_updates = update.linear_constraint_updates
         parts = (
             (update.variable_updates.lower_bounds, self._lower, lower, column_ids),
             (update.variable_updates.upper_bounds, self._upper, upper, column_ids),
             (update.objective_updates.linear_coefficients, self._cost, cost, column_ids),
-            (rows.lower_bounds, self._row_lower, row_lower, self._row_ids),
-            (rows.upper_bounds, self._row_upper, row_upper, self._row_ids),
+            (row_updates.lower_bounds, self._row_lower, row_lower, self._row_ids),
+            (row_updates.upper_bounds, self._row_upper, row_upper, self._row_ids),
         )
         changes = 0
         for message, old, new, ids in parts:
@@ -292,7 +305,9 @@ class Session:
 
     # -- one solve
 
-    def _run(self, program: Program, place: IntArray, row_place: IntArray, limits: LpLimits) -> LpResult:
+    def _run(
+        self, program: Program, rows: IntArray, place: IntArray, row_place: IntArray, limits: LpLimits
+    ) -> LpResult:
         assert self._solver is not None
         hints = model_parameters_pb2.ModelSolveParametersProto()
         hints.variable_values_filter.skip_zero_values = True
@@ -306,9 +321,14 @@ class Session:
         parameters.iteration_limit = min(limits.iterations, patience(program))
         parameters.glop.use_preprocessing = False
         parameters.glop.change_status_to_imprecise = False
+        # it would pivot on after the optimum to be sure of it; the answer's rows are measured in any case
+        parameters.glop.provide_strong_optimal_guarantee = False
         parameters.glop.num_omp_threads = 1
         parameters.glop.use_dual_simplex = self._change in (_Change.BOUNDS, _Change.ROWS)
-        use_devex = self._change is _Change.COLUMNS and self._expected_iterations <= MOST_ITERATIONS_BY_DEVEX
+        few_expected = (
+            self._change is _Change.COLUMNS and self._expected_iterations <= MOST_ITERATIONS_BY_DEVEX
+        )
+        use_devex = few_expected or (limits.is_near and not parameters.glop.use_dual_simplex)
         rule = parameters.glop.DEVEX if use_devex else parameters.glop.STEEPEST_EDGE
         parameters.glop.feasibility_rule = parameters.glop.optimization_rule = rule
         try:
@@ -319,14 +339,14 @@ class Session:
             nothing = np.zeros(0)
             return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, None, 0, str(error))
         row_ids = self._row_ids[row_place]
-        result = read_result(answer, program, place, row_ids, len(self._keys), self._next_row_id)
+        result = read_result(answer, program, place, row_ids, len(self._keys), self._next_row_id, rows)
         spent = result.iterations / (DEVEX_ITERATIONS_PER_STEEPEST if use_devex else 1)
         is_alike = self._change is _Change.COLUMNS
         self._expected_iterations = spent if is_alike else max(self._expected_iterations, spent)
         if result.basis is not None:
-            columns, rows = np.full(len(self._keys), Basis.AT_LOWER), np.empty(len(row_ids), np.int64)
-            columns[place], rows[row_place] = result.basis.columns, result.basis.rows
-            self._basis, self._must_hint = Basis(columns, rows), False
+            of_columns, of_rows = np.full(len(self._keys), Basis.AT_LOWER), np.empty(len(row_ids), np.int64)
+            of_columns[place], of_rows[row_place] = result.basis.columns, result.basis.rows
+            self._basis, self._must_hint = Basis(of_columns, of_rows), False
         return result
 
 
@@ -340,6 +360,8 @@ def _places(known: IntArray, keys: IntArray) -> IntArray:
     """Where each key stands among the known ones; −1: nowhere."""
     if not len(known):
         return np.full(len(keys), -1)
+    if np.array_equal(known, keys):
+        return np.arange(len(keys))
     order = np.argsort(known, kind="stable")
     at = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
     return np.where(known[at] == keys, at, -1)
@@ -353,18 +375,18 @@ def _broken(program: Program, x: FloatArray) -> BoolArray:
 
 
 def _add_new_entries(
-    update: model_update_pb2.ModelUpdateProto, matrix: sp.csr_array, fresh_rows: npt.NDArray[np.intp],
+    update: model_update_pb2.ModelUpdateProto, matrix: Matrix, fresh_rows: npt.NDArray[np.intp],
     fresh: npt.NDArray[np.intp], id_of_row: IntArray, id_of_column: IntArray,
 ) -> None:  # fmt: skip
-    """Entries of new columns in kept rows, and all entries of new rows, by row and column id."""
-    is_fresh_row = np.zeros(matrix.shape[0], dtype=bool)
-    is_fresh_row[fresh_rows] = True
-    by_column = sp.coo_array(sp.csc_array(matrix)[:, fresh])
-    by_row = sp.coo_array(matrix[fresh_rows])
-    kept = ~is_fresh_row[by_column.row]
-    row = np.concatenate([by_column.row[kept], fresh_rows[by_row.row]])
-    column = np.concatenate([fresh[by_column.col[kept]], by_row.col])
-    value = np.concatenate([by_column.data[kept], by_row.data])
+    """Entries of new columns and of new rows, by row and column id (−1: a row that is left out)."""
+    is_fresh_row, is_fresh = np.zeros(matrix.shape[0], dtype=bool), np.zeros(matrix.shape[1], dtype=bool)
+    is_fresh_row[fresh_rows], is_fresh[fresh] = True, True
+    by_column = sp.csc_array(matrix)
+    of_entry = np.repeat(is_fresh, np.diff(by_column.indptr))
+    of_entry = of_entry | is_fresh_row[by_column.indices] if len(fresh_rows) else of_entry
+    new = np.flatnonzero(of_entry & (id_of_row >= 0)[by_column.indices])
+    column = np.searchsorted(by_column.indptr, new, side="right") - 1
+    row, value = by_column.indices[new], by_column.data[new]
     order = np.lexsort((id_of_column[column], id_of_row[row]))
     update.linear_constraint_matrix_updates.row_ids.extend(id_of_row[row][order].tolist())
     update.linear_constraint_matrix_updates.column_ids.extend(id_of_column[column][order].tolist())

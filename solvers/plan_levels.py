@@ -13,7 +13,7 @@ import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.certify import Duals
-from solvers.linear import Program
+from solvers.linear import Program, TemporaryRow
 from solvers.plan_master import Master
 from solvers.plan_pricing import (
     CALM,
@@ -26,7 +26,6 @@ from solvers.plan_pricing import (
     lagrangian,
     level_weights,
     price_missing,
-    price_missing_for_level,
     replace_cost,
     with_bounds,
     with_duals,
@@ -37,6 +36,10 @@ from solvers.plan_search import Effort, branch_and_bound, enough_yuan, whole
 
 SETTLE_ROUNDS = 2
 """Rounds of pricing for a level that is minimised by itself."""
+SETTLE_FACTOR = 100.0
+"""A level that is settled counts so many times its weight, which is itself far above what serving it costs."""
+TINY_YUAN = 1e-300
+"""So that nothing of no penalty is not infinity times zero."""
 SETTLED_FRAC = 1e-4
 """A level is settled when no routes could lower it by more than this share."""
 TIGHT = 1e-4
@@ -53,45 +56,68 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     """The lexicographic optimum at the open sites of a weighted one; columns that lower a level join the master.
 
     Zero levels cannot be improved, and among plans with zero levels the weights add nothing: then there is nothing to
-    do. Otherwise each level that is not zero is minimised by itself and held by a row, then the next, then cost.
+    do. Otherwise each level that is not zero is minimised far above all that follows and held by a row, then the next,
+    then cost. What follows still counts a little: minimised all alone, a level's optimum says nothing of it, and the
+    next program would begin far from its own.
     """
     if max(solved.level_values) <= LEVEL_TOLERANCE:
         return solved
+    work.session.go_back("plan")
     on = solved.fixed_on
     assert on is not None
     weights = level_weights(master)
-    scales = tuple(float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT))
+    scales = tuple(float(most) for most in master.all_level_amounts().max(axis=1, initial=0.0))
     values, reached = solved.level_values, list[float]()
 
     def settled() -> Program:
-        program = with_bounds(master, master.program(), (on, on))
-        for level, value in enumerate(reached):
-            amount = master.level_amounts(level)
+        program, rows = with_bounds(master, master.program(), (on, on)), []
+        for level, (value, amount) in enumerate(zip(reached, master.all_level_amounts(), strict=False)):
             if value <= LEVEL_TOLERANCE:
-                program = replace(program, upper=program.upper.copy())
                 program.upper[np.flatnonzero(amount)] = 0.0
             else:
-                program = _with_level_held(program, level, amount, scales[level], value * (1 + 1e-7), weights)
-        return program
+                rows.append(_level_held(level, amount, scales[level], value * (1 + 1e-7), weights))
+        return program.with_rows(rows)
 
     for level in range(LEVEL_COUNT):
         for left in range(SETTLE_ROUNDS, -1, -1):
             if values[level] <= LEVEL_TOLERANCE:
                 break
-            program = replace_cost(settled(), master.level_amounts(level), offset=0.0)
-            stage = work.solve(program, master.column_key())
-            values = tuple(
-                max(0.0, float(master.level_amounts(each) @ stage.x)) for each in range(LEVEL_COUNT)
-            )
-            routes, patterns, gain = price_missing_for_level(stage.duals, level, master)
-            if not left or gain >= -SETTLED_FRAC * values[level]:
+            amounts, program = master.all_level_amounts(), settled()
+            first = weights.copy()
+            first[:level] = 0.0
+            first[level] = SETTLE_FACTOR * max(1.0, weights[level])
+            program_first = replace_cost(program, program.cost + first @ amounts)
+            stage = work.solve(program_first, master.column_key(), is_near=True)
+            values = tuple(max(0.0, float(value)) for value in amounts @ stage.x)
+            at_optimum = replace(solved, result=stage, program=program)
+            nothing_yuan = _nothing_yuan(at_optimum, first, scales, reached, master)
+            missing = price_missing(at_optimum, master, nothing_yuan)
+            if not left or missing.gain_yuan >= -SETTLED_FRAC * first[level] * values[level]:
                 break
-            if not master.add_routes(routes) + master.add_columns(patterns):
+            if not join(master, [missing]):
                 break
         reached.append(values[level])
     program = settled()
-    last = work.solve(program, master.column_key())
+    last = work.solve(program, master.column_key(), is_near=True)
     return Solved(last, program, last.objective, last.objective, tuple(reached), on)
+
+
+def _nothing_yuan(
+    solved: Solved, first: FloatArray, scales: tuple[float, ...], reached: list[float], master: Master
+) -> FloatArray:
+    """[C,B] what nothing in a block costs while a level is settled: that level and those after it by `first`, those
+    before it what their rows say; where one of these is zero, nothing is forbidden."""
+    level_yuan = first.copy()
+    row = len(solved.program.row_lower) - len(solved.program.temporary)
+    for level, value in enumerate(reached):
+        if value <= LEVEL_TOLERANCE:
+            level_yuan[level] = math.inf
+        else:
+            level_yuan[level] = max(0.0, -solved.result.duals[row]) / scales[level]
+            row += 1
+    rank = master.model.sets.problem.classes.priority_rank
+    of_class = level_yuan[np.array(LEVEL_OF_RANK)[rank]][:, None]
+    return np.where(master.penalty_yuan > 0, of_class, 0.0) * np.maximum(master.penalty_yuan, TINY_YUAN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +144,7 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> Improved:
     levels = AtLevels.of(final, master)
     root, rounds = None, 0
     # the last programs had fixed sites; with open ones the weighted relaxation is nearer
-    work.session.go_back()
+    work.session.go_back("relaxation")
     while True:
         relaxed, at_duals, own_bound, used = _price_at_levels(levels, master, work, rounds)
         rounds += used
@@ -204,7 +230,7 @@ class AtLevels:
     @classmethod
     def of(cls, plan: Solved, master: Master) -> AtLevels:
         """At the levels of a plan."""
-        scales = tuple(float(master.level_amounts(level).max(initial=0.0)) for level in range(LEVEL_COUNT))
+        scales = tuple(float(most) for most in master.all_level_amounts().max(axis=1, initial=0.0))
         return cls(plan.level_values, scales)
 
     def relax(self, master: Master, work: Work, on_bounds: tuple[FloatArray, FloatArray]) -> Priced | None:
@@ -232,14 +258,14 @@ class AtLevels:
         program = with_bounds(master, master.program(), on_bounds)
         fixed_on = on_bounds[0] if on_bounds is not None and np.array_equal(*on_bounds) else None
         weights = level_weights(master)
+        amounts, rows = master.all_level_amounts(), []
         for level, (value, scale) in enumerate(zip(self.level_values, self.scales, strict=True)):
-            amount = master.level_amounts(level)
             if fixed_on is not None and not may_break and value <= LEVEL_TOLERANCE:
-                program = replace(program, upper=program.upper.copy())
-                program.upper[np.flatnonzero(amount)] = 0.0
+                program.upper[np.flatnonzero(amounts[level])] = 0.0
             if scale > 0:
                 most = value * (1 + 1e-7) + LEVEL_TOLERANCE
-                program = _with_level_held(program, level, amount, scale, most, weights, may_break=may_break)
+                rows.append(_level_held(level, amounts[level], scale, most, weights, may_break=may_break))
+        program = program.with_rows(rows)
         result = (work.guess if is_guess else work.solve)(program, master.column_key())
         if result is None:
             return None
@@ -260,16 +286,15 @@ class AtLevels:
         return Priced(solved, nothing_yuan, level_yuan)
 
 
-def _with_level_held(
-    program: Program, level: int, amount: FloatArray, scale: float, most: float, weights: FloatArray,
-    *, may_break: bool = False,
-) -> Program:  # fmt: skip
+def _level_held(
+    level: int, amount: FloatArray, scale: float, most: float, weights: FloatArray, *, may_break: bool = False
+) -> TemporaryRow:
     """A level's sum ≤ `most`, divided by `scale`; one row for all programs of a plan that hold the level.
 
     Where it may be broken, what is above `most` costs its weight.
     """
     used = np.flatnonzero(amount)
-    return program.with_row(
+    return TemporaryRow(
         f"level {level}", used, amount[used] / scale, most / scale,
         excess_yuan=BREAK_FACTOR * weights[level] * scale, most_excess=math.inf if may_break else 0.0,
     )  # fmt: skip

@@ -15,15 +15,15 @@ turns its solution back into the columns of the rules.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 
 from solvers.archive import BoolArray, FloatArray, IntArray
-from solvers.linear import INFINITY, Program
+from solvers.linear import INFINITY, Program, columns_joined, rows_joined
 from solvers.pipelines import pattern_cost, transfer_yuan_per_h
-from solvers.plan_rules import LEVEL_OF_RANK, PlanModel, block_move_yuan, sum_over
+from solvers.plan_rules import LEVEL_COUNT, LEVEL_OF_RANK, PlanModel, block_move_yuan, sum_over
 
 NOTHING = -1
 FIRST_ROUTE_KEY = 1 << 60
@@ -67,12 +67,36 @@ class RouteCosts:
     routes: Routes
 
 
+@dataclass(frozen=True, eq=False)
+class _Static:
+    """Columns of the base program as they were last taken over into the program."""
+
+    columns: IntArray
+    matrix: sp.csc_array
+
+
+@dataclass(frozen=True, eq=False)
+class _RouteColumns:
+    """Entries and cost of the routes that the program had last time."""
+
+    matrix: sp.csc_array
+    cost: FloatArray
+
+    @classmethod
+    def none(cls, row_count: int) -> _RouteColumns:
+        """Of no routes."""
+        return cls(sp.csc_array((row_count, 0)), np.zeros(0))
+
+    def and_those(self, others: _RouteColumns) -> _RouteColumns:
+        """These first."""
+        return _RouteColumns(columns_joined(self.matrix, others.matrix), np.append(self.cost, others.cost))
+
+
 class Master:
     """Program over routes for one built model. Columns are only ever added."""
 
     def __init__(self, model: PlanModel, base: Program) -> None:
         self.model = model
-        self.base = base
         sets, p = model.sets, model.sets.problem
         self.unit_column = model.columns_of("place")
         """Columns of the base program that routes replace."""
@@ -82,14 +106,10 @@ class Master:
         """Columns of patterns of all graphs, and for each its graph and era as one number."""
         offered = np.concatenate([self.unit_column, self.run_column, self.pattern_column])
         self.kept_column = np.setdiff1d(np.arange(base.matrix.shape[1]), offered)
-        self._columns = sp.csc_array(base.matrix)
-        self._units = self._columns[:, self.unit_column]
-        self._runs = self._columns[:, self.run_column]
-        self._patterns = self._columns[:, self.pattern_column]
+        self._take_base(replace(base, matrix=sp.csc_array(base.matrix)))
         self._transfer: dict[int, FloatArray] = {}
         self.active = np.concatenate([self.run_column[self._first_runs()], _first_pattern_columns(model)])
         """Batch columns and patterns that are in the program, in order of joining."""
-        self._watched = _watched_rows(model, base.matrix.shape[0])
         self._move_yuan = block_move_yuan(sets)
         self._unit_of = np.full((p.pair_count, sets.block_count), NOTHING)
         self._unit_of[self.unit_pair, self.unit_block] = np.arange(len(self.unit_pair))
@@ -99,8 +119,38 @@ class Master:
         self.has_demand = demand_h > 0
         self._serve_row = np.full(p.class_count, -1)
         self._serve_row[model.keys["serve"][0]] = model.rows_of("serve")
+        self.level_weights: FloatArray | None = None
+        """Those of `plan_pricing.level_weights`, once worked out: neither columns nor cuts change them."""
         self.routes = self._first_routes()
         self._known_routes = set(_route_keys(self.routes))
+
+    def _take_base(self, base: Program) -> None:
+        """Have a base program, whose matrix is by columns."""
+        self.base = base
+        self._columns = sp.csc_array(base.matrix)
+        self._units = self._columns[:, self.unit_column]
+        self._runs = self._columns[:, self.run_column]
+        self._patterns = self._columns[:, self.pattern_column]
+        self._watched = _watched_rows(self.model, base.matrix.shape[0])
+        self._static = _Static(np.zeros(0, dtype=np.int64), self._columns[:, :0])
+        self._of_routes = _RouteColumns.none(base.matrix.shape[0])
+
+    def with_model(self, model: PlanModel) -> Master:
+        """The master of the same model with more rows after the others, and the columns that joined here."""
+        start = self.base.matrix.shape[0]
+        last = model.lp.last_rows(start)
+        row_lower, row_upper = model.lp.row_bounds(start)
+        twin = self.with_own_columns()
+        twin.model = model
+        twin._take_base(
+            replace(
+                self.base,
+                matrix=rows_joined(self.base.matrix, last),
+                row_lower=np.append(self.base.row_lower, row_lower),
+                row_upper=np.append(self.base.row_upper, row_upper),
+            )
+        )
+        return twin
 
     def _first_routes(self) -> Routes:
         """Every pair for the whole horizon, less the blocks in which its group has no node; and nothing at all."""
@@ -132,7 +182,10 @@ class Master:
 
     def add_columns(self, columns: IntArray) -> int:
         """Let batch columns and patterns join; returns how many were new."""
-        fresh = np.setdiff1d(columns, self.active)
+        is_fresh = np.zeros(self.base.matrix.shape[1], dtype=bool)
+        is_fresh[columns] = True
+        is_fresh[self.active] = False
+        fresh = np.flatnonzero(is_fresh)
         self.active = np.concatenate([self.active, fresh])
         return len(fresh)
 
@@ -240,10 +293,6 @@ class Master:
         twin._known_routes = self._known_routes.copy()
         return twin
 
-    def take_columns(self, other: Master) -> None:
-        """Have the active columns and routes of a master of the same columns."""
-        self.active, self.routes, self._known_routes = other.active, other.routes, other._known_routes
-
     def pauses(self, x: FloatArray) -> Routes:
         """Routes in use of classes that are partly unserved, with every choice of blocks in which they pause.
 
@@ -264,37 +313,51 @@ class Master:
 
     def program(self) -> Program:
         """Program over [kept columns | active batch columns and patterns | routes]."""
-        unit, base = self.routes.unit, self.base
-        n, b = np.nonzero(unit >= 0)
-        count = len(unit)
-        selector = sp.csc_array((np.ones(len(n)), (unit[n, b], n)), shape=(len(self.unit_column), count))
-        serving = sp.csc_array(
-            (np.ones(count), (self._serve_row[self.routes.class_index], np.arange(count))),
-            shape=(base.matrix.shape[0], count),
-        )
-        route_cost = selector.T @ base.cost[self.unit_column] + self.route_move_yuan()
+        base, count = self.base, len(self.routes.unit)
         static = np.concatenate([self.kept_column, self.active])
-        parts = [self._columns[:, static], self._units @ selector + serving]
+        if not np.array_equal(static, self._static.columns):
+            self._static = _Static(static, self._columns[:, static])
+        known = self._of_routes.matrix.shape[1]
+        if known < count:
+            fresh = Routes(self.routes.class_index[known:], self.routes.unit[known:])
+            self._of_routes = self._of_routes.and_those(self._route_columns(fresh))
         return Program(
-            matrix=sp.csr_array(sp.hstack(parts, format="csc")),
+            matrix=columns_joined(self._static.matrix, self._of_routes.matrix),
             lower=np.append(base.lower[static], np.zeros(count)),
             upper=np.append(base.upper[static], np.full(count, INFINITY)),
-            cost=np.append(base.cost[static], route_cost),
+            cost=np.append(base.cost[static], self._of_routes.cost),
             row_lower=base.row_lower,
             row_upper=base.row_upper,
             offset=base.offset,
             watched=self._watched,
         )
 
+    def _route_columns(self, routes: Routes) -> _RouteColumns:
+        """Entries and cost of some routes: those of their units, and 1 in the class's `serve` row."""
+        n, b = np.nonzero(routes.unit >= 0)
+        count = len(routes.unit)
+        selector = sp.csc_array(
+            (np.ones(len(n)), (routes.unit[n, b], n)), shape=(len(self.unit_column), count)
+        )
+        serving = sp.csc_array(
+            (np.ones(count), self._serve_row[routes.class_index], np.arange(count + 1)),
+            shape=(self.base.matrix.shape[0], count),
+        )
+        cost = selector.T @ self.base.cost[self.unit_column] + self._move_yuan_of(routes)
+        return _RouteColumns(sp.csc_array(self._units @ selector + serving), cost)
+
     def level_amounts(self, level: int) -> FloatArray:
         """[columns of `program`] what one unit of each column adds to a level."""
-        amounts = np.zeros(self.route_start + len(self.routes.unit))
-        for its_level, columns, amount in self.model.levels:
-            if its_level == level:
-                amounts[self.position(columns)] += amount
-        c = self.routes.class_index
-        at_level = np.array(LEVEL_OF_RANK)[self.model.sets.problem.classes.priority_rank[c]] == level
-        amounts[self.route_start :] = np.where(at_level, self.unserved_amount(self.penalty_yuan), 0.0)
+        return np.asarray(self.all_level_amounts()[level])
+
+    def all_level_amounts(self) -> FloatArray:
+        """[levels, columns of `program`] what one unit of each column adds to each level."""
+        amounts = np.zeros((LEVEL_COUNT, self.column_count))
+        for level, columns, amount in self.model.levels:
+            amounts[level, self.position(columns)] += amount
+        rank = self.model.sets.problem.classes.priority_rank[self.routes.class_index]
+        route = self.route_start + np.arange(len(rank))
+        amounts[np.array(LEVEL_OF_RANK)[rank], route] = self.unserved_amount(self.penalty_yuan)
         return amounts
 
     def unserved_amount(self, per_block: FloatArray) -> FloatArray:
@@ -318,12 +381,15 @@ class Master:
 
     def route_move_yuan(self) -> FloatArray:
         """[N] migration inside each route, for the class's whole demand."""
-        p, unit = self.model.sets.problem, self.routes.unit
+        return self._move_yuan_of(self.routes)
+
+    def _move_yuan_of(self, routes: Routes) -> FloatArray:
+        p, unit = self.model.sets.problem, routes.unit
         if not len(self.unit_pair):
             return np.zeros(len(unit))
         group = np.where(unit >= 0, p.pairs.group_index[self.unit_pair[unit]], NOTHING)
         moves = (group[:, 1:] != group[:, :-1]) & (group[:, 1:] >= 0) & (group[:, :-1] >= 0)
-        return np.asarray((moves * self._move_yuan[self.routes.class_index]).sum(axis=1))
+        return np.asarray((moves * self._move_yuan[routes.class_index]).sum(axis=1))
 
     def cheapest_routes(
         self, duals: FloatArray, nothing_yuan: FloatArray, *, money: float = 1.0

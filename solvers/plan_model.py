@@ -107,14 +107,15 @@ def _plan(
         }  # fmt: skip
     with work.clock.phase("relaxation"):
         relaxed = solve_weighted(master, work, None)
-        for _ in range(work.limits.cut_rounds):
-            relaxed, _ = price_in(relaxed, master, work, until_calm=True)
+        for cut_round in range(work.limits.cut_rounds):
+            # the first cuts come before any pricing, whose duals should know what an open site costs
+            if cut_round:
+                relaxed, _ = price_in(relaxed, master, work, until_calm=True)
             cuts = broken_open_cuts(relaxed, model, master)
-            if not len(cuts[0]):
-                break
-            relaxed, model, master = with_open_cuts(model, master, cuts, work)
+            if len(cuts[0]):
+                relaxed, model, master = with_open_cuts(model, master, cuts, work)
         relaxed, weighted_bound = price_in(relaxed, master, work)
-        work.session.remember()
+        work.session.remember("relaxation")
     with work.clock.phase("sites"):
         chosen, master = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
     with work.clock.phase("levels"):

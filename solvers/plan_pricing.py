@@ -86,9 +86,10 @@ class Work:
     deadline: float = math.inf
     session: Session = field(default_factory=Session)
 
-    def solve(self, program: Program, column_key: IntArray) -> LpResult:
+    def solve(self, program: Program, column_key: IntArray, *, is_near: bool = False) -> LpResult:
         """One LP, counted; goes on from the last one. `PlanAborted` when limits end it without an optimum."""
-        result = self._counted(program, column_key, LpLimits(iterations=self.limits.lp_iterations))
+        limits = LpLimits(iterations=self.limits.lp_iterations, is_near=is_near)
+        result = self._counted(program, column_key, limits)
         if result.status is not LpStatus.OPTIMAL:
             raise PlanAborted(f"linear program ended {result.status.value} {result.message}".rstrip())
         return result
@@ -137,8 +138,8 @@ def solve_weighted(master: Master, work: Work, on_bounds: tuple[FloatArray, Floa
     """
     program = with_bounds(master, master.program(), on_bounds)
     weights = level_weights(master)
-    amounts = [master.level_amounts(level) for level in range(LEVEL_COUNT)]
-    penalty = sum((w * a for w, a in zip(weights, amounts, strict=True)), start=np.zeros(len(program.cost)))
+    amounts = master.all_level_amounts()
+    penalty = weights @ amounts
     result = work.solve(replace_cost(program, program.cost + penalty), master.column_key())
     values = tuple(max(0.0, float(a @ result.x)) for a in amounts)
     cost_yuan = result.objective - float(np.dot(weights, values))
@@ -251,17 +252,6 @@ def price_missing(solved: Solved, master: Master, nothing_yuan: FloatArray | Non
     )
 
 
-def price_missing_for_level(duals: FloatArray, level: int, master: Master) -> tuple[Routes, IntArray, float]:
-    """(routes and patterns that lower a level at the duals of its minimum, what the routes can lower it by; ≤ 0)."""
-    level_of_class = np.array(LEVEL_OF_RANK)[master.model.sets.problem.classes.priority_rank]
-    nothing = np.where((level_of_class == level)[:, None], master.penalty_yuan, 0.0)
-    found = master.cheapest_routes(duals, nothing, money=0.0)
-    pays = found.reduced_cost < -LEVEL_TOLERANCE
-    patterns, _ = master.cheapest_patterns(duals, money=0.0)
-    routes = Routes(found.routes.class_index[pays], found.routes.unit[pays])
-    return routes, patterns, min(0.0, float(found.least.sum()))
-
-
 def level_weights(master: Master) -> FloatArray:
     """[levels] weight of each level's sum, in yuan per yuan of penalty (per kWh for hard caps).
 
@@ -269,6 +259,12 @@ def level_weights(master: Master) -> FloatArray:
     work costs at least `UNSERVED_YUAN_PER_KWH` times what it would draw and more than a site opened for it alone,
     hard safety 100 000 per replica-hour.
     """
+    if master.level_weights is None:
+        master.level_weights = _level_weights(master)
+    return master.level_weights.copy()
+
+
+def _level_weights(master: Master) -> FloatArray:
     sets, p = master.model.sets, master.model.sets.problem
     most_kw = np.zeros(p.class_count)
     np.maximum.at(most_kw, p.pairs.class_index, np.where(sets.passes, sets.useful_kw, 0.0))
@@ -383,7 +379,4 @@ def with_more_cuts(master: Master, cuts: OpenCuts, work: Work) -> Master:
         np.concatenate([old[1], cuts[1]]),
         np.concatenate([old[2], cuts[2]]),
     )
-    tighter = with_cuts(master.model, joined)
-    fresh = Master(tighter, tighter.lp.program())
-    fresh.take_columns(master)
-    return fresh
+    return master.with_model(with_cuts(master.model, joined))

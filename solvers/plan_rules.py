@@ -1118,8 +1118,9 @@ def _add_sums(
     made = _rows(model, name, (leads,), lower=0.0, upper=0.0, name=("row",))
     model.lp.add_entries(made[which], model.load_column[firsts], values[firsts])
     model.lp.add_entries(made, sums, -1.0)
-    pairs = np.unique(rows, axis=1)
-    model.lp.add_entries(pairs[1], sums[np.searchsorted(leads, pairs[0])], 1.0)
+    width = int(rows[1].max()) + 1
+    lead, row = np.divmod(np.unique(rows[0] * width + rows[1]), width)
+    model.lp.add_entries(row, sums[np.searchsorted(leads, lead)], 1.0)
 
 
 def _columns(

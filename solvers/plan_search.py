@@ -8,6 +8,7 @@ counts the columns it lacks; what is left of the tree when the trials are used u
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -116,18 +117,23 @@ def choose_open_sites(
     on_columns = master.position(model.columns_of("on"))
     if is_integral(relaxed, on_columns):
         best = replace(relaxed, fixed_on=np.rint(relaxed.result.x[on_columns]))
+        work.session.remember("plan")
         return OpenSites(best, bound_yuan), master
-    found = []
-    for guess in _first_guesses(relaxed.result.x[on_columns], model, warm_start):
+    guesses = _first_guesses(relaxed.result.x[on_columns], model, warm_start)
+    best = replace(relaxed, objective_yuan=math.inf)
+    for guess in guesses:
         work.counts["site_trials"] += 1
-        found.append(replace(solve_weighted(master, work, (guess, guess)), fixed_on=guess))
-    best = min(found, key=lambda solved: solved.objective_yuan)
+        work.session.go_back("relaxation")
+        found = replace(solve_weighted(master, work, (guess, guess)), fixed_on=guess)
+        if found.objective_yuan < best.objective_yuan:
+            best = found
+            work.session.remember("plan")
     running = model.sets.problem.pairs.running_count.max(initial=0.0) > 0
     trials = work.limits.warm_site_trials if running else work.limits.site_trials
     # where work stays unserved, the search at the plan's own levels goes on from here
     all_served = max(best.level_values) <= LEVEL_TOLERANCE
     most = max(trials, work.limits.edge_trials) if all_served else trials
-    effort = Effort(trials, most, enough_yuan(best, master, work), len(found))
+    effort = Effort(trials, most, enough_yuan(best, master, work), len(guesses))
     root = whole(
         Priced(relaxed, nothing_yuan_at_weights(master), level_weights(master)), relaxed, bound_yuan, master
     )
@@ -135,7 +141,9 @@ def choose_open_sites(
     if grown.column_count > master_of_best.column_count:
         on = chosen.best.fixed_on
         assert on is not None
+        work.session.go_back("plan")
         best = replace(solve_weighted(grown, work, (on, on)), fixed_on=on)
+        work.session.remember("plan")
         chosen = replace(chosen, best=best, bound_yuan=min(chosen.bound_yuan, best.objective_yuan))
     return chosen, grown
 
@@ -194,6 +202,7 @@ def branch_and_bound(
             plan = _plan_of(child, best, relaxation, master, work) if is_whole else None
             if plan is not None:
                 best, master_of_best = plan, master.with_own_columns()
+                work.session.remember("plan")
             if is_whole or not is_optimum or child.bound_yuan >= best.objective_yuan:
                 settled.append(child)
                 least_settled = min(least_settled, child.bound_yuan)

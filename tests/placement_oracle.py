@@ -252,10 +252,18 @@ class _Replay:
     def _whole(self, name: str, stage: Stage, commands: list[dict[str, Any]]) -> None:
         alive = [i for i in range(stage.replicas) if f"{name}/{stage.stage_id}/{i}" not in self.done]
         if stage.gang:
+            # a gang that moves runs in its old place, whole, until all of it runs in the new one
+            commands = sorted(commands, key=lambda c: int(c["placement_id"].rpartition("#")[2]))
+            newest = {c["replica_index"]: c for c in commands}
+            older = [c for c in commands if newest[c["replica_index"]] is not c]
+            self.check(sorted(newest) == alive, f"{name}: a part of its gang runs")
             self.check(
-                sorted(c["replica_index"] for c in commands) == alive, f"{name}: a part of its gang runs"
+                sorted(c["replica_index"] for c in older) in ([], alive), f"{name}: a part of its gang stays"
             )
-            self.check(len({c["site_id"] for c in commands}) == 1, f"{name}: its gang is on several sites")
+            for together in (list(newest.values()), older):
+                self.check(
+                    len({c["site_id"] for c in together}) <= 1, f"{name}: its gang is on several sites"
+                )
             self._islands(name, stage, commands)
         if stage.spread is not None and len(commands) == stage.replicas:
             domains = {

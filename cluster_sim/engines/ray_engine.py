@@ -1,8 +1,10 @@
 """The simulated sites on Ray: one actor per core, each with a shard of the sites.
 
 Shards go by core and not by site, because a call to an actor costs more than a window of a small site. Ray runs on this
-machine alone: own token file, own short temporary folder (removed at the end), loopback, no dashboard, no usage report,
-a small object store. A second engine beside it has its own instance.
+machine alone: own token file, own short temporary folder (removed at the end), loopback, no usage report, a small
+object store, and none of the processes that serve people or clusters (dashboard, autoscaler, log collector): they took
+more processor time to start than the actors, and the dashboard's start fails now and then. A second engine beside it
+has its own instance.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ TEMP_PREFIX = "sl"
 LOOPBACK = "127.0.0.1"
 
 START_ATTEMPTS = 3
+UNUSED_PROCESSES = ("start_api_server", "start_monitor", "start_log_monitor")
+"""What a Ray head starts beside what actors need: the dashboard's server (also when no dashboard is asked for, and then
+waits for it), the autoscaler's monitor, the collector of logs. `ray.init` has no setting against them."""
 
 
 class RaySession:
@@ -39,6 +45,8 @@ class RaySession:
         self._environment = _set_environment(token_file(self._folder))
         import ray  # here, because it reads its environment when first imported
 
+        # started beside the main thread it warns that it sets no SIGTERM handler; who waits for the sites has one
+        logging.getLogger("ray").setLevel(logging.ERROR)
         self._ray: Any = ray
         try:
             self._start(cpu_count)
@@ -50,18 +58,19 @@ class RaySession:
         """Start Ray; on a busy machine its head may miss Ray's own 30 s, so it is tried again."""
         for attempt in range(START_ATTEMPTS):
             try:
-                self._ray.init(
-                    address="local",
-                    num_cpus=cpu_count,
-                    num_gpus=0,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(self._folder / f"r{attempt}"),
-                    _node_ip_address=LOOPBACK,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    configure_logging=False,
-                )
+                with _only_what_actors_need():
+                    self._ray.init(
+                        address="local",
+                        num_cpus=cpu_count,
+                        num_gpus=0,
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                        _temp_dir=str(self._folder / f"r{attempt}"),
+                        _node_ip_address=LOOPBACK,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        configure_logging=False,
+                    )
             except Exception:
                 self._ray.shutdown()
                 if attempt + 1 == START_ATTEMPTS:
@@ -169,6 +178,25 @@ class RayEngine:
     def _set_halted(self, site_id: str, is_halted: bool) -> None:
         actor = self._actors[self._shard_of[site_id]]
         self._session.get([actor.set_halted.remote(site_id, is_halted)])
+
+
+@contextmanager
+def _only_what_actors_need() -> Iterator[None]:
+    """While Ray starts, its head leaves out `UNUSED_PROCESSES`; AttributeError when a new Ray has renamed them."""
+    from ray._private.node import Node
+
+    before = {name: getattr(Node, name) for name in UNUSED_PROCESSES}
+    for name in before:
+        setattr(Node, name, _start_nothing)
+    try:
+        yield
+    finally:
+        for name, start in before.items():
+            setattr(Node, name, start)
+
+
+def _start_nothing(node: object, **_: object) -> None:
+    """In place of starting a process."""
 
 
 def _balanced(specs: Sequence[SiteSpec], shard_count: int) -> list[list[SiteSpec]]:

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import orjson
+from pydantic import ValidationError
 
 from scheduler.domain.columns import Columns
 from suanli.model import Stage, Workload
+from suanli.model.words import printable
 
 FINITE_S = 1
 """Stands for "has an end" in a shape; the declared duration itself belongs to the workload."""
@@ -44,7 +46,34 @@ def shape_key(document: dict[str, Any]) -> str:
 def template_of(document: dict[str, Any]) -> Workload:
     """The workload that stands for all of one shape."""
     stages = [{**s, "gpu_milli": dict(s.get("gpu_milli", ()))} for s in document["stages"]]
-    return Workload.model_validate({**document, "stages": stages, "name": TEMPLATE_NAME})
+    raw = {**document, "stages": stages, "name": TEMPLATE_NAME}
+    try:
+        return Workload.model_validate(raw)
+    except ValidationError:
+        return Workload.model_validate(_escaped(raw))
+
+
+def stored_workload(body: bytes) -> Workload:
+    """A workload as the store has it.
+
+    An early version took control characters in texts. They are refused today; what lies there already stays readable,
+    with those characters escaped.
+    """
+    try:
+        return Workload.model_validate_json(body)
+    except ValidationError:
+        return Workload.model_validate_json(orjson.dumps(_escaped(orjson.loads(body))))
+
+
+def _escaped(raw: Any) -> Any:
+    """Plain JSON with `\\x1b` in place of a control character, in all its texts."""
+    if isinstance(raw, str):
+        return printable(raw)
+    if isinstance(raw, list):
+        return [_escaped(item) for item in raw]
+    if isinstance(raw, dict):
+        return {_escaped(key): _escaped(item) for key, item in raw.items()}
+    return raw
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import dijkstra
 
 from scheduler.domain.limits import fleet_in_force, floors_in_force
 from suanli.model import AccessProfile, Fleet, Link, Policy, Site, SiteKind, Zone
-from suanli.model.units import MBPS_PER_GBPS, W_PER_KW
+from suanli.model.units import MBPS_PER_GBPS, W_PER_KW, local_time
 
 RESOURCES = ("cpu_milli", "memory_mib", "gpu_milli", "storage_gib")
 NO_PREDECESSOR = -9999
@@ -83,6 +83,10 @@ class Topology:
         """(S, S) network p99 RTT between sites; 0 within a site."""
         n = self.site_count
         return self.rtt_vertex_ms[:n, :n]
+
+    def local_time(self, at_s: float) -> str:
+        """An instant for people of this fleet, in the zone of its first tariff, which is named."""
+        return local_time(at_s, self.fleet.tariffs[0].utc_offset_hours if self.fleet.tariffs else 0)
 
     @cached_property
     def lowest_price_yuan_per_kwh(self) -> NDArray[np.float64]:

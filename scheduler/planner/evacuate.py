@@ -27,10 +27,10 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.defragment import migration_yuan
 from scheduler.planner.feasibility import SpecView
-from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, hours_left, kept_work_s
+from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, energy_yuan, hours_left, kept_work_s
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Placed, Round
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot
 from suanli.model.units import SECONDS_PER_HOUR
 
@@ -100,7 +100,7 @@ class _Exit:
         self._scorer, self._now_s, self._site, self._kept = scorer, now_s, site, kept
         topology = snapshot.topology
         self._open = np.array(guide.get("site_open", np.ones(topology.site_count, bool)), bool) & ~closes
-        self._fixed_yuan = np.array(guide.get("fixed_yuan_per_hour", np.zeros(topology.site_count)))
+        self._guide = guide
         self._gone = set(gone)
         self._before = snapshot.copy()
 
@@ -234,7 +234,7 @@ class _Exit:
         """The policy's price of the move, work done twice, dearer energy, and the node if it has to wake."""
         state, topology, row = self._state, self._snapshot.topology, placed.row
         view = self._view(row)
-        energy = self._energy_yuan(view)
+        energy = energy_yuan(view, self._scorer, self._guide, self._before)
         old, new = (int(topology.node_group[n]) for n in (state.replicas["node"][row], placed.node))
         lost_s = (
             self._now_s - int(state.replicas["running_s"][row]) + float(state.replicas["done_work_s"][row])
@@ -246,12 +246,6 @@ class _Exit:
             woken.add(placed.node)
             more += float(self._scorer.node_cost(view, self._before)[placed.node])
         return migration_yuan(state, row) + again + more * self._hours(row)
-
-    def _energy_yuan(self, view: SpecView) -> NDArray[np.float64]:
-        """(G,) yuan per hour of one replica, without the wall around sites that are kept closed."""
-        cost = self._scorer.group_cost(view, self._before)
-        wall = CLOSED_SITE_YUAN_PER_HOUR + self._fixed_yuan[self._snapshot.topology.group_site]
-        return np.where(cost >= CLOSED_SITE_YUAN_PER_HOUR, cost - wall, cost)
 
     def _planned(self, chosen: Sequence[_Leaving], closing_yuan: float, stay_h: float) -> list[PlannedMove]:
         """The moves as the plan tells them; each has an equal share in what closing saves."""

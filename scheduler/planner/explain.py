@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.state import ClusterState, Phase, Stopped
+from scheduler.domain.state import ClusterState, Phase
 from scheduler.domain.topology import RESOURCES
 from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
@@ -36,7 +36,7 @@ from suanli.model import (
     Workload,
     WorkloadState,
 )
-from suanli.model.units import MIB_PER_GIB, MILLI, W_PER_KW, utc
+from suanli.model.units import MIB_PER_GIB, MILLI, W_PER_KW
 
 SAME_COST_YUAN = 1e-9
 AMOUNTS = {
@@ -147,7 +147,7 @@ class Explainer:
             summary=self._why_not(rows, site_id, node, candidates)
             or _pending_summary(len(waiting), reasons, conflict, position)
             + (NO_END if conflict and OCCUPIED in conflict and start is None else "")
-            + _stopped_text([state.stopped[r] for r in waiting.tolist() if r in state.stopped]),
+            + self._stopped_text(waiting),
             reasons=reasons,
             conflict=conflict,
             candidates=candidates,
@@ -180,7 +180,7 @@ class Explainer:
         start = self._expected_start(index, waiting) if with_start else None
         placed = len(rows) - len(waiting)
         who = f"{len(waiting)} of {len(rows)} replicas wait: " if placed else ""
-        stopped = _stopped_text([state.stopped[r] for r in waiting.tolist() if r in state.stopped])
+        stopped = self._stopped_text(waiting)
         return WaitingStatus(self._queue_position(index), counts, who + self._brief(counts) + stopped, start)
 
     def _brief(self, counts: dict[str, int]) -> str:
@@ -273,6 +273,14 @@ class Explainer:
             known = self._known_at_sites[spec, wanted] = tuple(found)
         return known
 
+    def _stopped_text(self, waiting: NDArray[np.int64]) -> str:
+        """Why what waits no longer runs, the last stop first of all; "" for what was not told to stop."""
+        stopped = [self._state.stopped[r] for r in waiting.tolist() if r in self._state.stopped]
+        if not stopped:
+            return ""
+        last = max(stopped, key=lambda s: s.at_s)
+        return f"; stopped at {self._views.topology.local_time(last.at_s)}: {last.cause}"
+
     def _reasons_of_whole(self, index: int, waiting: NDArray[np.int64]) -> list[Reason]:
         state = self._state
         template = state.shapes.templates[int(state.workloads["shape"][index])]
@@ -284,7 +292,7 @@ class Explainer:
                     code=ReasonCode.NOT_BEFORE,
                     limit=not_before_s,
                     unit="s since 1970",
-                    detail=utc(not_before_s).isoformat(),
+                    detail=self._views.topology.local_time(not_before_s),
                 )
             )
         if template.deferrable and self._waits_for_price(waiting):
@@ -702,14 +710,6 @@ def _pending_summary(
     ahead = f", {_count(position - 1, 'workload')} ahead" if position > 1 else ""
     where = f" at {_count(sites, 'site')}" if sites else ""
     return f"{waits}{ahead}; {_count(len(reasons), 'reason')}{where}; these rules conflict: {' · '.join(conflict)}"
-
-
-def _stopped_text(stopped: Sequence[Stopped]) -> str:
-    """Why what waits no longer runs, the last stop first of all; "" for what was not told to stop."""
-    if not stopped:
-        return ""
-    last = max(stopped, key=lambda s: s.at_s)
-    return f"; stopped at {utc(last.at_s):%Y-%m-%d %H:%M} UTC: {last.cause}"
 
 
 def _count(n: int, what: str) -> str:

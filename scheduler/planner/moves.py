@@ -182,6 +182,17 @@ def hours_left(state: ClusterState, row: int, now_s: int) -> float:
     return float(max(0.0, end_s - now_s) / SECONDS_PER_HOUR)
 
 
+def energy_yuan(
+    view: SpecView, scorer: Scorer, guide: dict[str, Any], snapshot: Snapshot
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(G,) yuan per hour of one replica, without the wall around sites that are kept closed."""
+    cost, site = scorer.group_cost(view, snapshot), snapshot.topology.group_site
+    fixed_yuan = np.array(guide.get("fixed_yuan_per_hour", np.zeros(snapshot.topology.site_count)))
+    return np.where(
+        cost >= CLOSED_SITE_YUAN_PER_HOUR, cost - CLOSED_SITE_YUAN_PER_HOUR - fixed_yuan[site], cost
+    )
+
+
 def _rows_on(state: ClusterState, specs: list[int], group: int) -> list[int]:
     topology = state.topology
     assert topology is not None

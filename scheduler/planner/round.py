@@ -542,6 +542,17 @@ class Round:
         del self.result.placed[placed_before:]
         return placed
 
+    def place_gang_again(self, rows: NDArray[np.int64], group: int) -> list[Placed]:
+        """As `place_again`, for a whole gang and one group."""
+        view, placed_before = self._view_of(int(rows[0])), len(self.result.placed)
+        groups = np.zeros_like(view.group_ok)
+        groups[group] = view.group_ok[group]
+        if not self._place_gang(view, rows, groups):
+            self._undo(placed_before)
+        placed = self.result.placed[placed_before:]
+        del self.result.placed[placed_before:]
+        return placed
+
     def forget(self, workload: int) -> None:
         """What `place_again` found for it was given back."""
         self._placed_sites.pop(workload, None)

@@ -30,7 +30,7 @@ from scheduler.planner.round import Round, shortage_codes
 from scheduler.planner.scoring import LEAST_WANTED
 from scheduler.planner.snapshot import Snapshot
 from suanli.model import ReasonCode, StartEstimate, Workload
-from suanli.model.units import SECONDS_PER_HOUR, utc
+from suanli.model.units import SECONDS_PER_HOUR
 
 MAX_INSTANTS = 64
 """Ends looked at; more are thinned, which can only make an estimate a little later."""
@@ -223,8 +223,11 @@ class StartForecast:
             earliest_at_s=plan_s,
             likely_at_s=plan_s + START_MARGIN_S,
             latest_at_s=plan_s + self.state.policy.plan_every_s + START_MARGIN_S,
-            assumption=f"the plan of {utc(plan_s):%Y-%m-%d %H:%M} UTC moves others to make room for it",
+            assumption=f"the plan of {self._clock(plan_s)} moves others to make room for it",
         )
+
+    def _clock(self, at_s: int) -> str:
+        return self.done.snapshot.views.topology.local_time(at_s)
 
     # ---------------------------------------------------------------- deferrals
 
@@ -247,14 +250,12 @@ class StartForecast:
             sooner_s = self.now_s + int(BROUGHT_FORWARD_FRAC * (slot[0] - self.now_s))
             earliest_s, likely_s = max(earliest_s, sooner_s), max(likely_s, slot[1])
             latest_s = max(latest_s, likely_s)
-            assumption = f"the plan of {utc(self.state.guide.at_s):%Y-%m-%d %H:%M} UTC keeps its deferrals"
+            assumption = f"the plan of {self._clock(self.state.guide.at_s)} keeps its deferrals"
         if must_s is not None:
             must_s = max(must_s, room_s)
             latest_s = must_s + START_MARGIN_S
             likely_s = min(likely_s, latest_s)
-            assumption += (
-                f"; it starts by {utc(must_s):%Y-%m-%d %H:%M} UTC to meet its deadline, if there is room"
-            )
+            assumption += f"; it starts by {self._clock(must_s)} to meet its deadline, if there is room"
         return StartEstimate(
             earliest_at_s=min(earliest_s, likely_s),
             likely_at_s=likely_s,

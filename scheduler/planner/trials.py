@@ -49,7 +49,7 @@ from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
 from solvers.facility import facility_power_kw
 from suanli.model import Policy, Relaxation, StartEstimate, Workload
-from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, W_PER_KW, utc
+from suanli.model.units import MILLI, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, W_PER_KW
 
 Amount = TypeVar("Amount", np.int64, np.float64, np.bool_)
 
@@ -549,7 +549,7 @@ class Trials:
         late_yuan = self._template.lateness_yuan_per_gpu_hour * gpus * delay_s / SECONDS_PER_HOUR
         return [
             Relaxation(
-                change=f"start {_minutes(delay_s)} later, about {utc(start.likely_at_s):%H:%M} UTC",
+                change=f"start {_minutes(delay_s)} later, about {self._topology.local_time(start.likely_at_s)}",
                 field="not_before_at",
                 from_value=float(self._now_s),
                 to_value=float(start.likely_at_s),

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from scheduler.rpc.base import BOOKMARK_EVERY_S, STREAM_MOST_S, Backend
 from scheduler.rpc.boundary import Context
 from scheduler.rpc.names import ids_of
 from suanli import wire
-from suanli.model import Unavailable, WorkloadChange, WorkloadRecord
+from suanli.model import InvalidRequest, Unavailable, Workload, WorkloadChange, WorkloadRecord
 from suanli.v1 import reasons_pb2, workloads_pb2, workloads_pb2_grpc
 
 WORKLOAD = "tenants/{tenant}/workloads/{workload}"
@@ -27,7 +27,10 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
     async def CreateWorkload(
         self, request: workloads_pb2.CreateWorkloadRequest, context: Context
     ) -> workloads_pb2.Workload:
-        workload = wire.workload_from_create(request)
+        try:
+            workload = wire.workload_from_create(request)
+        except InvalidRequest as error:
+            raise await self._with_impossible(error, [error.mended], ["workload."]) from None
         record = await self._backend.service.workloads.create(
             workload,
             request_id=request.request_id,
@@ -41,7 +44,12 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
         self, request: workloads_pb2.BatchCreateWorkloadsRequest, context: Context
     ) -> workloads_pb2.BatchCreateWorkloadsResponse:
         # a thousand workloads take a while to read: other calls go on meanwhile
-        workloads = await self._backend.blocking(wire.workloads_from_batch, request)
+        try:
+            workloads = await self._backend.blocking(wire.workloads_from_batch, request)
+        except InvalidRequest as error:
+            mended = error.mended if isinstance(error.mended, list) else []
+            paths = [f"requests[{i}].workload." for i in range(len(mended))]
+            raise await self._with_impossible(error, mended, paths) from None
         records = await self._backend.service.workloads.batch_create(
             workloads,
             request_id=request.request_id,
@@ -50,6 +58,18 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
             paths=[f"requests[{i}].workload." for i in range(len(workloads))],
         )
         return await self._backend.blocking(_batch_response, records)
+
+    async def _with_impossible(
+        self, error: InvalidRequest, mended: Sequence[object], paths: Sequence[str]
+    ) -> InvalidRequest:
+        """What is malformed, and what is impossible about the rest: one answer names every problem."""
+        readable = [(w, path) for w, path in zip(mended, paths, strict=True) if isinstance(w, Workload)]
+        found = await asyncio.wrap_future(
+            self._backend.service.workloads.impossible(
+                [w for w, _ in readable], [path for _, path in readable]
+            )
+        )
+        return wire.with_impossible(error, found)
 
     async def GetWorkload(
         self, request: workloads_pb2.GetWorkloadRequest, context: Context

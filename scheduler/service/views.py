@@ -50,6 +50,8 @@ class WorkloadStatus:
     running_replica_count: int
     done_replica_count: int
     site_ids: tuple[str, ...]
+    starting: str = ""
+    """What is starting where, and until when."""
 
 
 def workload_status(state: ClusterState, history: History, name: str) -> WorkloadStatus | None:
@@ -72,7 +74,21 @@ def workload_status(state: ClusterState, history: History, name: str) -> Workloa
         running_replica_count=int((phases == Phase.RUNNING).sum()),
         done_replica_count=int((phases == Phase.DONE).sum()),
         site_ids=tuple(sorted(topology.site_ids[s] for s in sites)) if topology is not None else (),
+        starting=_starting(state, topology, rows.start + np.flatnonzero(phases == Phase.ORDERED)),
     )
+
+
+def _starting(state: ClusterState, topology: Topology | None, rows: NDArray[np.int64]) -> str:
+    """`2 replicas start at e01 until about 2026-07-15 14:05+08:00`: their order and the startup they declare."""
+    if topology is None or not len(rows):
+        return ""
+    replicas = state.replicas
+    sites = np.unique(topology.node_site[replicas["node"][rows]]).tolist()
+    startup_s = [state.spec(int(spec)).stage.startup_s for spec in replicas["spec"][rows]]
+    until_s = int((replicas["placed_s"][rows] + startup_s).max())
+    what = "1 replica starts" if len(rows) == 1 else f"{len(rows)} replicas start"
+    where = ", ".join(topology.site_ids[s] for s in sites)
+    return f"{what} at {where} until about {topology.local_time(until_s)}"
 
 
 def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecord:
@@ -87,6 +103,7 @@ def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecor
         running_replica_count=status.running_replica_count,
         done_replica_count=status.done_replica_count,
         site_ids=status.site_ids,
+        summary=status.starting,
     )
 
 

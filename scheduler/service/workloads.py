@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.records import COLLECTION_WORKLOADS, CommitBatch
+from scheduler.domain.shapes import stored_workload
 from scheduler.domain.state import STATE_CODE, ClusterState
 from scheduler.service.answers import Answer
 from scheduler.service.core import Core
@@ -138,17 +139,26 @@ class Workloads:
 
     def _validate(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[Outcome]:
         def check(state: ClusterState, now_s: int) -> Outcome:
-            problems = self._cycle.admit(state, workloads)
-            found = [
-                p.model_copy(update={"field": path + p.field})
-                for path, ps in zip(paths, problems, strict=True)
-                for p in ps
-            ]
+            found = self._impossible(state, workloads, paths)
             if found:
                 raise InvalidRequest(found)
             return Outcome({}, state.revision)
 
         return self._core.ask(check)
+
+    def impossible(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
+        """Every reason why one of them could never run, its field led by that workload's path; nothing is written."""
+        return self._core.ask(lambda state, _: self._impossible(state, workloads, paths))
+
+    def _impossible(
+        self, state: ClusterState, workloads: Sequence[Workload], paths: Sequence[str]
+    ) -> list[FieldProblem]:
+        problems = self._cycle.admit(state, workloads)
+        return [
+            p.model_copy(update={"field": path + p.field})
+            for path, ps in zip(paths, problems, strict=True)
+            for p in ps
+        ]
 
     # ------------------------------------------------------------------ read
 
@@ -158,7 +168,7 @@ class Workloads:
         status = self._statuses([name]).get(name)
         if document is None or document.body is None or status is None:
             raise self._missing(name)
-        record = workload_record(Workload.model_validate_json(document.body), status)
+        record = workload_record(stored_workload(document.body), status)
         return self._with_waiting([record], with_start=True)[0]
 
     def _with_waiting(
@@ -181,7 +191,7 @@ class Workloads:
         document = self._core.store.document(COLLECTION_WORKLOADS, name)
         if document is None or document.body is None:
             raise self._missing(name)
-        return Workload.model_validate_json(document.body)
+        return stored_workload(document.body)
 
     def page(
         self,
@@ -233,7 +243,7 @@ class Workloads:
         documents = self._core.store.documents_named(COLLECTION_WORKLOADS, names)
         statuses = self._statuses(names)
         return [
-            workload_record(Workload.model_validate_json(document.body), statuses[name])
+            workload_record(stored_workload(document.body), statuses[name])
             for name in names
             if (document := documents.get(name)) is not None
             and document.body is not None

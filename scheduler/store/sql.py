@@ -2,7 +2,8 @@
 
 - One writer: a commit of many batches is one transaction and one fsync (group commit). With WAL and
   `synchronous=FULL`, SQLite has the commit on disk before `commit` returns, so an answered submission survives a
-  `kill -9` and, as far as the disk keeps its word, a power cut.
+  `kill -9` and, as far as the disk keeps its word, a power cut. A store of virtual time need not outlive the machine
+  that drives it: without the fsync it survives a `kill -9` all the same.
 - Many readers: they see the last commit and never wait for the writer.
 - The schema is brought up to date by the packaged migrations whenever a store is opened.
 - A lock file beside the SQLite file keeps a second process out; the kernel releases it when the holder dies.
@@ -52,14 +53,14 @@ class SqlStore:
     without a file (use `MemoryStore`).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, outlives_power_cut: bool = True) -> None:
         self._url = make_url(url)
         if _is_sqlite(self._url) and self._url.database in (None, "", ":memory:"):
             raise ValueError(f"{url} names no file; say `memory` for a store that is not kept")
         self._lock_file = _lock(self._url)
         self._commit_lock = threading.Lock()
         try:
-            self._writer = _engine(self._url, writer=True)
+            self._writer = _engine(self._url, writer=True, waits_for_disk=outlives_power_cut)
             _migrate(self._writer)
             self._reader = _engine(self._url, writer=False) if _is_sqlite(self._url) else self._writer
         except BaseException:
@@ -297,7 +298,7 @@ def _is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def _engine(url: URL, writer: bool) -> Engine:
+def _engine(url: URL, writer: bool, waits_for_disk: bool = True) -> Engine:
     """One connection for the writer, a few for readers; SQLite connections are tuned as they open."""
     if not _is_sqlite(url):
         return create_engine(url, pool_pre_ping=True)
@@ -308,20 +309,20 @@ def _engine(url: URL, writer: bool) -> Engine:
         max_overflow=0,
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
     )
-    event.listen(engine, "connect", _tune_sqlite)
+    event.listen(engine, "connect", lambda connection, _: _tune_sqlite(connection, waits_for_disk))
     # the driver's own BEGIN is deferred and comes late; the writer takes its lock first and then reads the revision
     begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
 
 
-def _tune_sqlite(connection: Any, record: Any) -> None:
+def _tune_sqlite(connection: Any, waits_for_disk: bool) -> None:
     connection.isolation_level = None  # transactions begin in the "begin" hook, not inside the driver
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",
         "journal_mode=WAL",
-        "synchronous=FULL",
+        f"synchronous={'FULL' if waits_for_disk else 'NORMAL'}",
         f"wal_autocheckpoint={WAL_CHECKPOINT_PAGES}",
         f"cache_size=-{CACHE_KIB}",
         "temp_store=MEMORY",

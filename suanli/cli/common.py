@@ -233,6 +233,13 @@ def when(at_s: int) -> str:
     return datetime.fromtimestamp(at_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def when_and_zone(at_s: int) -> str:
+    """An instant in local time, its offset named, among sentences that name those of the city."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at_s, UTC).astimezone().isoformat(sep=" ", timespec="minutes")
+
+
 def gpus(milli: int) -> str:
     """Milli-GPUs as GPUs; empty for none."""
     return f"{milli / 1000:g}" if milli else ""

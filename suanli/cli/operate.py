@@ -30,6 +30,7 @@ from suanli.cli.output import (
     emit,
     heading,
     number,
+    one_name,
     paragraph,
     print_table,
 )
@@ -101,17 +102,22 @@ _SITE_STYLE = {"down": "red", "cordoned": "yellow", "closed": "dim", "open": "gr
 
 SITE_COLUMNS = (
     Column("SITE", lambda r: r.site.site_id),
-    Column("NAME", lambda r: both_names(r.site.display_name, r.site.display_name_zh), 1),
-    Column("KIND", lambda r: str(r.site.kind), 5),
+    Column(
+        "NAME",
+        lambda r: both_names(r.site.display_name, r.site.display_name_zh),
+        2,
+        short=lambda r: one_name(r.site.display_name, r.site.display_name_zh),
+    ),
+    Column("KIND", lambda r: str(r.site.kind), 8),
     Column("STATE", _site_state, style=lambda r: _SITE_STYLE[_site_state(r)]),
     number(
         "GPUS",
         lambda r: f"{gpus(r.status.placed_gpu_milli) or 0}/{gpus(r.status.installed_gpu_milli) or 0}",
         1,
     ),
-    number("REPLICAS", lambda r: str(r.status.placed_replica_count), 6),
+    number("REPLICAS", lambda r: str(r.status.placed_replica_count), 7),
     number("IT KW", lambda r: _meter(r, "it_power_kw"), 4),
-    number("FACILITY KW", lambda r: _meter(r, "facility_power_kw"), 7),
+    number("FACILITY KW", lambda r: _meter(r, "facility_power_kw"), 5),
     number("IPUE", lambda r: fixed(r.status.ipue, 2), 2),
     number("CAP", _cap, 2),
     number("LIMIT KW", _limit_kw, 9),

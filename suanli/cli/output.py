@@ -1,7 +1,8 @@
 """How answers look: tables that fit the terminal, JSON, YAML, names.
 
-A table leaves out the less important columns that do not fit and says how many; nothing is cut in the middle. Without a
-terminal (CI, pipes) there is no colour and the width is COLUMNS or 120. `-o json` is complete, `-o yaml` leaves out
+A table leaves out the less important columns that do not fit and says how many; nothing is cut in the middle. Names in
+two languages are told in one where columns would be left out for them. Without a terminal (CI, pipes) there is no
+colour and the width is COLUMNS or 120. `-o json` is complete, `-o yaml` leaves out
 defaults and reads back, `-o name` gives resource names for other commands.
 """
 
@@ -22,6 +23,8 @@ from rich.text import Text
 
 PIPE_WIDTH = 120
 MIN_WIDTH = 40
+WEIGHTY = 6
+"""Columns up to this rank are worth more than the second language of a name."""
 GAP = 2
 
 
@@ -36,13 +39,17 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: `value` gives the text of a row; rank 0 always stays, higher ranks are dropped first."""
+    """One column: `value` gives the text of a row; rank 0 always stays, higher ranks are dropped first.
+
+    `short` gives a shorter text, taken where the whole one would cost other columns their place.
+    """
 
     title: str
     value: Callable[[Any], str]
     rank: int = 0
     justify: Literal["left", "right"] = "left"
     style: Callable[[Any], str] | None = None
+    short: Callable[[Any], str] | None = None
 
 
 def number(title: str, value: Callable[[Any], str], rank: int = 0) -> Column:
@@ -79,10 +86,11 @@ def emit(
     `single`: one object instead of an array. `complete`: YAML with what is at its default, for people who edit it.
     """
     from suanli import yaml_io
+    from suanli.model.words import printable
 
     if output is Format.NAME:
         for value in values:
-            typer.echo(name(value))
+            typer.echo(printable(name(value)))
     elif output is Format.JSON:
         typer.echo(dump_json(values[0] if single else values))
     elif output is Format.YAML:
@@ -108,9 +116,17 @@ def dump_json(value: Any, indent: int | None = 2) -> str:
 
 def print_table(rows: Iterable[Any], columns: Sequence[Column], title: str = "") -> None:
     """A table of what fits."""
+    from suanli.model.words import printable
+
     out = console()
-    cells = [[c.value(row) for c in columns] for row in rows]
+    rows = list(rows)
+    whole = [[printable(c.value(row)) for c in columns] for row in rows]
+    short = [
+        [printable(c.short(row)) if c.short else text for c, text in zip(columns, texts, strict=True)]
+        for row, texts in zip(rows, whole, strict=True)
+    ]
     styles = [[c.style(row) if c.style else "" for c in columns] for row in rows]
+    cells = whole if _keeps_what_weighs(columns, whole, out.width) else short
     kept = fitting(columns, cells, out.width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), title=title or None, title_justify="left")
     for i in kept:
@@ -141,6 +157,19 @@ def fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
             used += GAP + widths[i]
             kept.append(i)
     return sorted(kept)
+
+
+def _keeps_what_weighs(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether every column up to rank `WEIGHTY` fits."""
+    weighty = [i for i, c in enumerate(columns) if c.rank <= WEIGHTY]
+    texts = [[row[i] for i in weighty] for row in cells]
+    empty = sum(not any(row[k] for row in texts) for k, i in enumerate(weighty) if columns[i].rank > 0)
+    return len(fitting([columns[i] for i in weighty], texts, width)) == len(weighty) - empty
+
+
+def one_name(display_name: str, display_name_zh: str) -> str:
+    """The English name, or the Chinese one where there is no other."""
+    return display_name or display_name_zh
 
 
 def both_names(display_name: str, display_name_zh: str, otherwise: str = "") -> str:

@@ -23,6 +23,7 @@ from suanli.cli.common import (
     read_workloads,
     site_labels,
     when,
+    when_and_zone,
     workload_name,
     yuan,
 )
@@ -35,6 +36,7 @@ from suanli.cli.output import (
     emit,
     heading,
     number,
+    one_name,
     paragraph,
     print_table,
     tick,
@@ -79,9 +81,14 @@ def _tenant(name: str) -> str:
 RECORD_COLUMNS = (
     Column("WORKLOAD", lambda r: _short(r.name)),
     Column("STATE", lambda r: str(r.state), style=_state_style),
-    Column("TENANT", lambda r: _tenant(r.name), 5),
+    Column("TENANT", lambda r: _tenant(r.name), 6),
     Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
-    Column("NAME", lambda r: both_names(r.display_name, r.display_name_zh), 2),
+    Column(
+        "NAME",
+        lambda r: both_names(r.display_name, r.display_name_zh),
+        5,
+        short=lambda r: one_name(r.display_name, r.display_name_zh),
+    ),
     number("RUNNING", lambda r: f"{r.running_replica_count}/{r.replica_count}", 2),
     number("DONE", lambda r: str(r.done_replica_count or ""), 2),
     number("GPUS", lambda r: gpus(r.gpu_milli), 4),
@@ -445,8 +452,8 @@ def _print_wait(planned: PlannedWorkload) -> None:
 
 def _start_text(start: StartEstimate) -> str:
     return (
-        f"about {when(start.likely_at_s)} (between {when(start.earliest_at_s)} and "
-        f"{when(start.latest_at_s)}); {start.assumption}"
+        f"about {when_and_zone(start.likely_at_s)} (between {when_and_zone(start.earliest_at_s)} and "
+        f"{when_and_zone(start.latest_at_s)}); {start.assumption}"
     )
 
 

@@ -163,9 +163,18 @@ class AsyncClient:
         return await self._run(calls.get_workload(name))
 
     def list_workloads(
-        self, parent: str = calls.ANY_TENANT, *, filter: str = "", order_by: str = "", full: bool = False
+        self,
+        parent: str = calls.ANY_TENANT,
+        *,
+        filter: str = "",
+        order_by: str = "",
+        full: bool = False,
+        page_size: int = MAX_PAGE_SIZE,
     ) -> AsyncGenerator[WorkloadRecord]:
-        """Workloads of one tenant or of all; without their bodies unless `full`."""
+        """Workloads of one tenant or of all; without their bodies unless `full`.
+
+        They come page by page as they are read: who needs only the first few says so with `page_size`.
+        """
         return self._pages(
             lambda token: self._run(
                 calls.list_workloads(
@@ -173,7 +182,7 @@ class AsyncClient:
                     filter=filter,
                     order_by=order_by,
                     full=full,
-                    page_size=MAX_PAGE_SIZE,
+                    page_size=page_size,
                     page_token=token,
                 )
             )

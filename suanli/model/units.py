@@ -6,7 +6,7 @@ Requirements round up and capacities round down, so that an integer problem is n
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 SECONDS_PER_MINUTE = 60
 MINUTES_PER_HOUR = 60
@@ -84,6 +84,12 @@ def epoch_s(at: datetime) -> int:
     if at.tzinfo is None:
         raise ValueError("instants carry a time zone")
     return int(at.timestamp())
+
+
+def local_time(at_s: float, utc_offset_hours: int) -> str:
+    """Seconds since 1970 as people at that offset read them, the offset named: `2026-07-15 14:05+08:00`."""
+    zone = timezone(timedelta(hours=utc_offset_hours))
+    return datetime.fromtimestamp(at_s, tz=zone).isoformat(sep=" ", timespec="minutes")
 
 
 def utc(at_s: float) -> datetime:

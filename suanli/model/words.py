@@ -2,10 +2,12 @@
 
 reason_words    one no: `needs 128 cores, at most 64 free`
 blocked_places  all reasons, places with the same ones together
+printable       a text that cannot steer a terminal
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -79,6 +81,14 @@ def _with_numbers(reason: Reason, number: Number) -> str:
             f"{str(reason.code).replace('_', ' ')}: {{actual}}{' {unit}' if unit else ''}, limit {{limit}}"
         )
     return template.format(actual=number(reason.actual), limit=number(reason.limit), unit=unit)
+
+
+def printable(text: str) -> str:
+    """The text with `\\x1b` in place of a control character: names are other people's, and terminals obey them."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def nodes_words(count: int, number: Number = plain_number) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from suanli.model import (
@@ -19,7 +20,7 @@ from suanli.model import (
     WorkloadsPlan,
     units,
 )
-from suanli.model.problems import Malformed, show_plain, validate
+from suanli.model.problems import HARMLESS_ID, Malformed, show_plain, validate
 from suanli.v1 import workloads_pb2 as pb
 from suanli.wire.codec import (
     NAMES,
@@ -253,9 +254,9 @@ def workload_from_create(request: pb.CreateWorkloadRequest, path: str = "", pare
     try:
         workload = validate(Workload, raw, NAMES, f"{head}workload")
     except InvalidRequest as error:
-        raise InvalidRequest([*problems, *error.problems]) from None
+        raise InvalidRequest([*problems, *error.problems], error.mended) from None
     if problems:
-        raise InvalidRequest(problems)
+        raise InvalidRequest(problems, workload)
     return workload
 
 
@@ -263,15 +264,19 @@ def workloads_from_batch(request: pb.BatchCreateWorkloadsRequest) -> list[Worklo
     """The workloads of a batch, in order; problems of all items in one error.
 
     Raises:
-        InvalidRequest: with paths like `requests[3].workload.stages[0].cpu_milli`.
+        InvalidRequest: with paths like `requests[3].workload.stages[0].cpu_milli`. `mended` is then one per item: the
+            workload, sound or mended, or None where that failed.
     """
     problems = _count_problems("requests", len(request.requests))
     out: list[Workload] = []
+    readable: list[Workload | None] = []
     for i, item in enumerate(request.requests):
         try:
             out.append(workload_from_create(item, f"requests[{i}]", request.parent))
+            readable.append(out[-1])
         except InvalidRequest as error:
             problems += error.problems
+            readable.append(error.mended if isinstance(error.mended, Workload) else None)
         problems += [
             FieldProblem(
                 field=f"requests[{i}].{name}",
@@ -283,8 +288,27 @@ def workloads_from_batch(request: pb.BatchCreateWorkloadsRequest) -> list[Worklo
         ]
     problems += _repeated_names([w.name for w in out])
     if problems:
-        raise InvalidRequest(problems)
+        raise InvalidRequest(problems, readable)
     return out
+
+
+def with_impossible(error: InvalidRequest, found: Sequence[FieldProblem]) -> InvalidRequest:
+    """The error with what else was found about its mended workloads, less what lies at a field that was mended."""
+    told = [_PATH_PARTS.findall(p.field) for p in error.problems]
+
+    def is_told(path: str) -> bool:
+        asked = _PATH_PARTS.findall(path)
+        return any(known[: len(asked)] == asked or asked[: len(known)] == known for known in told)
+
+    more = [
+        p
+        for p in found
+        if HARMLESS_ID not in str(p) and not is_told(p.field) and not is_told(NAMES.proto_path(p.field))
+    ]
+    return InvalidRequest([*error.problems, *more], error.mended)
+
+
+_PATH_PARTS = re.compile(r"[^.\[\]]+")
 
 
 def workloads_from_plan(request: pb.PlanWorkloadsRequest) -> list[Workload]:

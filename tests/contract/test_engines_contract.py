@@ -184,6 +184,17 @@ def test_the_small_city_is_equal_on_ray_with_any_number_of_shards(ray_session):
             engine.close()
 
 
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_ray_starts_nothing_but_what_actors_need(ray_session):
+    """Its dashboard, autoscaler and log collector cost seconds of start, and the dashboard fails now and then."""
+    from ray._private.worker import _global_node
+
+    assert _global_node is not None
+    started = set(_global_node.all_processes)
+    assert started - {"reaper"} == {"gcs_server", "raylet"}  # a reaper where the kernel does not do its work
+
+
 SECOND_RAY = """
 from cluster_sim.engines.ray_engine import RayEngine
 from cluster_sim.scenarios import load_scenario

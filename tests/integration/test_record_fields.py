@@ -26,6 +26,7 @@ from suanli.model import (
     WorkloadState,
 )
 from suanli.model.telemetry import ReplicaPhase, ReplicaReport
+from suanli.model.units import local_time
 from tests.builders import START_S, PlainScorer, a_fleet, a_site, a_workload, given, name_of
 from tests.service_worlds import a_service, running, wait_until
 
@@ -91,6 +92,16 @@ def test_work_in_its_window_waits_for_it_and_stands_in_no_queue(service: Service
     assert (record.queue_position, record.pending_reasons["not_before"]) == (0, 2)
     assert record.expected_start is not None
     assert record.expected_start.earliest_at_s == START_S + 2 * HOUR_S
+
+
+def test_work_that_has_been_placed_says_where_and_until_when_it_starts(service: Service):
+    work = a_workload("fits").cpu(1).lasts(HOUR_S)
+    submit(service, work)
+    record = service.workloads.get(name_of("fits"))
+    assert (record.state, record.running_replica_count) == (WorkloadState.STARTING, 0)
+    (site_id,) = record.site_ids
+    until = local_time(START_S + 20 + work.build().stages[0].startup_s, 8)
+    assert record.summary == f"1 replica starts at {site_id} until about {until}"
 
 
 def test_what_runs_or_has_ended_says_nothing_of_the_queue(service: Service):

@@ -230,6 +230,34 @@ async def test_a_batch_is_all_or_nothing_and_names_the_item():
 
 
 @run
+async def test_one_answer_names_what_is_malformed_and_what_is_impossible():
+    """Also about one workload, and about the rest of a malformed one; never about a field that was mended."""
+    async with a_server() as (client, _):
+        broken, impossible = wire.workload_to_proto(a_workload("a")), an_impossible_workload("b")
+        broken.stages[0].cpu_milli = -5
+        both = wire.workload_to_proto(an_impossible_workload("c"))
+        both.stages[0].cpu_milli = -5
+        messages = {"a": broken, "b": wire.workload_to_proto(impossible), "c": both}
+        requests = [
+            workloads_pb2.CreateWorkloadRequest(parent=ACME, workload_id=name, workload=message)
+            for name, message in messages.items()
+        ]
+        batch = workloads_pb2.BatchCreateWorkloadsRequest(parent=ACME, requests=requests)
+        error = await refused(client.workloads.BatchCreateWorkloads(batch, timeout=DEADLINE_S))
+        (bad,) = details(error, error_details_pb2.BadRequest)
+        malformed, too_large = "workload.stages[0].cpu_milli", "workload.stages[0].memory_mib"
+        assert sorted(v.field for v in bad.field_violations) == [
+            f"requests[0].{malformed}",
+            f"requests[1].{too_large}",
+            f"requests[2].{malformed}",
+            f"requests[2].{too_large}",
+        ]
+        alone = await refused(client.workloads.CreateWorkload(requests[2], timeout=DEADLINE_S))
+        (bad,) = details(alone, error_details_pb2.BadRequest)
+        assert sorted(v.field for v in bad.field_violations) == [malformed, too_large]
+
+
+@run
 async def test_validate_only_stores_nothing():
     async with a_server() as (client, _):
         request = workloads_pb2.CreateWorkloadRequest(

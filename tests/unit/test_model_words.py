@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from suanli.model import Reason, ReasonCode
-from suanli.model.words import blocked_places, reason_words
+from suanli.model.words import blocked_places, printable, reason_words
 
 
 def a_reason(code: ReasonCode, site: str = "", nodes: int = 0, **more: object) -> Reason:
@@ -57,3 +57,8 @@ def test_nothing_is_lost_when_only_the_stage_differs():
         (("e01",), "sync: the site is down; render: the site is down"),
         (("e02",), "the site is down"),
     ]
+
+
+def test_a_printable_text_cannot_steer_a_terminal():
+    assert printable("Film \x1b[2J park\n影都\x7f") == "Film \\x1b[2J park\\x0a影都\\x7f"
+    assert printable("影都 ✓ ¥") == "影都 ✓ ¥"

@@ -6,7 +6,7 @@ import pytest
 
 from suanli.model import EventKind, ReplicaPhase
 from suanli.model.telemetry import ReplicaReport
-from suanli.model.units import utc
+from suanli.model.units import local_time
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_twin, a_workload, given, name_of
 from tests.placement_oracle import violations_of
 
@@ -79,7 +79,7 @@ def test_who_gave_way_is_told_why_and_what_it_lost_until_it_runs_again():
     at_s = city.when_planned().now_s
     summary = city.explain("b0").summary
     told = (
-        f"stopped at {utc(at_s):%Y-%m-%d %H:%M} UTC: it gave way, for hard_safety work found no free room; "
+        f"stopped at {local_time(at_s, 8)}: it gave way, for hard_safety work found no free room; "
         f"{1000 * 0.1 / 3600:.2g} GPU-hours of its work are lost"
     )
     assert summary.endswith(told)

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.domain.records import CommitBatch, EventDraft
+from scheduler.domain.records import COLLECTION_WORKLOADS, CommitBatch, Document, EventDraft
+from scheduler.domain.shapes import shape_document, template_of
 from scheduler.service.feed import Feed
 from scheduler.service.filters import parse_filter
 from scheduler.service.history import History, workload_of
 from scheduler.service.paging import page_size, read_token, write_token
 from scheduler.store import MemoryStore
 from suanli.model import Event, EventKind, InvalidRequest, WatchExpired, WorkloadRecord, WorkloadState
-from tests.service_worlds import a_workload
+from tests.service_worlds import a_fleet, a_service, a_site, a_workload, running
 
 # ---------------------------------------------------------------- filters
 
@@ -226,3 +227,25 @@ def test_history_knows_when_a_workload_came_and_last_changed():
     assert history.created(name) == (1, 10)
     assert history.changed(name) == (3, 12)
     assert [workload_of(e) for e in events] == [name, None, name]
+
+
+# ---------------------------------------------------------------- what an old version stored
+
+
+def test_texts_with_control_characters_from_an_old_store_are_shown_escaped():
+    store, old = MemoryStore(), a_workload("w", workload_class="W9", display_name="Film")
+    with running(a_service(store), a_fleet(a_site("e01"))) as service:
+        service.workloads.create(old).result(10)
+    kept = store.document(COLLECTION_WORKLOADS, old.name)
+    assert kept is not None and kept.body is not None
+    body = kept.body.replace(b'"Film"', b'"Film\\u001b[2J\\npark"').replace(b'"W9"', b'"W\\t9"')
+    store.commit([CommitBatch((), (Document(COLLECTION_WORKLOADS, old.name, body, parent=kept.parent),))])
+    with running(a_service(store)) as service:
+        (listed,) = service.workloads.page().records
+        assert (listed.display_name, listed.workload_class) == ("Film\\x1b[2J\\x0apark", "W\\x099")
+        assert service.workloads.get(old.name).display_name == listed.display_name
+
+
+def test_a_shape_from_an_old_store_is_read_with_its_control_characters_escaped():
+    document = shape_document(a_workload("w", workload_class="W9")) | {"workload_class": "W\t9"}
+    assert template_of(document).workload_class == "W\\x099"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from solvers.linear import LpLimits, LpResult, LpStatus, Program, solve
+from solvers.archive import IntArray
+from solvers.linear import LpLimits, LpResult, LpStatus, Program, TemporaryRow, solve
 from solvers.lp_session import Session
 
 LIMITS = LpLimits(iterations=10_000, wall_s=60.0)
@@ -72,9 +73,9 @@ def test_watched_rows_join_only_when_an_optimum_breaks_them_and_the_answer_is_th
     rows_told: list[int] = []
     solve_told = Session._solve_told
 
-    def counting(self: Session, program: Program, *rest: Any) -> LpResult:
-        rows_told.append(program.matrix.shape[0])
-        return solve_told(self, program, *rest)
+    def counting(self: Session, program: Program, rows: IntArray, *rest: Any) -> LpResult:
+        rows_told.append(len(rows))
+        return solve_told(self, program, rows, *rest)
 
     monkeypatch.setattr(Session, "_solve_told", counting)
     rng = np.random.default_rng(seed)
@@ -129,8 +130,8 @@ def test_temporary_rows_are_told_apart_by_name_and_forgotten_when_they_leave() -
     keys, session = np.arange(15), Session()
     free = session.solve(program, keys, LIMITS).objective
     first = np.array([0])
-    tight = program.with_row("no full column", first, np.ones(1), 0.0)
-    other = program.with_row("half a full column", first, np.ones(1), 0.5)
+    tight = program.with_rows([TemporaryRow("no full column", first, np.ones(1), 0.0)])
+    other = program.with_rows([TemporaryRow("half a full column", first, np.ones(1), 0.5)])
     for changed in (tight, other, program):
         assert session.solve(changed, keys, LIMITS).objective == pytest.approx(
             solve(changed, LIMITS).objective
@@ -154,10 +155,10 @@ def test_a_remembered_optimum_is_gone_on_from_even_after_columns_have_joined(see
     whole, keys = _covering(rng, 30, 60), np.arange(60)
     session = Session()
     session.solve(_part(whole, 30, np.arange(50)), keys[:50], LIMITS)
-    session.remember()
+    session.remember("here")
     some_fixed = replace(whole, lower=np.where(rng.random(60) < 0.3, whole.upper, whole.lower))
     session.solve(some_fixed, keys, LIMITS)
-    session.go_back()
+    session.go_back("here")
     again, fresh = session.solve(whole, keys, LIMITS), solve(whole, LIMITS)
     assert again.objective == pytest.approx(fresh.objective)
     assert again.iterations < fresh.iterations

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.optimize import linprog
 
-from solvers.linear import INFINITY, LpLimits, Program
+from solvers.linear import INFINITY, LpLimits, Program, TemporaryRow
 from solvers.lp_session import Session
 from solvers.plan_levels import AtLevels, Improved, improve_at_levels, settle_levels
 from solvers.plan_master import Master
@@ -172,7 +172,7 @@ def test_a_row_may_be_exceeded_where_that_is_cheaper(price, expected):
         cost=np.array([5.0, 0.0]), row_lower=np.array([2.0]), row_upper=np.array([2.0]),
     )  # fmt: skip
     session, key = Session(), np.arange(2)
-    hard = program.with_row("limit", np.array([1]), np.ones(1), 0.0, excess_yuan=price)
+    hard = program.with_rows([TemporaryRow("limit", np.array([1]), np.ones(1), 0.0, excess_yuan=price)])
     soft = replace(hard, most_excess=(INFINITY,))
     assert session.solve(hard, key, LpLimits()).x == pytest.approx([2.0, 0.0])
     answer = session.solve(soft, key, LpLimits())

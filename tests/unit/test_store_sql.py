@@ -41,7 +41,17 @@ def test_a_commit_is_in_the_file_before_it_returns(url, tmp_path):
     store.close()
 
 
-def test_sqlite_syncs_every_commit(url):
+@pytest.mark.parametrize(("outlives_power_cut", "level"), [(True, "FULL"), (False, "NORMAL")])
+def test_sqlite_syncs_every_commit_that_has_to_outlive_a_power_cut(url, outlives_power_cut, level):
+    store = open_store(url, outlives_power_cut=outlives_power_cut)
+    assert isinstance(store, SqlStore)
+    with store._writer.connect() as connection:
+        synchronous = {"NORMAL": 1, "FULL": 2}  # as SQLite numbers them
+        assert connection.exec_driver_sql("pragma synchronous").scalar() == synchronous[level]
+    store.close()
+
+
+def test_stores_wait_for_the_disk_unless_told_otherwise(url):
     store = SqlStore(url)
     with store._writer.connect() as connection:
         full = 2

@@ -1,0 +1,19 @@
+"""Orders to sites, read from the event log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster_sim.world.protocol import Command, StartReplica, StopReplica
+from suanli.model import Event, EventKind
+
+
+def commands_of(events: Sequence[Event]) -> list[Command]:
+    """The orders among events, as sites take them."""
+    out: list[Command] = []
+    for event in events:
+        if event.kind is EventKind.REPLICA_START_ORDERED:
+            out.append(StartReplica.from_event_body(event.body["command"]))
+        elif event.kind is EventKind.REPLICA_STOP_ORDERED:
+            out.append(StopReplica(event.subject, event.body["site_id"], event.at_s, event.body["cause"]))
+    return out
