@@ -4,11 +4,13 @@
 
 1. relaxation   the bulk model (`bulk_model`) as a linear program, sites rounded (`bulk_relax`); duals prove the bound
 2. quotas       whole replicas and whole gangs per class and group (`bulk_fill`)
-3. nodes        quotas onto nodes, all groups at once (`node_fill`), largest first, evenly filled
+3. nodes        quotas onto nodes, all groups at once (`node_fill`), largest first, evenly filled; swaps inside a
+                group make room for what a step left out (`bulk_swaps`)
 4. yields       nodes of full groups that filling could not use are taken off, and 1–3 repeated from the last basis,
                 until the gap is small enough
 5. rest         what did not fit goes where prices say it costs least, within every limit
-6. count        plan and placements, every figure counted again from the replicas on their nodes (`bulk_report`)
+6. count        plan and placements, every figure counted again from the replicas on their nodes (`bulk_report`);
+                at last nodes that the best plan can do without are emptied
 7. certificate  the duals as multipliers of rules, for `suanli verify` (`bulk_certificate`)
 
 Deterministic for a problem: one thread, limits on simplex iterations. Capacity of nodes and devices, candidates, gangs,
@@ -25,7 +27,7 @@ import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.bulk_certificate import with_certificate
-from solvers.bulk_fill import WHOLE, Filling, whole_quotas
+from solvers.bulk_fill import WHOLE, Filling, Mend, whole_quotas
 from solvers.bulk_model import HARD_CAP_YUAN, OVER_BUDGET_YUAN, bulk_sets
 from solvers.bulk_relax import (
     CUT_ROUNDS,
@@ -41,6 +43,7 @@ from solvers.bulk_relax import (
     unpriced,
 )
 from solvers.bulk_report import hard_excess_kwh, make_solution, moves_over_budget, node_placements
+from solvers.bulk_swaps import swap_for_quotas
 from solvers.clock import Clock
 from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
@@ -54,6 +57,12 @@ CAUTION = 1.3
 """What whole nodes owe beyond the program is taken off the next release this many times."""
 YIELD_ROUNDS = 2
 """Times the relaxation is solved again with the nodes that filling could not use taken off."""
+SWAP_ROUNDS = 3
+"""Rounds after the first in which packing swaps; later ones look for a plan that leaves nothing out, and another
+packing is a chance."""
+DRAINS = 20
+"""Nodes that the finished plan tries to do without, 3 ms each: saves up to 0.05 % where groups are small."""
+NEGLIGIBLE_YUAN = 1e-9
 MOST_ROUNDS = 6
 """Rounds beyond the third only where a hard cap does not hold yet."""
 
@@ -145,7 +154,7 @@ def solve_bulk(
             lessons = Lessons.none(relaxation)
             for number in range(MOST_ROUNDS + 1):
                 with clock.phase("nodes"):
-                    filling = filled(relaxation)
+                    filling = filled(relaxation, swap_for_quotas if number <= SWAP_ROUNDS else None)
                 with clock.phase("rest"):
                     completed(filling)
                 with clock.phase("count"):
@@ -176,6 +185,8 @@ def solve_bulk(
             solution = counted(filling)
             best = min(best, (filling, solution), key=lambda plan: weighted(*plan))
         filling, solution = best
+        with clock.phase("drain"):
+            solution = drained(filling, solution)
         if certify:
             with clock.phase("certificate"):
                 solution = with_certificate(filling.relaxation, solution)
@@ -285,6 +296,30 @@ def weighted(filling: Filling, solution: PlanSolution) -> float:
     return solution.objective_yuan + ranks_yuan + HARD_CAP_YUAN * broken_caps_kwh(sets.problem, solution)
 
 
+def drained(filling: Filling, solution: PlanSolution) -> PlanSolution:
+    """The solution after nodes beyond what a group's work needs were emptied, dearest groups first, where it saves."""
+    p = filling.sets.problem
+    idle_yuan = p.groups.idle_w * filling.kw_yuan[p.groups.site]
+    failures = np.zeros(p.group_count)
+    for _ in range(DRAINS):
+        spare = np.floor(filling.nodes_on - filling.needed_nodes() + WHOLE)
+        worth = np.where(failures == 0, np.maximum(spare, 0.0) * idle_yuan, 0.0)
+        g = int(worth.argmax())
+        if worth[g] <= 0:
+            break
+        before = filling.snapshot()
+        filling.empty_nodes(g, 1)
+        filling.place_few()
+        filling.settle()
+        trial = counted(filling)
+        if weighted(filling, trial) < weighted(filling, solution) - NEGLIGIBLE_YUAN:
+            solution = trial
+        else:
+            filling.restore(before)
+            failures[g] = 1
+    return solution
+
+
 def completed(filling: Filling) -> None:
     """Everything that waits, where prices say; the padding rule; room for what found none."""
     filling.place_rest()
@@ -296,10 +331,11 @@ def completed(filling: Filling) -> None:
     filling.settle()
 
 
-def filled(relaxation: Relaxation) -> Filling:
+def filled(relaxation: Relaxation, mend: Mend | None = swap_for_quotas) -> Filling:
     """The quotas of a relaxation on empty nodes, and every gang that finds room."""
     filling = Filling(relaxation, FleetState.empty(relaxation.sets.problem))
-    filling.place_quotas(whole_quotas(relaxation.sets, relaxation.x), relaxation.nodes)
+    quota = whole_quotas(relaxation.sets, relaxation.x)
+    filling.place_quotas(quota, relaxation.nodes, mend)
     filling.place_rest(only=filling.gang > 1)
     return filling
 

@@ -8,6 +8,7 @@ Gangs lie in one group (one island where the class says so), which is stricter t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,10 @@ def whole_quotas(sets: BulkSets, x: FloatArray) -> IntArray:
     up = np.zeros(len(x))
     up[order] = (place < left[of_class]) & (remainder[order] > 0)
     return np.asarray((base + up) * gang, dtype=np.int64)
+
+
+Mend = Callable[["Filling", IntArray, IntArray], None]
+"""Makes room for so many replicas of candidates that found none on the planned nodes."""
 
 
 class Filling:
@@ -183,11 +188,34 @@ class Filling:
         self.occupied[empty] = False
         np.add.at(self.nodes_on, self.fleet.group[empty], -1)
 
+    def exchange(self, row: int, node: int, other: int | None) -> None:
+        """A booked row goes to another node of its group, where `other` lies, which comes back and asks for the same
+        devices; None: the row asks for none, and nothing comes back.
+        """
+        booked = self.all_booked()
+        here = int(booked.node[row])
+        freed = self.need[booked.pair[row]].copy()
+        if other is not None:
+            freed -= self.need[booked.pair[other]]
+            booked.node[other] = here
+            masks = booked.device_mask
+            masks[row], masks[other] = masks[other], masks[row]
+        else:
+            self._rows_on[[here, node]] += (-1, 1)
+            if self._rows_on[here] == 0:
+                self.occupied[here] = False
+                self.nodes_on[self.fleet.group[here]] -= 1
+        booked.node[row] = node
+        self.fleet.free[here] += freed
+        self.fleet.free[node] -= freed
+
     # -- quotas ----------------------------------------------------------------------------------------------------
 
-    def place_quotas(self, quota: IntArray, nodes: FloatArray | None = None) -> None:
+    def place_quotas(
+        self, quota: IntArray, nodes: FloatArray | None = None, mend: Mend | None = None
+    ) -> None:
         """Quotas onto nodes, at most nodes[G] of each group if given: in every group the largest shape first, the j-th
-        of all groups in one step.
+        of all groups in one step; `mend` sees what a step left out.
         """
         quota = self._within_side_rows(np.minimum(quota, self.rest[self.sets.pair_class]))
         used = np.flatnonzero(quota)
@@ -200,7 +228,10 @@ class Filling:
         np.add.at(ahead, group, self.sets.share[used] * quota[used, None])
         for step in range(int(rank.max(initial=-1)) + 1):
             now = used[rank == step]
+            before = self.placed[now]
             self._place_step(now, quota[now], most, ahead)
+            if mend is not None:
+                mend(self, now, quota[now] - np.rint(self.placed[now] - before).astype(np.int64))
             ahead[self.sets.pair_group[now]] -= self.sets.share[now] * quota[now, None]
         self._shed_power()
         self.note_packing()
@@ -332,6 +363,16 @@ class Filling:
             enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw - WHOLE)) + 1
             self._empty(mine[:enough])
 
+    def empty_nodes(self, group: int, count: int) -> None:
+        """The emptiest occupied nodes of a group without gangs, so many: their work waits in `rest`."""
+        first, booked = int(self.fleet.first[group]), self.all_booked()
+        nodes = np.arange(first, first + int(self.fleet.count[group]))
+        tied = np.zeros(self.fleet.node_count, dtype=bool)
+        tied[booked.node[self._is_ganged[booked.pair]]] = True
+        nodes = nodes[self.occupied[nodes] & ~tied[nodes]]
+        used = 1.0 - self.fleet.free[nodes] / np.maximum(self.fleet.capacity[group], 1)
+        self._empty(nodes[np.argsort(used.max(axis=1), kind="stable")[:count]])
+
     def _empty(self, nodes: IntArray) -> None:
         """Everything on these nodes leaves and waits in `rest`, whole gangs."""
         gone = np.zeros(self.fleet.node_count, dtype=bool)
@@ -446,7 +487,7 @@ class Filling:
             target = int(here[c])
             _, nodes = self.fleet.nodes_of(s.pair_group[target : target + 1])
             need = np.broadcast_to(self.need[target], (len(nodes), self.need.shape[1]))
-            self._place_at(c, target, nodes, np.minimum(self.fleet.fit(nodes, need), self.rest[c]))
+            self.place_on(c, target, nodes, np.minimum(self.fleet.fit(nodes, need), self.rest[c]))
         self.place_rest(only=np.isin(np.arange(len(self.rest)), moving))
         return bool(self.work_kw[site] > before_kw)
 
@@ -512,7 +553,7 @@ class Filling:
             need = np.broadcast_to(self.need[v[i]], (len(nodes), self.need.shape[1]))
             fit = np.minimum(self.fleet.fit(nodes, need), self.rest[c])
             if fit.any():
-                self._place_at(c, int(v[i]), nodes[fit > 0], fit[fit > 0])
+                self.place_on(c, int(v[i]), nodes[fit > 0], fit[fit > 0])
                 most[g[i]] = self._most_free(g[i : i + 1])[0]
 
     def place_class(self, c: int, most: IntArray | None = None, *, only_open: bool = False) -> None:
@@ -553,7 +594,7 @@ class Filling:
             usable = on[here] if on_open else ~on[here]
             if gang > 1 and not only_open:
                 usable = np.ones_like(usable)
-            self._place_at(c, int(v[i]), node[here][usable], fit[here][usable])
+            self.place_on(c, int(v[i]), node[here][usable], fit[here][usable])
 
     def make_room(self) -> None:
         """For work that found no room: take flexible work away where it could run, place it, then the other again.
@@ -577,7 +618,7 @@ class Filling:
             self._try_room(c, int(pair))
 
     def _try_room(self, c: int, v: int) -> None:
-        before, penalty = self._snapshot(), self._penalty()
+        before, penalty = self.snapshot(), self._penalty()
         gone = self._blockers_on_side_rows(c, v) | self._blockers_on_nodes(c, v)
         if not gone.any():
             return
@@ -589,10 +630,10 @@ class Filling:
         fit = np.minimum(self.fleet.fit(nodes, need), self.rest[c])
         if np.isfinite(self.node_most[c]):
             fit = np.clip(self.node_most[c] - self._on_node(c)[nodes], 0, fit).astype(np.int64)
-        self._place_at(c, v, nodes, fit)
+        self.place_on(c, v, nodes, fit)
         self.place_rest(only=displaced)
         if self._penalty() >= penalty:
-            self._restore(before)
+            self.restore(before)
 
     def _penalty(self) -> float:
         return float(self.rest @ self.sets.unserved_yuan)
@@ -675,20 +716,22 @@ class Filling:
         room &= self.site_on[s.pair_site] & (s.pair_group != group)
         return np.asarray(np.bincount(s.pair_class, weights=room, minlength=len(s.demand)) == 0)
 
-    def _snapshot(self) -> tuple[object, ...]:
+    def snapshot(self) -> tuple[object, ...]:
+        """Everything that placing and removing change, for `restore`."""
         return (
             self.fleet.copy(), self._rows.copy(), self._rows_on.copy(), self.rest.copy(), self.side_room.copy(),
             self.work_kw.copy(), self.placed.copy(), self.occupied.copy(), self.nodes_on.copy(),
             self._next_gang.copy(),
         )  # fmt: skip
 
-    def _restore(self, kept: Any) -> None:
+    def restore(self, kept: Any) -> None:
+        """As it was at a snapshot."""
         (
             self.fleet, self._rows, self._rows_on, self.rest, self.side_room, self.work_kw, self.placed, self.occupied,
             self.nodes_on, self._next_gang,
         ) = kept  # fmt: skip
 
-    def _place_at(self, c: int, v: int, nodes: IntArray, fit: IntArray) -> None:
+    def place_on(self, c: int, v: int, nodes: IntArray, fit: IntArray) -> None:
         """As many of a class as fit on these nodes of one group and power and side rows allow; fullest nodes first."""
         s, p = self.sets, self.sets.problem
         gang = int(self.gang[c])

@@ -9,10 +9,14 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from benchmarks.fleet import fleet_problem
-from solvers.bulk import greedy_bulk, solve_bulk
-from solvers.bulk_model import NotBulk
-from solvers.bulk_relax import BulkLimits
+from solvers.bulk import counted, drained, greedy_bulk, solve_bulk
+from solvers.bulk_fill import Filling
+from solvers.bulk_model import NotBulk, bulk_sets
+from solvers.bulk_relax import BulkLimits, unpriced
+from solvers.bulk_report import node_placements
+from solvers.bulk_swaps import swap_for_quotas
 from solvers.decompose import solve_large
+from solvers.node_fill import FleetState
 from solvers.problem import PlacementProblem
 from solvers.replan import Inconsistent, NotIncremental, check_nodes, replan
 from solvers.verify import verify_placements, verify_plan
@@ -180,6 +184,50 @@ def test_single_replicas_make_way_for_a_gang_where_they_fit_elsewhere():
     town.work("one", demand=4.0, gpu={"l20": 1.0}, rank=0)
     plan = solve_bulk(town.problem())
     assert plan.solution.unserved_count.sum() == 0
+
+
+def test_a_swap_brings_cpu_to_the_node_that_has_the_devices():
+    """Two nodes of 16 cores and 4 GPUs: one is out of CPU, the other out of devices; heavy and light change places."""
+    town = Town().site("a").group("a/g", "a", node_count=2, cpu=16, gpus=4)
+    town.work("heavy", demand=3.0, cpu=5, gpu={"l20": 1.0})
+    town.work("light", demand=4.0, cpu=1, gpu={"l20": 1.0})
+    town.work("late", demand=1.0, cpu=4, gpu={"l20": 1.0})
+    problem = town.problem()
+    filling = Filling(unpriced(bulk_sets(problem)), FleetState.empty(problem))
+    heavy, light, late = range(3)
+    filling.book(np.array([0]), np.array([heavy]), np.array([3]))
+    filling.book(np.array([1]), np.array([light]), np.array([4]))
+    assert filling.fleet.fit(np.arange(2), filling.need[[late, late]]).tolist() == [0, 0]
+    swap_for_quotas(filling, np.array([late]), np.array([1]))
+    assert filling.placed.tolist() == [3.0, 4.0, 1.0]
+    check_nodes(filling, np.arange(2))
+    placements = node_placements(filling.sets, filling.fleet, filling.all_booked())
+    assert verify_placements(problem, placements) == []
+
+
+def test_a_swap_that_helps_nobody_is_not_made():
+    town = Town().site("a").group("a/g", "a", node_count=2, cpu=16, gpus=4)
+    town.work("heavy", demand=6.0, cpu=5, gpu={"l20": 1.0})
+    town.work("late", demand=1.0, cpu=4, gpu={"l20": 1.0})
+    problem = town.problem()
+    filling = Filling(unpriced(bulk_sets(problem)), FleetState.empty(problem))
+    filling.book(np.array([0, 1]), np.array([0, 0]), np.array([3, 3]))
+    before = filling.fleet.free.copy()
+    swap_for_quotas(filling, np.array([1]), np.array([1]))
+    np.testing.assert_array_equal(filling.fleet.free, before)
+    assert filling.placed.tolist() == [6.0, 0.0]
+
+
+def test_a_node_that_the_plan_can_do_without_is_emptied():
+    """Two half-filled nodes hold what one can: emptying one saves its idle power, and nothing is left out."""
+    problem = Town().site("a").group("a/g", "a", node_count=4, gpus=0).work("w", demand=8.0, cpu=2).problem()
+    filling = Filling(unpriced(bulk_sets(problem)), FleetState.empty(problem))
+    filling.book(np.array([0, 1]), np.array([0, 0]), np.array([4, 4]))
+    solution = counted(filling)
+    better = drained(filling, solution)
+    assert better.objective_yuan < solution.objective_yuan
+    assert filling.nodes_on.tolist() == [1] and better.unserved_count.sum() == 0
+    check_nodes(filling, np.arange(4))
 
 
 def small_fleet() -> PlacementProblem:
