@@ -122,8 +122,12 @@ def choose_open_sites(
         work.session.remember("plan")
         return OpenSites(best, bound_yuan), master
     guesses = _first_guesses(relaxed.result.x[on_columns], model, warm_start)
+    # what is opened at all serves whatever the relaxation serves: looked at when the others leave work out
+    most_open = (relaxed.result.x[on_columns] > INTEGRAL).astype(float)
     best = replace(relaxed, objective_yuan=math.inf)
-    for guess in guesses:
+    for guess in [*guesses, most_open]:
+        if guess is most_open and not _leaves_more_out(best, relaxed):
+            break
         work.counts["site_trials"] += 1
         work.session.go_back("relaxation")
         found = replace(solve_weighted(master, work, (guess, guess)), fixed_on=guess)
@@ -274,6 +278,12 @@ def is_integral(solved: Solved, on_columns: IntArray) -> bool:
     """Whether every site is open or closed."""
     on = solved.result.x[on_columns]
     return bool(np.all(np.abs(on - np.rint(on)) <= INTEGRAL))
+
+
+def _leaves_more_out(plan: Solved, relaxed: Solved) -> bool:
+    """Whether some level of a plan is above the relaxation's."""
+    pairs = zip(plan.level_values, relaxed.level_values, strict=True)
+    return any(own > least + LEVEL_TOLERANCE for own, least in pairs)
 
 
 def _first_guesses(
