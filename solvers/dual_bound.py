@@ -912,11 +912,7 @@ def migration_yuan(p: PlacementProblem, f: DerivedFacts, plan: PlanSolution, blo
     A share that begins in a group was elsewhere before, or unserved as far as that much was: then nothing moved.
     """
     c = p.pairs.class_index
-    first = float(plan.moved_count @ p.classes.migration_yuan[c])
-    if p.terms.move_budget_count is not None:
-        services = float(plan.moved_count[~f.is_batch[c]].sum())
-        dearest = float(p.classes.migration_yuan.max(initial=1.0))
-        first += OVER_BUDGET_FACTOR * dearest * max(0.0, services - p.terms.move_budget_count)
+    first = float(plan.moved_count @ p.classes.migration_yuan[c]) + over_budget_yuan(p, f, plan)
     blocks = int(block_of_slot[-1]) + 1
     hours = _sum_over(block_of_slot, p.slots.hours)
     demand_h = _sum_over(block_of_slot, f.demand * p.slots.hours)
@@ -934,6 +930,15 @@ def migration_yuan(p: PlacementProblem, f: DerivedFacts, plan: PlanSolution, blo
         moved = np.maximum(more - unserved, 0.0) * np.minimum(mean[:, b - 1], mean[:, b])
         total += float(moved @ p.classes.migration_yuan)
     return first + total
+
+
+def over_budget_yuan(p: PlacementProblem, f: DerivedFacts, plan: PlanSolution) -> float:
+    """What moves of services over the budget cost beside their price: no term of a plan's cost, for nobody pays it."""
+    if p.terms.move_budget_count is None:
+        return 0.0
+    services = float(plan.moved_count[~f.is_batch[p.pairs.class_index]].sum())
+    dearest = float(p.classes.migration_yuan.max(initial=1.0))
+    return OVER_BUDGET_FACTOR * dearest * max(0.0, services - p.terms.move_budget_count)
 
 
 # -- verdict -----------------------------------------------------------------------------------------------------
@@ -963,11 +968,14 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
         yield Violation("certified_model", f"{stated.model}: {', '.join(reasons)}")
         return
     block_of_slot = stated.leaves[0].multipliers.block_of_slot
-    objective = objective_yuan(p, plan, block_of_slot, on_nodes=on_nodes)
+    facts = derived_facts(p)
+    objective = objective_yuan(p, plan, block_of_slot, facts, on_nodes=on_nodes)
     if _differ(stated.objective_yuan, objective):
         yield Violation("certified_objective", "certificate", stated.objective_yuan, objective)
     # added up without the penalties, beside which all else may be lost in rounding
     told = sum(yuan for term, yuan in asdict(plan.cost).items() if term != "unserved_yuan")
+    if not on_nodes:
+        told += over_budget_yuan(p, facts, plan)
     if _differ(told, objective):
         yield Violation("cost", "terms, unfinished work and moves among them", told, objective)
     if not on_nodes and stated.model != (WHOLE_MODEL if stated.whole_class_yuan else BLOCK_MODEL):

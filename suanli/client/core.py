@@ -153,6 +153,9 @@ class Patience:
 def error_of(failure: grpc.RpcError) -> SuanliError:
     """Our error for a failed call, with its details where the server sent some."""
     code = failure.code()
+    if code is grpc.StatusCode.CANCELLED:
+        # nobody here cancels a call that is waited for: a server that stops does
+        return Unavailable("the service stopped during the call")
     number = int(code.value[0])
     message = failure.details() or code.name
     try:

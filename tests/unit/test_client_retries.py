@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from suanli.client import Backoff, Client
-from suanli.client.core import Patience, Settings, may_retry
+from suanli.client.core import Patience, Settings, error_of, may_retry
 from suanli.model import Conflict, DeadlineExceeded, SuanliError, Unavailable, WatchExpired, Workload
 from tests.fake_service import NOON_S, FakeService
 
@@ -162,6 +163,22 @@ def test_only_the_plain_absence_may_be_repeated():
     assert may_retry(Unavailable("x"))
     # it may have taken effect: the caller decides
     assert not may_retry(DeadlineExceeded("x"))
+
+
+class CutOff(grpc.RpcError):
+    """What a call gets that a stopping server cancels: a status without details."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.CANCELLED
+
+    def details(self) -> str:
+        return "CANCELLED"
+
+
+def test_a_call_that_a_stopping_service_cancels_may_be_repeated():
+    error = error_of(CutOff())
+    assert may_retry(error)
+    assert "stopped during the call" in str(error)
 
 
 def test_a_first_expired_token_costs_no_wait_a_second_one_does():
