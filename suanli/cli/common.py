@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -16,8 +17,10 @@ from suanli.cli.output import Format
 
 if TYPE_CHECKING:
     from suanli.client import Client
-    from suanli.model import FieldProblem, SiteRecord, Workload
+    from suanli.model import FieldProblem, SiteRecord, SuanliError, Workload
     from suanli.yaml_io import ReadWorkload
+
+T = TypeVar("T")
 
 DEFAULT_TENANT = "default"
 CLI_RETRY_S = 2.0
@@ -46,7 +49,8 @@ def complete_workload(ctx: typer.Context, incomplete: str) -> list[str]:
     except SuanliError:
         return []
     short = [n.rpartition("/")[2] for n in found]
-    return [n for n in (found if "/" in incomplete else short) if n.startswith(incomplete)]
+    full = found if incomplete.startswith("tenants/") else [f"{tenant}/{n}" for n in short]
+    return [n for n in (full if "/" in incomplete else short) if n.startswith(incomplete)]
 
 
 def complete_site(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -74,7 +78,7 @@ WorkloadArgument = Annotated[
     str,
     typer.Argument(
         metavar="WORKLOAD",
-        help="Name, with or without tenants/…/workloads/.",
+        help="Name: short, tenant/name, or in full.",
         autocompletion=complete_workload,
         show_default=False,
     ),
@@ -93,8 +97,36 @@ def connect(address: str | None) -> Client:
 
 
 def workload_name(given: str, tenant: str) -> str:
-    """Full name of a workload given in short or in full."""
-    return given if "/" in given else f"tenants/{tenant}/workloads/{given}"
+    """Full name of a workload given in full, with its tenant (`city/v2x-07`), or in short."""
+    head, slash, last = given.partition("/")
+    if slash and head and last and "/" not in last:
+        return f"tenants/{head}/workloads/{last}"
+    return given if slash else f"tenants/{tenant}/workloads/{given}"
+
+
+def told_workload(name: str) -> str:
+    """The shortest form of a workload's name that the commands take without `--tenant`."""
+    parts = name.split("/")
+    if len(parts) != 4:
+        return name
+    tenant, workload = parts[1], parts[3]
+    return workload if tenant == os.environ.get("SUANLI_TENANT", DEFAULT_TENANT) else f"{tenant}/{workload}"
+
+
+def for_each(names: Sequence[str], do: Callable[[str], T]) -> tuple[list[T], list[SuanliError]]:
+    """What was done for each of the names, and every refusal; a service that has gone ends it."""
+    from suanli.model import SuanliError, Unavailable
+
+    done: list[T] = []
+    refused: list[SuanliError] = []
+    for name in names:
+        try:
+            done.append(do(name))
+        except SuanliError as error:
+            refused.append(error)
+            if isinstance(error, Unavailable):
+                break
+    return done, refused
 
 
 def site_name(given: str) -> str:

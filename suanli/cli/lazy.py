@@ -154,6 +154,8 @@ def report(error: Exception) -> int:
             f"module {error.name} is missing; pip install 'suanli[server]', or 'suanli[sim]' for simulations"
         )
         return EXIT_BAD_INPUT
+    if isinstance(error, ExceptionGroup):
+        return [report(one) for one in error.exceptions][0]
     from suanli.model import SuanliError
 
     if isinstance(error, SuanliError):

@@ -20,6 +20,7 @@ from suanli.cli.common import (
     place_name,
     read_text,
     site_name,
+    told_workload,
     when,
     workload_name,
 )
@@ -138,7 +139,7 @@ NODE_COLUMNS = (
 )
 
 PLACEMENT_COLUMNS = (
-    Column("WORKLOAD", lambda p: p.workload.rpartition("/")[2]),
+    Column("WORKLOAD", lambda p: told_workload(p.workload)),
     Column("STAGE", lambda p: p.stage_id, 2),
     number("REPLICA", lambda p: str(p.replica_index), 3),
     Column("NODE", lambda p: f"{p.site_id}/{p.node_id}"),

@@ -18,10 +18,12 @@ from suanli.cli.common import (
     complete_workload,
     connect,
     fixed,
+    for_each,
     gpus,
     place_name,
     read_workloads,
     site_labels,
+    told_workload,
     when,
     when_and_zone,
     workload_name,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         Explanation,
         PlannedWorkload,
         StartEstimate,
+        SuanliError,
         WorkloadRecord,
         WorkloadsPlan,
     )
@@ -74,14 +77,9 @@ def _short(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _tenant(name: str) -> str:
-    return name.split("/")[1] if "/" in name else ""
-
-
 RECORD_COLUMNS = (
-    Column("WORKLOAD", lambda r: _short(r.name)),
+    Column("WORKLOAD", lambda r: told_workload(r.name)),
     Column("STATE", lambda r: str(r.state), style=_state_style),
-    Column("TENANT", lambda r: _tenant(r.name), 6),
     Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
     Column(
         "NAME",
@@ -175,10 +173,20 @@ def get(
         suanli get tenants/city/workloads/v2x-07 -o yaml
     """
     with connect(address) as client:
-        records = [client.get_workload(workload_name(n, tenant)) for n in names]
-    emit(records, output, RECORD_COLUMNS, lambda r: r.name, single=len(records) == 1)
-    if output is Format.TABLE and len(records) == 1:
+        records, refused = for_each(names, lambda n: client.get_workload(workload_name(n, tenant)))
+    _emit_done(records, refused, output, single=len(names) == 1)
+    if output is Format.TABLE and len(names) == 1:
         _print_record(records[0])
+
+
+def _emit_done(
+    records: list[WorkloadRecord], refused: list[SuanliError], output: Format, single: bool = False
+) -> None:
+    """What was done, then every refusal as an error."""
+    if records:
+        emit(records, output, RECORD_COLUMNS, lambda r: r.name, single=single)
+    if refused:
+        raise refused[0] if len(refused) == 1 else ExceptionGroup("refused", refused)
 
 
 def list_(
@@ -275,15 +283,17 @@ def cancel(
     output: Output = Format.TABLE,
     address: Address = None,
 ) -> None:
-    """End workloads and free what they hold.
+    """End workloads and free what they hold: all that can be ended, whatever is refused beside them.
 
     Example:
 
         suanli cancel render-1 --cause 'wrong scene'
     """
     with connect(address) as client:
-        records = [client.cancel_workload(workload_name(n, tenant), cause=cause, etag=if_etag) for n in names]
-    emit(records, output, RECORD_COLUMNS, lambda r: r.name)
+        records, refused = for_each(
+            names, lambda n: client.cancel_workload(workload_name(n, tenant), cause=cause, etag=if_etag)
+        )
+    _emit_done(records, refused, output)
 
 
 def why(
@@ -489,10 +499,10 @@ def _print_change(change: Any, output: Format) -> None:
     elif output is Format.NAME:
         typer.echo(change.name)
     elif change.record is None:
-        typer.echo(f"{_short(change.name)}  gone")
+        typer.echo(f"{told_workload(change.name)}  gone")
     else:
         r = change.record
-        typer.echo(f"{when(r.updated_at_s)}  {_short(r.name)}  {r.state}  {r.summary}".rstrip())
+        typer.echo(f"{when(r.updated_at_s)}  {told_workload(r.name)}  {r.state}  {r.summary}".rstrip())
 
 
 def _check_until(name: str | None, until: str | None) -> None:

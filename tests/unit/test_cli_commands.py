@@ -252,6 +252,31 @@ def test_cancel(run: Run, service: FakeService):
     assert run("cancel", "v2x-07", "--if-etag", "w1").exit_code == lazy.EXIT_CONFLICT
 
 
+def test_what_can_be_done_is_done_and_every_refusal_is_named(run: Run, service: FakeService):
+    run("submit", V2X, str(EXAMPLES / "training.yaml"))
+    shown = run("get", "ghost", "v2x-07", "-o", "name")
+    assert (shown.exit_code, shown.stdout) == (lazy.EXIT_NOT_FOUND, f"{NAME}\n")
+    done = run("cancel", "llm-pretrain-7b", "ghost", "v2x-07", "phantom")
+    assert done.exit_code == lazy.EXIT_NOT_FOUND
+    assert done.stdout.count("cancelled") == 2
+    assert done.stderr.splitlines() == [
+        f"error: there is no tenants/default/workloads/{name}" for name in ("ghost", "phantom")
+    ]
+    assert {str(r.state) for r in service.records.values()} == {"cancelled"}
+
+
+def test_a_name_that_a_list_prints_is_one_that_commands_take(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    run("submit", V2X, "--tenant", "transport")
+    assert run("list").stdout.splitlines()[1].split()[0] == "transport/v2x-07"
+    assert run("get", "transport/v2x-07", "-o", "name").stdout == "tenants/transport/workloads/v2x-07\n"
+    service.place("tenants/transport/workloads/v2x-07")
+    assert run("placements").stdout.splitlines()[1].split()[0] == "transport/v2x-07"
+    monkeypatch.setenv("SUANLI_TENANT", "transport")
+    assert run("list").stdout.splitlines()[1].split()[0] == "v2x-07"
+
+
 def test_why_tells_reasons_conflict_and_candidates(run: Run):
     run("submit", V2X)
     told = run("why", "v2x-07", "--not-at", "ai-core", "--fix").stdout
