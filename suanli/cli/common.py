@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from suanli.cli.output import Format
+from suanli.cli.output import Column, Format
 
 if TYPE_CHECKING:
     from suanli.client import Client
@@ -256,20 +256,44 @@ def _place(problem: FieldProblem) -> tuple[str, int]:
     return (found[1], int(found[2])) if found else ("", 0)
 
 
-def when(at_s: int) -> str:
-    """An instant in local time; empty for 0."""
-    from datetime import UTC, datetime
+def city_clock(client: Client, output: Format = Format.TABLE) -> CityClock:
+    """The clock of the registered fleet, for tables; the other forms tell UTC."""
+    from suanli.model import NotFound
 
-    if not at_s:
-        return ""
-    return datetime.fromtimestamp(at_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if output is not Format.TABLE:
+        return CityClock(0)
+    try:
+        tariffs = client.get_fleet().fleet.tariffs
+    except NotFound:
+        return CityClock(0)
+    return CityClock(tariffs[0].utc_offset_hours if tariffs else 0)
 
 
-def when_and_zone(at_s: int) -> str:
-    """An instant in local time, its offset named, among sentences that name those of the city."""
-    from datetime import UTC, datetime
+@dataclass(frozen=True)
+class CityClock:
+    """Tells instants as the service's own sentences do: in the city's time, whatever zone this machine is in."""
 
-    return datetime.fromtimestamp(at_s, UTC).astimezone().isoformat(sep=" ", timespec="minutes")
+    utc_offset_hours: int
+
+    def column(self, title: str, at_s: Callable[[Any], int], rank: int) -> Column:
+        """A column of instants, empty for 0, with the zone named once in its heading."""
+        zone = self.told_s(0)[-len("+08:00") :]
+        return Column(
+            f"{title} {zone}", lambda row: self.told_s(at_s(row))[: -len(zone)] if at_s(row) else "", rank
+        )
+
+    def told(self, at_s: int) -> str:
+        """To the minute, as the service tells it: `2026-07-15 14:05+08:00`."""
+        from suanli.model.units import local_time
+
+        return local_time(at_s, self.utc_offset_hours)
+
+    def told_s(self, at_s: int) -> str:
+        """To the second: `2026-07-15 14:05:00+08:00`."""
+        from datetime import datetime, timedelta, timezone
+
+        zone = timezone(timedelta(hours=self.utc_offset_hours))
+        return datetime.fromtimestamp(at_s, zone).isoformat(sep=" ")
 
 
 def gpus(milli: int) -> str:

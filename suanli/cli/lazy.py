@@ -155,7 +155,8 @@ def report(error: Exception) -> int:
         )
         return EXIT_BAD_INPUT
     if isinstance(error, ExceptionGroup):
-        return [report(one) for one in error.exceptions][0]
+        codes = [report(one) for one in error.exceptions]
+        return codes[0]
     from suanli.model import SuanliError
 
     if isinstance(error, SuanliError):

@@ -10,8 +10,10 @@ import typer
 from suanli.cli.common import (
     DEFAULT_TENANT,
     Address,
+    CityClock,
     Output,
     Tenant,
+    city_clock,
     complete_site,
     complete_workload,
     connect,
@@ -21,7 +23,6 @@ from suanli.cli.common import (
     read_text,
     site_name,
     told_workload,
-    when,
     workload_name,
 )
 from suanli.cli.output import (
@@ -138,7 +139,13 @@ NODE_COLUMNS = (
     number("FREE GPUS", lambda n: gpus(sum(n.gpu_free_milli)), 1),
 )
 
-PLACEMENT_COLUMNS = (
+
+def placement_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of placements."""
+    return (*_PLACEMENT_COLUMNS, clock.column("SINCE", lambda p: p.start_at_s, 6))
+
+
+_PLACEMENT_COLUMNS = (
     Column("WORKLOAD", lambda p: told_workload(p.workload)),
     Column("STAGE", lambda p: p.stage_id, 2),
     number("REPLICA", lambda p: str(p.replica_index), 3),
@@ -147,7 +154,6 @@ PLACEMENT_COLUMNS = (
     number("RTT MS", lambda p: fixed(p.rtt_p99_ms), 3),
     number("W", lambda p: fixed(p.power_w, 0), 4),
     number("¥/H", lambda p: fixed(p.price_yuan_per_hour, 3), 4),
-    Column("SINCE", lambda p: when(p.start_at_s), 6),
 )
 
 
@@ -157,9 +163,8 @@ def _first_reason(found: Round) -> str:
     )
 
 
-ROUND_COLUMNS = (
+_ROUND_COLUMNS = (
     Column("ROUND", lambda r: r.round_id),
-    Column("AT", lambda r: when(r.at_s), 1),
     number("CONSIDERED", lambda r: str(r.considered), 3),
     number("PLACED", lambda r: str(r.placed)),
     number("MOVED", lambda r: str(r.moved), 2),
@@ -168,15 +173,28 @@ ROUND_COLUMNS = (
     Column("FIRST REASON", _first_reason, 5),
 )
 
-PLAN_COLUMNS = (
+
+def round_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of rounds."""
+    first, *rest = _ROUND_COLUMNS
+    return (first, clock.column("AT", lambda r: r.at_s, 1), *rest)
+
+
+_PLAN_COLUMNS = (
     Column("PLAN", lambda p: p.plan_id),
-    Column("AT", lambda p: when(p.at_s), 1),
     number("HOURS", lambda p: f"{p.horizon_s / 3600:g}", 4),
     Column("STATUS", lambda p: str(p.status)),
     number("GAP FLEET", lambda p: _gap(p, "fleet"), 2),
     number("GAP EDGE", lambda p: _gap(p, "edge"), 3),
     number("VIOLATIONS", lambda p: str(p.violations), 5),
 )
+
+
+def plan_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of plans."""
+    first, *rest = _PLAN_COLUMNS
+    return (first, clock.column("AT", lambda p: p.at_s, 1), *rest)
+
 
 FLEET_COLUMNS = (
     number("SITES", lambda r: str(len(r.fleet.sites))),
@@ -191,9 +209,8 @@ FLEET_COLUMNS = (
     Column("ETAG", lambda r: r.etag, 4),
 )
 
-POLICY_COLUMNS = (
+_POLICY_COLUMNS = (
     number("REVISION", lambda p: str(p.revision)),
-    Column("CREATED", lambda p: when(p.created_at_s), 1),
     Column("LEDGER", lambda p: p.ledger_load, 4),
     number("DEBT ¥/KWH", lambda p: f"{p.debt_price_yuan_per_kwh:g}", 3),
     number("MOVE ¥/GPU", lambda p: f"{p.migration_yuan_per_gpu:g}", 3),
@@ -201,6 +218,13 @@ POLICY_COLUMNS = (
     number("HORIZON H", lambda p: str(p.horizon_hours), 5),
     number("OVERRIDES", lambda p: str(len(p.sites)), 2),
 )
+
+
+def policy_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of policies."""
+    first, *rest = _POLICY_COLUMNS
+    return (first, clock.column("CREATED", lambda p: p.created_at_s, 1), *rest)
+
 
 OPERATION_COLUMNS = (
     Column("OPERATION", lambda o: o.name.rpartition("/")[2]),
@@ -352,10 +376,11 @@ def placements(
     filter = f'site = "{site_name(site)}"' if site else ""
     with connect(address) as client:
         found = list(islice(client.list_placements(parent, filter=filter), limit + 1))
+        clock = city_clock(client, output)
     emit(
         found[:limit],
         output,
-        PLACEMENT_COLUMNS,
+        placement_columns(clock),
         lambda p: f"{p.workload}/placements/{p.placement_id}",
         empty="no placements",
     )
@@ -384,10 +409,11 @@ def rounds(
             found = [client.get_round(name if name.startswith("rounds/") else f"rounds/{name}")]
         else:
             found = list(islice(client.list_rounds(), limit))
+        clock = city_clock(client, output)
     emit(
         found,
         output,
-        ROUND_COLUMNS,
+        round_columns(clock),
         lambda r: f"rounds/{r.round_id}",
         single=bool(name),
         empty="no rounds yet",
@@ -419,7 +445,15 @@ def plans(
             found = [client.get_plan(name if name.startswith("plans/") else f"plans/{name}")]
         else:
             found = list(islice(client.list_plans(), limit))
-    emit(found, output, PLAN_COLUMNS, lambda p: f"plans/{p.plan_id}", single=bool(name), empty="no plans yet")
+        clock = city_clock(client, output)
+    emit(
+        found,
+        output,
+        plan_columns(clock),
+        lambda p: f"plans/{p.plan_id}",
+        single=bool(name),
+        empty="no plans yet",
+    )
     if name and output is Format.TABLE:
         _print_plan_details(found[0])
 
@@ -462,7 +496,8 @@ def policy_get(
     """
     with connect(address) as client:
         found = client.get_policy(policy, revision)
-    emit([found], output, POLICY_COLUMNS, _policy_name, single=True, complete=True)
+        clock = city_clock(client, output)
+    emit([found], output, policy_columns(clock), _policy_name, single=True, complete=True)
 
 
 @policy_app.command("set")
@@ -487,8 +522,9 @@ def policy_set(
     policy = yaml_io.load_policy(read_text(file), str(file))
     with connect(address) as client:
         etag = policy.etag if if_etag is None else if_etag
+        clock = city_clock(client, output)
         revised = client.create_policy_revision(policy, etag=etag, validate_only=dry_run)
-    emit([revised], output, POLICY_COLUMNS, _policy_name, single=True)
+    emit([revised], output, policy_columns(clock), _policy_name, single=True)
 
 
 @policy_app.command("list")
@@ -508,7 +544,8 @@ def policy_list(
 
     with connect(address) as client:
         found = list(islice(client.list_policy_revisions(policy), limit))
-    emit(found, output, POLICY_COLUMNS, _policy_name, empty="no revisions")
+        clock = city_clock(client, output)
+    emit(found, output, policy_columns(clock), _policy_name, empty="no revisions")
 
 
 @fleet_app.command("get")

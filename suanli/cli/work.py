@@ -10,11 +10,13 @@ import typer
 from suanli.cli.common import (
     DEFAULT_TENANT,
     Address,
+    CityClock,
     Files,
     Output,
     Tenant,
     WorkloadArgument,
     WorkloadFiles,
+    city_clock,
     complete_workload,
     connect,
     fixed,
@@ -24,8 +26,6 @@ from suanli.cli.common import (
     read_workloads,
     site_labels,
     told_workload,
-    when,
-    when_and_zone,
     workload_name,
     yuan,
 )
@@ -77,7 +77,7 @@ def _short(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-RECORD_COLUMNS = (
+_RECORD_COLUMNS = (
     Column("WORKLOAD", lambda r: told_workload(r.name)),
     Column("STATE", lambda r: str(r.state), style=_state_style),
     Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
@@ -91,9 +91,14 @@ RECORD_COLUMNS = (
     number("DONE", lambda r: str(r.done_replica_count or ""), 2),
     number("GPUS", lambda r: gpus(r.gpu_milli), 4),
     Column("SITES", lambda r: ",".join(r.site_ids), 3),
-    Column("CREATED", lambda r: when(r.created_at_s), 8),
     Column("SUMMARY", lambda r: r.summary, 7),
 )
+
+
+def record_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of workloads."""
+    *first, summary = _RECORD_COLUMNS
+    return (*first, clock.column("CREATED", lambda r: r.created_at_s, 8), summary)
 
 
 def submit(
@@ -123,6 +128,7 @@ def submit(
     batches = list(read.batches(MAX_PAGE_SIZE))
     records: list[WorkloadRecord] = []
     with connect(address) as client:
+        clock = city_clock(client, output)
         try:
             for batch in batches:
                 with batch.located():
@@ -136,9 +142,9 @@ def submit(
         if dry_run and output is Format.TABLE:
             labels = site_labels(client.list_sites())
             for batch in batches:
-                _print_plan(client.plan_workloads(batch.workloads), labels)
+                _print_plan(client.plan_workloads(batch.workloads), labels, clock)
             return
-    emit(records, output, RECORD_COLUMNS, lambda r: r.name)
+    emit(records, output, record_columns(clock), lambda r: r.name)
 
 
 def _checked_at(address: str | None) -> Callable[[WorkloadFiles], None]:
@@ -173,18 +179,23 @@ def get(
         suanli get tenants/city/workloads/v2x-07 -o yaml
     """
     with connect(address) as client:
+        clock = city_clock(client, output)
         records, refused = for_each(names, lambda n: client.get_workload(workload_name(n, tenant)))
-    _emit_done(records, refused, output, single=len(names) == 1)
+    _emit_done(records, refused, output, clock, single=len(names) == 1)
     if output is Format.TABLE and len(names) == 1:
-        _print_record(records[0])
+        _print_record(records[0], clock)
 
 
 def _emit_done(
-    records: list[WorkloadRecord], refused: list[SuanliError], output: Format, single: bool = False
+    records: list[WorkloadRecord],
+    refused: list[SuanliError],
+    output: Format,
+    clock: CityClock,
+    single: bool = False,
 ) -> None:
     """What was done, then every refusal as an error."""
     if records:
-        emit(records, output, RECORD_COLUMNS, lambda r: r.name, single=single)
+        emit(records, output, record_columns(clock), lambda r: r.name, single=single)
     if refused:
         raise refused[0] if len(refused) == 1 else ExceptionGroup("refused", refused)
 
@@ -225,7 +236,8 @@ def list_(
     with connect(address) as client:
         found = client.list_workloads(f"tenants/{tenant or '-'}", filter=" AND ".join(parts), order_by=sort)
         records = list(islice(found, limit + 1))
-    emit(records[:limit], output, RECORD_COLUMNS, lambda r: r.name, empty="no workloads")
+        clock = city_clock(client, output)
+    emit(records[:limit], output, record_columns(clock), lambda r: r.name, empty="no workloads")
     if len(records) > limit and output is Format.TABLE:
         typer.echo(f"(only the first {limit}; --limit shows more)")
 
@@ -260,12 +272,13 @@ def watch(
         "tenants/-" if all_tenants else "/".join(wanted.split("/")[:2]) if wanted else f"tenants/{tenant}"
     )
     with connect(address) as client:
+        clock = city_clock(client, output)
         for change in client.watch_workloads(parent):
             if change.type == "bookmark" and wanted and change.resume_token:
                 client.get_workload(wanted)
             if change.type == "bookmark" or (wanted and change.name != wanted):
                 continue
-            _print_change(change, output)
+            _print_change(change, output, clock)
             if until and change.record is not None and _reached(change.record, until):
                 return
             if wanted and change.type == "deleted":
@@ -290,10 +303,11 @@ def cancel(
         suanli cancel render-1 --cause 'wrong scene'
     """
     with connect(address) as client:
+        clock = city_clock(client, output)
         records, refused = for_each(
             names, lambda n: client.cancel_workload(workload_name(n, tenant), cause=cause, etag=if_etag)
         )
-    _emit_done(records, refused, output)
+    _emit_done(records, refused, output, clock)
 
 
 def why(
@@ -321,7 +335,7 @@ def why(
             workload_name(name, tenant), why_not=place_name(not_at) if not_at else "", with_relaxations=fix
         )
         if output is Format.TABLE:
-            print_explanation(explanation, site_labels(client.list_sites()))
+            print_explanation(explanation, site_labels(client.list_sites()), city_clock(client))
             return
     emit([explanation], output, (), lambda e: e.workload, single=True)
 
@@ -345,15 +359,16 @@ def plan(
         with read.located():
             answer = client.plan_workloads(read.workloads)
         labels = site_labels(client.list_sites()) if output is Format.TABLE else {}
+        clock = city_clock(client, output)
     if output is Format.TABLE:
-        _print_plan(answer, labels)
+        _print_plan(answer, labels, clock)
     else:
         emit([answer], output, (), lambda a: a.etag, single=True)
     if any(str(w.state) == "pending" for w in answer.workloads):
         raise typer.Exit(EXIT_WOULD_WAIT)
 
 
-def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
+def print_explanation(explanation: Explanation, labels: dict[str, str], clock: CityClock) -> None:
     """An explanation for people."""
     from suanli.model.words import blocked_places
 
@@ -364,7 +379,7 @@ def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
         paragraph(f"Place {explanation.queue_position} in the queue, {ahead} of other work ahead.")
     start = explanation.expected_start
     if start is not None:
-        paragraph(f"Expected to start {_start_text(start)}")
+        paragraph(f"Expected to start {_start_text(start, clock)}")
     if explanation.conflict:
         heading("Cannot all hold at once; dropping any one makes it placeable")
         for rule in explanation.conflict:
@@ -420,7 +435,7 @@ def _why_lost(candidate: Candidate) -> str:
     return candidate.lost_because
 
 
-def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
+def _print_plan(answer: WorkloadsPlan, labels: dict[str, str], clock: CityClock) -> None:
     columns = (
         Column("WORKLOAD", lambda w: _short(w.workload)),
         Column("WOULD BE", _fate, style=_state_style),
@@ -433,7 +448,7 @@ def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
     )
     print_table(answer.workloads, columns)
     for planned in answer.workloads:
-        _print_wait(planned)
+        _print_wait(planned, clock)
         if planned.explanation.candidates and len(answer.workloads) <= 3:
             heading(f"Considered for {_short(planned.workload)}")
             _print_candidates(planned.explanation.candidates, labels)
@@ -448,7 +463,7 @@ def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
     )
 
 
-def _print_wait(planned: PlannedWorkload) -> None:
+def _print_wait(planned: PlannedWorkload, clock: CityClock) -> None:
     """Why one of the workloads would wait, and how long."""
     found = planned.explanation
     if str(planned.state) != "pending" or not found.conflict:
@@ -457,13 +472,13 @@ def _print_wait(planned: PlannedWorkload) -> None:
     for rule in found.conflict:
         paragraph(f"  - {rule}")
     if found.expected_start is not None:
-        paragraph(f"It would start {_start_text(found.expected_start)}")
+        paragraph(f"It would start {_start_text(found.expected_start, clock)}")
 
 
-def _start_text(start: StartEstimate) -> str:
+def _start_text(start: StartEstimate, clock: CityClock) -> str:
     return (
-        f"about {when_and_zone(start.likely_at_s)} (between {when_and_zone(start.earliest_at_s)} and "
-        f"{when_and_zone(start.latest_at_s)}); {start.assumption}"
+        f"about {clock.told(start.likely_at_s)} (between {clock.told(start.earliest_at_s)} and "
+        f"{clock.told(start.latest_at_s)}); {start.assumption}"
     )
 
 
@@ -478,7 +493,7 @@ def _sites_of(planned: PlannedWorkload) -> str:
     return ",".join(sorted({p.site_id for p in planned.placements}))
 
 
-def _print_record(record: WorkloadRecord) -> None:
+def _print_record(record: WorkloadRecord, clock: CityClock) -> None:
     if record.summary:
         paragraph(f"\n{record.summary}")
     if record.pending_reasons:
@@ -488,12 +503,12 @@ def _print_record(record: WorkloadRecord) -> None:
     if record.queue_position:
         paragraph(f"\nPlace {record.queue_position} in the queue.")
     if record.expected_start is not None:
-        paragraph(f"Expected to start {_start_text(record.expected_start)}")
+        paragraph(f"Expected to start {_start_text(record.expected_start, clock)}")
     if record.pending_reasons:
         paragraph(f"\nsuanli why {record.name} says more.")
 
 
-def _print_change(change: Any, output: Format) -> None:
+def _print_change(change: Any, output: Format, clock: CityClock) -> None:
     if output in (Format.JSON, Format.YAML):
         typer.echo(dump_json(change, indent=None))
     elif output is Format.NAME:
@@ -502,7 +517,9 @@ def _print_change(change: Any, output: Format) -> None:
         typer.echo(f"{told_workload(change.name)}  gone")
     else:
         r = change.record
-        typer.echo(f"{when(r.updated_at_s)}  {told_workload(r.name)}  {r.state}  {r.summary}".rstrip())
+        typer.echo(
+            f"{clock.told_s(r.updated_at_s)}  {told_workload(r.name)}  {r.state}  {r.summary}".rstrip()
+        )
 
 
 def _check_until(name: str | None, until: str | None) -> None:

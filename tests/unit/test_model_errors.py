@@ -6,7 +6,11 @@ import pytest
 
 from suanli.model import NotFound
 
-NAMES = ["tenants/city/workloads/v2x-07", "tenants/default/workloads/render-1", "tenants/lab/workloads/v2x-07"]
+NAMES = [
+    "tenants/city/workloads/v2x-07",
+    "tenants/default/workloads/render-1",
+    "tenants/lab/workloads/v2x-07",
+]
 
 
 @pytest.mark.parametrize(
