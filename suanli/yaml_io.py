@@ -130,6 +130,41 @@ def load_policy(text: str, source: str = "-") -> Policy:
     return _load_one(Policy, text, source)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    """The policy of a text, and what is wrong with it; then the policy is mended, or None beyond mending."""
+
+    document: Document
+    policy: Policy | None
+    problems: tuple[FieldProblem, ...] = ()
+
+    def located(self, problems: Iterable[FieldProblem]) -> list[FieldProblem]:
+        """Those of the service by file and line, without what the text's own problems brought about."""
+        own = {p.field.rpartition(": ")[2] for p in self.problems}
+        told = []
+        for p in problems:
+            field = p.field.removeprefix("policy_revision").lstrip(".")
+            is_known = any(field.startswith(o) or o.startswith(field) for o in own) if field else False
+            is_made = p.code == "duplicate_target" and any(o.endswith(".target") for o in own)
+            if not (is_known or is_made):
+                told.append(p.model_copy(update={"field": field}))
+        return self.document.located(told)
+
+
+def read_policy(text: str, source: str = "-") -> ReadPolicy:
+    """The one policy of a text with every problem of it.
+
+    Raises:
+        InvalidRequest: the text cannot be read at all, or holds no policy or several.
+    """
+    document = _the_one(text, source)
+    try:
+        return ReadPolicy(document, document.validated(Policy, document.raw))
+    except InvalidRequest as error:
+        mended = error.mended if isinstance(error.mended, Policy) else None
+        return ReadPolicy(document, mended, error.problems)
+
+
 def load_fleet(text: str, source: str = "-") -> Fleet:
     """The one fleet of a text.
 
@@ -266,11 +301,16 @@ class _Reader:
 
 
 def _load_one(cls: type[V], text: str, source: str) -> V:
+    document = _the_one(text, source)
+    return document.validated(cls, document.raw)
+
+
+def _the_one(text: str, source: str) -> Document:
     documents = parse(text, source)
     if len(documents) != 1:
         problem = f"holds {len(documents)} documents"
         raise InvalidRequest([FieldProblem(field=source, problem=problem, expected="one", code="length")])
-    return documents[0].validated(cls, documents[0].raw)
+    return documents[0]
 
 
 def _split_workloads(documents: Iterable[Document]) -> Iterator[Document]:

@@ -160,6 +160,8 @@ def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, soluti
         },
         input_sha256=solution.problem_sha256,
         binding_constraints=_binding(solution),
+        cap_exceeded_count=int((solution.cap_excess_kw > 0).sum()),
+        cap_excess_kwh=round(float((solution.cap_excess_kw * problem.slots.hours).sum()), 4),
     )
 
 

@@ -235,7 +235,7 @@ def read_workloads(
             problems += _found_by(check, WorkloadFiles(part))
     except SuanliError:
         pass  # what stands in the files is wrong with or without a service
-    raise InvalidRequest(sorted(problems, key=_place))
+    raise InvalidRequest(sorted(problems, key=place_in_file))
 
 
 def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> tuple[FieldProblem, ...]:
@@ -250,7 +250,7 @@ def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles
     return ()
 
 
-def _place(problem: FieldProblem) -> tuple[str, int]:
+def place_in_file(problem: FieldProblem) -> tuple[str, int]:
     """File and line; a problem without a place comes first."""
     found = _FILE_AND_LINE.match(problem.field)
     return (found[1], int(found[2])) if found else ("", 0)

@@ -193,6 +193,12 @@ def _report_ours(error: Any) -> int:
     return EXIT_INTERNAL
 
 
+def warn(text: str) -> None:
+    """Something on stderr that stops nothing."""
+    typer.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+    typer.echo(text, err=True)
+
+
 def _say(text: str) -> None:
     typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
     typer.echo(text, err=True)

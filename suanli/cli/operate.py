@@ -19,12 +19,14 @@ from suanli.cli.common import (
     connect,
     fixed,
     gpus,
+    place_in_file,
     place_name,
     read_text,
     site_name,
     told_workload,
     workload_name,
 )
+from suanli.cli.lazy import warn
 from suanli.cli.output import (
     Column,
     Format,
@@ -38,7 +40,9 @@ from suanli.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from suanli.model import Plan, Round, SiteRecord
+    from suanli.client import Client
+    from suanli.model import Plan, Policy, Round, SiteRecord
+    from suanli.yaml_io import ReadPolicy
 
 FLEET_PANEL = "Fleet"
 DECISIONS_PANEL = "Policies and decisions"
@@ -187,6 +191,7 @@ _PLAN_COLUMNS = (
     number("GAP FLEET", lambda p: _gap(p, "fleet"), 2),
     number("GAP EDGE", lambda p: _gap(p, "edge"), 3),
     number("VIOLATIONS", lambda p: str(p.violations), 5),
+    number("EXCEEDED", lambda p: str(p.cap_exceeded_count), 4),
 )
 
 
@@ -511,20 +516,87 @@ def policy_set(
     output: Output = Format.TABLE,
     address: Address = None,
 ) -> None:
-    """Add a revision, current from then on.
+    """Add a revision, current from then on. What of it cannot come true is told, and set all the same.
 
     Example:
 
         suanli policy set policy.yaml --dry-run
     """
     from suanli import yaml_io
+    from suanli.model import InvalidRequest
 
-    policy = yaml_io.load_policy(read_text(file), str(file))
+    read = yaml_io.read_policy(read_text(file), str(file))
     with connect(address) as client:
+        policy = _sound_policy(client, read)
         etag = policy.etag if if_etag is None else if_etag
         clock = city_clock(client, output)
-        revised = client.create_policy_revision(policy, etag=etag, validate_only=dry_run)
+        before = _policy_in_force(client, policy.policy_id)
+        try:
+            revised = client.create_policy_revision(policy, etag=etag, validate_only=dry_run)
+        except InvalidRequest as error:
+            raise InvalidRequest(read.located(error.problems)) from None
     emit([revised], output, policy_columns(clock), _policy_name, single=True)
+    if output is Format.TABLE and before is not None:
+        _print_differences(before, revised)
+    for warning in read.located(revised.warnings):
+        warn(str(warning))
+
+
+def _sound_policy(client: Client, read: ReadPolicy) -> Policy:
+    """The policy, or every problem of it: those of the text, and those that the service finds in what is left of it."""
+    from suanli.model import InvalidRequest, SuanliError
+
+    if not read.problems:
+        assert read.policy is not None
+        return read.policy
+    problems = list(read.problems)
+    try:
+        if read.policy is not None:
+            client.create_policy_revision(read.policy, validate_only=True)
+    except InvalidRequest as error:
+        problems += read.located(error.problems)
+    except SuanliError:
+        pass  # what stands in the file is wrong with or without a service
+    raise InvalidRequest(sorted(problems, key=place_in_file))
+
+
+def _policy_in_force(client: Client, policy_id: str) -> Policy | None:
+    from suanli.model import NotFound
+
+    try:
+        return client.get_policy(policy_id)
+    except NotFound:
+        return None
+
+
+def _print_differences(before: Policy, after: Policy) -> None:
+    """What the revision changes, field by field, old → new."""
+    old, new = _policy_settings(before), _policy_settings(after)
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not changed:
+        paragraph(f"\nNo difference to revision {before.revision}.")
+        return
+    heading(f"Against revision {before.revision}")
+    for name in changed:
+        paragraph(f"  - {name}: {_setting(old.get(name))} → {_setting(new.get(name))}")
+
+
+def _policy_settings(policy: Policy) -> dict[str, Any]:
+    """Dotted name → value of everything that an operator may set; overrides are named by their target."""
+    tree = policy.model_dump(mode="json", exclude={"policy_id", "revision", "etag", "created_at_s", "sites"})
+    for override in policy.sites:
+        for name, value in override.model_dump(
+            mode="json", exclude={"target"}, exclude_defaults=True
+        ).items():
+            parts = value if isinstance(value, dict) else {}
+            tree.update({f"{override.target} {name}.{k}": v for k, v in parts.items() if v is not None})
+            if not parts:
+                tree[f"{override.target} {name}"] = value
+    return tree
+
+
+def _setting(value: Any) -> str:
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @policy_app.command("list")
@@ -633,6 +705,11 @@ def _print_plan_details(plan: Plan) -> None:
                 number("AFTER", lambda b: fixed(b.balance_after_kwh, 0)),
                 number("DEBT", lambda b: fixed(b.debt_kwh, 0), 1),
             ),
+        )
+    if plan.cap_exceeded_count:
+        paragraph(
+            f"\nHourly caps are exceeded in {plan.cap_exceeded_count} slots of a site, "
+            f"by {plan.cap_excess_kwh:,.1f} kWh of facility energy together."
         )
     if plan.binding_constraints:
         heading("What limits it")

@@ -115,6 +115,8 @@ class Plan(Value):
     ledgers: tuple[LedgerBalance, ...] = ()
     moves: tuple[Move, ...] = ()
     binding_constraints: tuple[BindingConstraint, ...] = ()
+    cap_exceeded_count: int = Field(0, description="slots in which an open site stays above its hourly cap")
+    cap_excess_kwh: NonNegative = Field(0.0, description="facility energy above hourly caps")
 
 
 class Round(Value):

@@ -427,6 +427,8 @@ class Plan(_message.Message):
     LEDGERS_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
     BINDING_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    CAP_EXCEEDED_COUNT_FIELD_NUMBER: _builtins.int
+    CAP_EXCESS_JOULES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`plans/{plan}`."""
     policy_revision: _builtins.int
@@ -439,6 +441,10 @@ class Plan(_message.Message):
     """Hash of the inputs: the same hash gives the same plan."""
     violation_count: _builtins.int
     """What the independent checker found; 0 or the plan is not used."""
+    cap_exceeded_count: _builtins.int
+    """Slots, counted site by site, in which an open site stays above its hourly cap."""
+    cap_excess_joules: _builtins.float
+    """Facility energy above hourly caps."""
     @_builtins.property
     def plan_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -488,10 +494,12 @@ class Plan(_message.Message):
         ledgers: _abc.Iterable[Global___LedgerBalance] | None = ...,
         moves: _abc.Iterable[Global___Move] | None = ...,
         binding_constraints: _abc.Iterable[Global___BindingConstraint] | None = ...,
+        cap_exceeded_count: _builtins.int = ...,
+        cap_excess_joules: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["horizon_duration", b"horizon_duration", "plan_time", b"plan_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "binding_constraints", b"binding_constraints", "bounds", b"bounds", "horizon_duration", b"horizon_duration", "input_sha256", b"input_sha256", "ledgers", b"ledgers", "moves", b"moves", "name", b"name", "plan_time", b"plan_time", "policy_revision", b"policy_revision", "site_forecasts", b"site_forecasts", "status", b"status", "unplaced_counts", b"unplaced_counts", "violation_count", b"violation_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "binding_constraints", b"binding_constraints", "bounds", b"bounds", "cap_exceeded_count", b"cap_exceeded_count", "cap_excess_joules", b"cap_excess_joules", "horizon_duration", b"horizon_duration", "input_sha256", b"input_sha256", "ledgers", b"ledgers", "moves", b"moves", "name", b"name", "plan_time", b"plan_time", "policy_revision", b"policy_revision", "site_forecasts", b"site_forecasts", "status", b"status", "unplaced_counts", b"unplaced_counts", "violation_count", b"violation_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

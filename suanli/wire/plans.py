@@ -162,6 +162,8 @@ PLAN = Codec(
         parts("ledgers", "ledgers", LEDGER_BALANCE),
         parts("moves", "moves", MOVE),
         parts("binding_constraints", "binding_constraints", BINDING_CONSTRAINT),
+        same("cap_exceeded_count"),
+        joules_from_kwh("cap_excess_kwh", "cap_excess_joules"),
     ],
     path="plan",
     output=True,

@@ -382,6 +382,58 @@ def test_a_policy_is_read_changed_and_set_again(run: Run, service: FakeService, 
     assert run("policy", "list", "-o", "name").stdout.splitlines()[0] == "policies/default/revisions/3"
 
 
+def test_setting_a_policy_tells_what_changes_and_what_cannot_come_true(
+    run: Run, service: FakeService, tmp_path: Path
+):
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        "move_budget_per_hour: 50\nsites:\n- target: sites/e01-hub\n  caps:\n    ipue_cap_hourly: 1.01\n"
+    )
+    field = "policy_revision.sites[0].caps.ipue_cap_hourly"
+    service.policy_problems = [
+        FieldProblem(field=field, problem="1.01 is out of reach", nearest="1.2", code="warning")
+    ]
+    checked = run("policy", "set", str(file), "--dry-run")
+    assert checked.exit_code == 0
+    assert checked.stdout.splitlines()[1].split()[0] == "2"
+    assert checked.stdout.splitlines()[2:] == [
+        "",
+        "Against revision 1",
+        "  - move_budget_per_hour: 200 → 50",
+        "  - sites/e01-hub caps.ipue_cap_hourly: not set → 1.01",
+    ]
+    told = f"warning: {file}:5: sites[0].caps.ipue_cap_hourly: 1.01 is out of reach; nearest possible 1.2\n"
+    assert checked.stderr == told
+    assert len(service.policies) == 1
+    assert run("policy", "set", str(file), "-o", "name").stderr == told
+    service.policy_problems = []
+    assert "No difference to revision 2" in run("policy", "set", str(file), "--dry-run").stdout
+
+
+def test_one_answer_names_what_is_malformed_in_a_policy_and_what_the_service_refuses(
+    run: Run, service: FakeService, tmp_path: Path
+):
+    file = tmp_path / "policy.yaml"
+    file.write_text("sites:\n- target: class:egde\n- target: sites/e99\n- target: fleet\n")
+    service.policy_problems = [
+        FieldProblem(field="policy_revision.sites[1].target", problem="there is no site 'e99'"),
+        # only because the malformed target is mended to `fleet`
+        FieldProblem(
+            field="policy_revision.sites[2].target", problem="fleet comes twice", code="duplicate_target"
+        ),
+    ]
+    done = run("policy", "set", str(file))
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    lines = done.stderr.splitlines()
+    assert lines[0] == "error: 2 problems"
+    assert lines[1].startswith(f"  {file}:2: sites[0].target: ") and "egde" in lines[1]
+    assert lines[2:] == [f"  {file}:3: sites[1].target: there is no site 'e99'"]
+    file.write_text("sites:\n- target: sites/e99\n")
+    service.policy_problems = service.policy_problems[:1]
+    alone = run("policy", "set", str(file))
+    assert alone.stderr.startswith(f"error: {file}:")
+
+
 # Trouble
 
 
