@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -207,8 +208,7 @@ class Workloads:
         size = page_size(size)
         question = (parent, filter_text, order_by)
         after = read_token(token, question)
-        wanted = parse_filter(filter_text)
-        column, descending = _order(order_by)
+        wanted, (column, descending) = _question(filter_text, order_by)
         # taken first: what changes while the list is made is then seen by the watch too
         resume = self._core.feed.last_revision
         keyed = self._core.read(lambda state: self._keyed_names(state, parent, wanted, column))
@@ -468,11 +468,34 @@ def _waiting_record(record: WorkloadRecord, status: WaitingStatus) -> WorkloadRe
     return record.model_copy(update=vars(status))
 
 
+def _question(filter_text: str, order_by: str) -> tuple[Filter, tuple[str, bool]]:
+    """Filter and order; InvalidRequest names what is wrong with either."""
+    problems: list[FieldProblem] = []
+    wanted, order = Filter(), ("", False)
+    try:
+        wanted = parse_filter(filter_text)
+    except InvalidRequest as error:
+        problems += error.problems
+    try:
+        order = _order(order_by)
+    except InvalidRequest as error:
+        problems += error.problems
+    if problems:
+        raise InvalidRequest(problems)
+    return wanted, order
+
+
 def _order(order_by: str) -> tuple[str, bool]:
     column, _, direction = order_by.strip().partition(" ")
     if (column or "name") not in ORDERS or direction.strip() not in ("", "asc", "desc"):
         expected = ", ".join(ORDERS) + "; each with ` desc` if wanted"
-        problem = FieldProblem(field="order_by", problem=f"cannot order by {order_by!r}", expected=expected)
+        close = difflib.get_close_matches(column, ORDERS, n=1)
+        problem = FieldProblem(
+            field="order_by",
+            problem=f"cannot order by {order_by!r}",
+            expected=expected,
+            nearest=close[0] if close else "",
+        )
         raise InvalidRequest([problem])
     return column or "name", direction.strip() == "desc"
 

@@ -29,7 +29,7 @@ from suanli.cli.common import (
     workload_name,
     yuan,
 )
-from suanli.cli.lazy import EXIT_FAILED_CHECK, EXIT_WOULD_WAIT
+from suanli.cli.lazy import EXIT_FAILED_CHECK, EXIT_WOULD_WAIT, warn
 from suanli.cli.output import (
     Column,
     Format,
@@ -45,6 +45,7 @@ from suanli.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from suanli.client import Client
     from suanli.model import (
         Candidate,
         Explanation,
@@ -237,9 +238,23 @@ def list_(
         found = client.list_workloads(f"tenants/{tenant or '-'}", filter=" AND ".join(parts), order_by=sort)
         records = list(islice(found, limit + 1))
         clock = city_clock(client, output)
+        classes = _known_classes(client) if workload_class and not records else []
     emit(records[:limit], output, record_columns(clock), lambda r: r.name, empty="no workloads")
+    if workload_class and not records and workload_class not in classes:
+        warn(f"no workload is of class {workload_class!r}; there are {', '.join(classes) or 'none'}")
     if len(records) > limit and output is Format.TABLE:
         typer.echo(f"(only the first {limit}; --limit shows more)")
+
+
+def _known_classes(client: Client) -> list[str]:
+    """Classes that workloads name, of a thousand of them: a class is free text, nobody registers it."""
+    from itertools import islice
+
+    from suanli.client.core import MAX_PAGE_SIZE
+
+    return sorted(
+        {r.workload_class for r in islice(client.list_workloads("tenants/-"), MAX_PAGE_SIZE)} - {""}
+    )
 
 
 def watch(

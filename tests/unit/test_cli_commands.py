@@ -222,6 +222,10 @@ def test_list_narrows(run: Run, service: FakeService):
     assert run("list", "--state", "running", "-o", "name").stdout == f"{NAME}\n"
     assert run("list", "--class", "W12", "-o", "name").stdout.endswith("llm-pretrain-7b\n")
     assert run("list", "--tenant", "nobody").stdout == "no workloads\n"
+    unknown = run("list", "--class", "W99")
+    assert (unknown.exit_code, unknown.stdout) == (0, "no workloads\n")
+    assert unknown.stderr == "warning: no workload is of class 'W99'; there are W1, W12\n"
+    assert run("list", "--class", "W12", "--tenant", "nobody").stderr == ""
     assert "only the first 1" in run("list", "--limit", "1").stdout
 
 

@@ -31,3 +31,4 @@ def test_an_unknown_name_is_told_with_the_nearest_one(given: str, hint: str):
 def test_ids_without_a_parent_are_compared_as_they_are():
     assert str(NotFound.among("site", "e09-gv", ["e09-gov"])) == "no site e09-gv; did you mean e09-gov?"
     assert str(NotFound.among("site", "x", ["e09-x"])) == "no site x"
+    assert str(NotFound.among("site", "e04", ["e01-hub", "e04-iiot-w"])).endswith("did you mean e04-iiot-w?")

@@ -14,8 +14,17 @@ from scheduler.service.feed import Feed
 from scheduler.service.filters import parse_filter
 from scheduler.service.history import History, workload_of
 from scheduler.service.paging import page_size, read_token, write_token
+from scheduler.service.workloads import _question
 from scheduler.store import MemoryStore
-from suanli.model import Event, EventKind, InvalidRequest, WatchExpired, WorkloadRecord, WorkloadState
+from suanli.model import (
+    Event,
+    EventKind,
+    InvalidRequest,
+    NotFound,
+    WatchExpired,
+    WorkloadRecord,
+    WorkloadState,
+)
 from tests.service_worlds import a_fleet, a_service, a_site, a_workload, running
 
 # ---------------------------------------------------------------- filters
@@ -78,6 +87,28 @@ def test_a_senseless_filter_is_refused_with_what_was_expected(text, complaint):
     assert problem.field == "filter"
     assert complaint in problem.problem + problem.expected
     assert problem.expected
+
+
+def test_every_unknown_word_of_a_question_is_named_in_one_answer():
+    with pytest.raises(InvalidRequest) as caught:
+        _question("state = foo AND kind = bar AND colour = red AND state = running", "baz")
+    assert [(p.field, p.problem) for p in caught.value.problems] == [
+        ("filter", "no state 'foo'"),
+        ("filter", "no kind 'bar'"),
+        ("filter", "no field 'colour'"),
+        ("order_by", "cannot order by 'baz'"),
+    ]
+    assert all(p.expected for p in caught.value.problems)
+    with pytest.raises(InvalidRequest) as caught:
+        _question("", "creat_time desc")
+    assert [p.nearest for p in caught.value.problems] == ["create_time"]
+
+
+def test_placements_of_a_site_that_is_not_there_are_not_found():
+    with running(a_service(), a_fleet()) as service:
+        assert service.plans.placement_page(filter_text='site = "sites/edge"').items == ()
+        with pytest.raises(NotFound, match="no site edgy; did you mean edge"):
+            service.plans.placement_page(filter_text='site = "sites/edgy"')
 
 
 @given(st.text(max_size=60))
