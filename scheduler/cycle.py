@@ -405,12 +405,17 @@ class Cycle:
         }
         waits = [name for name, count in missing.items() if count]
         explainer = Explainer(trial, views, patterns, scorer, now_s, done)
-        explanations = {name: explainer.explain(name) for name in waits[:MAX_EXPLAINED]}
+        asked = waits[:MAX_EXPLAINED]
+        explanations = {name: explainer.explain(name) for name in asked if not placed_of[name]}
         before = Snapshot.take(trial, views)
         events = _start_events(trial, views, scorer, done.snapshot, mine, now_s)
         added = _added(trial, before, scorer, mine, marginal_ipue(trial, now_s))
         trial.apply(_as_events(events, trial.revision))
         after = Explainer(trial, views, patterns, scorer, now_s, done)
+        if in_part := [name for name in asked if placed_of[name]]:
+            # asked beside what is placed of them: the round that has just been run placed that
+            beside = Explainer(trial, views, patterns, scorer, now_s)
+            explanations |= {name: beside.explain(name) for name in in_part}
         starts = [name for name, count in missing.items() if not count]
         explanations |= {name: _would_start(after.explain(name)) for name in starts[:MAX_EXPLAINED]}
         return DryRun(

@@ -533,6 +533,8 @@ class Explainer:
         mine = rows[state.replicas["spec"][rows] == spec]
         on = state.replicas["node"][mine]
         chosen = {int(topology.node_site[n]) for n in on[on >= 0]}
+        # what waits has to fit beside what is placed of the same workload
+        beside = self._now if (on < 0).any() else now
         site_cost, wake_cost = self._site_costs(view, now)
         has_legs, by_plan = bool(zone_legs(view.spec)), bool(self._scorer.quota(spec, self._now))
         best = min((float(site_cost[s]) for s in chosen if np.isfinite(site_cost[s])), default=None)
@@ -565,11 +567,15 @@ class Explainer:
                     lost_because=_lost(
                         site in chosen, reasons, own, best, short, _has_room(view, here, short, now), by_plan
                     ),
+                    has_room=feasible and self._room_beside(view, here, beside),
                 )
             )
         return sorted(
             out, key=lambda c: (not c.chosen, not c.feasible, c.cost_yuan_per_hour or np.inf, c.site_id)
         )
+
+    def _room_beside(self, view: SpecView, here: NDArray[np.bool_], beside: Snapshot) -> bool:
+        return _has_room(view, here, shortage_codes(beside, replace(view, group_ok=here)), beside)
 
     @cached_property
     def _marginal_ipue(self) -> NDArray[np.float64]:
@@ -683,10 +689,13 @@ def describe(reason: Reason) -> str:
 def _placed_summary(candidates: tuple[Candidate, ...], state: WorkloadState) -> str:
     chosen = list(dict.fromkeys(c.site_id for c in candidates if c.chosen))
     sites = {c.site_id for c in candidates}
-    feasible = {c.site_id for c in candidates if c.feasible}
-    if not chosen:
-        return f"{state.value}; {len(feasible)} of {len(sites)} sites could hold it"
-    return f"runs at {', '.join(chosen)}; {len(feasible)} of {len(sites)} sites could hold it"
+    # of several stages all
+    suits = sites - {c.site_id for c in candidates if not c.feasible}
+    roomy = sites - {c.site_id for c in candidates if not c.has_room}
+    verb = "satisfies its rules" if len(sites) == 1 else "satisfy its rules"
+    has = "has" if len(roomy) == 1 else "have"
+    found = f"{len(suits)} of {_count(len(sites), 'site')} {verb}, {len(roomy)} {has} room now"
+    return f"runs at {', '.join(chosen)}; {found}" if chosen else f"{state.value}; {found}"
 
 
 def _why_not_summary(site_id: str, candidates: tuple[Candidate, ...]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         PlannedWorkload,
         StartEstimate,
         SuanliError,
+        Workload,
         WorkloadRecord,
         WorkloadsPlan,
     )
@@ -143,7 +146,7 @@ def submit(
         if dry_run and output is Format.TABLE:
             labels = site_labels(client.list_sites())
             for batch in batches:
-                _print_plan(client.plan_workloads(batch.workloads), labels, clock)
+                _print_plan(client.plan_workloads(batch.workloads), labels, clock, batch.workloads)
             return
     emit(records, output, record_columns(clock), lambda r: r.name)
 
@@ -351,6 +354,8 @@ def why(
         )
         if output is Format.TABLE:
             print_explanation(explanation, site_labels(client.list_sites()), city_clock(client))
+            if fix and explanation.state == "pending" and not explanation.relaxations:
+                paragraph("\nNo single change helps.")
             return
     emit([explanation], output, (), lambda e: e.workload, single=True)
 
@@ -376,7 +381,7 @@ def plan(
         labels = site_labels(client.list_sites()) if output is Format.TABLE else {}
         clock = city_clock(client, output)
     if output is Format.TABLE:
-        _print_plan(answer, labels, clock)
+        _print_plan(answer, labels, clock, read.workloads)
     else:
         emit([answer], output, (), lambda a: a.etag, single=True)
     if any(str(w.state) == "pending" for w in answer.workloads):
@@ -387,7 +392,7 @@ def print_explanation(explanation: Explanation, labels: dict[str, str], clock: C
     """An explanation for people."""
     from suanli.model.words import blocked_places
 
-    summary = explanation.summary[:1].upper() + explanation.summary[1:]
+    summary = _sentence(explanation.summary)
     paragraph(f"{_short(explanation.workload)} is {explanation.state}. {summary}".strip())
     if explanation.queue_position:
         ahead = explanation.other_work_ahead_count
@@ -396,7 +401,8 @@ def print_explanation(explanation: Explanation, labels: dict[str, str], clock: C
     if start is not None:
         paragraph(f"Expected to start {_start_text(start, clock)}")
     if explanation.conflict:
-        heading("Cannot all hold at once; dropping any one makes it placeable")
+        title = _conflict_title(explanation)
+        heading(title[:1].upper() + title[1:])
         for rule in explanation.conflict:
             paragraph(f"  - {rule}")
     if explanation.reasons:
@@ -414,7 +420,37 @@ def print_explanation(explanation: Explanation, labels: dict[str, str], clock: C
             paragraph(f"  - {r.change}{price}")
 
 
-def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str]) -> None:
+def _conflict_title(found: Explanation) -> str:
+    """What the rules of the conflict do together; of one rule under which part is placed, that its room is taken."""
+    if len(found.conflict) > 1:
+        return "these cannot all hold at once, without any one it could be placed"
+    if any(c.chosen for c in found.candidates):
+        return "where this allows it, all room is taken"
+    return "without this it could be placed"
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a name such as `e09-gov:`."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.isalpha() else text
+
+
+def _part_here(candidate: Candidate, placed: Mapping[tuple[str, str], int], wanted: Mapping[str, int]) -> str:
+    """`86 of 200 here; then full` at a site that takes only part of a stage."""
+    here = placed[candidate.stage_id, candidate.site_id]
+    total = wanted.get(candidate.stage_id, 0)
+    if not here or here == total:
+        return ""
+    placed_in_all = sum(n for (stage_id, _), n in placed.items() if stage_id == candidate.stage_id)
+    is_full = placed_in_all < total and not candidate.has_room
+    return f"{here} of {total} here{'; then full' if is_full else ''}"
+
+
+def _print_candidates(
+    candidates: tuple[Candidate, ...],
+    labels: dict[str, str],
+    part_here: Callable[[Candidate], str] = lambda _: "",
+) -> None:
     mark = tick()
     several = len({c.stage_id for c in candidates}) > 1
     shown = sorted(candidates, key=lambda c: (c.stage_id if several else "", not c.chosen, not c.feasible))
@@ -427,7 +463,7 @@ def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str])
         number("IPUE", lambda c: fixed(c.ipue_marginal, 2), 2),
         number("RTT MS", lambda c: fixed(c.rtt_p99_ms), 1),
         number("¥/H", lambda c: yuan(c.cost_yuan_per_hour), 1),
-        Column("WHY NOT", _why_lost),
+        Column("WHY NOT", lambda c: part_here(c) or _why_lost(c)),
     )
     print_table(shown[:WHY_CANDIDATES], columns)
     if any("wake" in c.cost_terms_yuan_per_hour for c in shown[:WHY_CANDIDATES]):
@@ -450,7 +486,10 @@ def _why_lost(candidate: Candidate) -> str:
     return candidate.lost_because
 
 
-def _print_plan(answer: WorkloadsPlan, labels: dict[str, str], clock: CityClock) -> None:
+def _print_plan(
+    answer: WorkloadsPlan, labels: dict[str, str], clock: CityClock, asked: Sequence[Workload]
+) -> None:
+    stages = {w.name: {s.stage_id: s for s in w.stages} for w in asked}
     columns = (
         Column("WORKLOAD", lambda w: _short(w.workload)),
         Column("WOULD BE", _fate, style=_state_style),
@@ -463,10 +502,16 @@ def _print_plan(answer: WorkloadsPlan, labels: dict[str, str], clock: CityClock)
     )
     print_table(answer.workloads, columns)
     for planned in answer.workloads:
-        _print_wait(planned, clock)
+        own = [s for s in stages[planned.workload].values() if s.shared_with is None]
+        wanted_count = sum(s.replicas for s in own)
+        _print_wait(planned, clock, wanted_count)
         if planned.explanation.candidates and len(answer.workloads) <= 3:
             heading(f"Considered for {_short(planned.workload)}")
-            _print_candidates(planned.explanation.candidates, labels)
+            placed = Counter((p.stage_id, p.site_id) for p in planned.placements)
+            wanted = {stage_id: s.replicas for stage_id, s in stages[planned.workload].items()}
+            _print_candidates(
+                planned.explanation.candidates, labels, partial(_part_here, placed=placed, wanted=wanted)
+            )
     if answer.moves:
         heading("Would move")
         for move in answer.moves:
@@ -478,12 +523,14 @@ def _print_plan(answer: WorkloadsPlan, labels: dict[str, str], clock: CityClock)
     )
 
 
-def _print_wait(planned: PlannedWorkload, clock: CityClock) -> None:
+def _print_wait(planned: PlannedWorkload, clock: CityClock, wanted_count: int) -> None:
     """Why one of the workloads would wait, and how long."""
     found = planned.explanation
     if str(planned.state) != "pending" or not found.conflict:
         return
-    heading(f"{_short(planned.workload)} would wait; these cannot all hold at once")
+    waiting_count = wanted_count - len(planned.placements)
+    what = f"{waiting_count} of {wanted_count} replicas of " if planned.placements else ""
+    heading(f"{what}{_short(planned.workload)} would wait; {_conflict_title(found)}")
     for rule in found.conflict:
         paragraph(f"  - {rule}")
     if found.expected_start is not None:

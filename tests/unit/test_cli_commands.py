@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,8 +20,18 @@ from typer.testing import CliRunner, Result
 from suanli.cli import lazy
 from suanli.cli.common import read_workloads
 from suanli.cli.main import app
-from suanli.model import FieldProblem, InvalidRequest, Unavailable, WorkloadState
+from suanli.cli.work import _part_here
+from suanli.model import (
+    Candidate,
+    Explanation,
+    FieldProblem,
+    InvalidRequest,
+    Unavailable,
+    WorkloadRecord,
+    WorkloadState,
+)
 from suanli.yaml_io import load_workloads
+from tests import fake_service
 from tests.fake_service import FakeService
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -292,6 +303,40 @@ def test_why_tells_reasons_conflict_and_candidates(run: Run):
         json.loads(run("why", "v2x-07", "--not-at", "e04/n1", "-o", "json").stdout)["why_not"]
         == "sites/e04/nodes/n1"
     )
+
+
+def test_what_nothing_helps_is_said_and_a_name_keeps_its_letters(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    run("submit", V2X)
+    explain = fake_service.an_explanation
+
+    def helpless(record: WorkloadRecord, why_not: str = "", with_relaxations: bool = False) -> Explanation:
+        summary = "e04-iiot-w: it is full" if why_not else "waits for room"
+        return explain(record, why_not).model_copy(update={"summary": summary})
+
+    monkeypatch.setattr(fake_service, "an_explanation", helpless)
+    assert "is pending. e04-iiot-w: it is full" in run("why", "v2x-07", "--not-at", "e04-iiot-w").stdout
+    assert "No single change helps." in run("why", "v2x-07", "--fix").stdout
+    assert "is pending. Waits for room" in run("why", "v2x-07").stdout
+    assert "No single change helps." not in run("why", "v2x-07").stdout
+
+
+@pytest.mark.parametrize(
+    ("placed", "has_room", "told"),
+    [
+        ({("main", "e01"): 86}, False, "86 of 200 here; then full"),
+        ({("main", "e01"): 86}, True, "86 of 200 here"),
+        ({("main", "e01"): 86, ("main", "e02"): 114}, False, "86 of 200 here"),
+        ({("main", "e01"): 200}, False, ""),
+        ({("main", "e02"): 86}, False, ""),
+    ],
+)
+def test_a_site_that_takes_part_of_a_stage_says_how_many(
+    placed: dict[tuple[str, str], int], has_room: bool, told: str
+):
+    candidate = Candidate(site_id="e01", stage_id="main", chosen=True, has_room=has_room)
+    assert _part_here(candidate, Counter(placed), {"main": 200}) == told
 
 
 def test_plan_ends_with_5_when_something_would_wait(run: Run, service: FakeService):
