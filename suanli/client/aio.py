@@ -152,11 +152,12 @@ class AsyncClient:
 
     async def submit_workloads(
         self, workloads: Sequence[Workload], *, batch_size: int = MAX_PAGE_SIZE
-    ) -> AsyncGenerator[WorkloadRecord]:
-        """Submit any number of workloads in batches; each batch is all or none."""
+    ) -> list[WorkloadRecord]:
+        """Submit any number of workloads in batches; each batch is all or none, and a failing one ends it."""
+        records: list[WorkloadRecord] = []
         for batch in chunks(workloads, batch_size):
-            for record in await self.batch_create_workloads(batch):
-                yield record
+            records += await self.batch_create_workloads(batch)
+        return records
 
     async def get_workload(self, name: str) -> WorkloadRecord:
         """One workload with its state."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -157,7 +159,7 @@ def error_of(failure: grpc.RpcError) -> SuanliError:
         # nobody here cancels a call that is waited for: a server that stops does
         return Unavailable("the service stopped during the call")
     number = int(code.value[0])
-    message = failure.details() or code.name
+    message = _not_reached(failure.details() or "") or failure.details() or code.name
     try:
         # also right for the failures of grpc.aio; its own variant raises TypeError
         status = rpc_status.from_call(cast("grpc.Call", failure))
@@ -166,6 +168,15 @@ def error_of(failure: grpc.RpcError) -> SuanliError:
     if status is None:
         return wire.error_from_status(number, message)
     return wire.error_from_status(status.code, status.message, status.details)
+
+
+def _not_reached(details: str) -> str:
+    """`nothing answers at 127.0.0.1:7411` for what the library says of a connection that could not be made."""
+    if details.startswith("failed to connect to all addresses"):
+        tried = dict.fromkeys(unquote(found) for found in re.findall(r"ipv[46]:(\S+?):? ", details))
+        return f"nothing answers at {', '.join(tried)}" if tried else ""
+    resolving = re.match(r"(?:DNS resolution failed for|errors resolving) (\S+?):? ", details)
+    return f"there is no host {resolving[1]}" if resolving else ""
 
 
 def may_retry(failure: SuanliError) -> bool:

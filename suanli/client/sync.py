@@ -152,10 +152,12 @@ class Client:
 
     def submit_workloads(
         self, workloads: Sequence[Workload], *, batch_size: int = MAX_PAGE_SIZE
-    ) -> Iterator[WorkloadRecord]:
-        """Submit any number of workloads in batches; each batch is all or none."""
+    ) -> list[WorkloadRecord]:
+        """Submit any number of workloads in batches; each batch is all or none, and a failing one ends it."""
+        records: list[WorkloadRecord] = []
         for batch in chunks(workloads, batch_size):
-            yield from self.batch_create_workloads(batch)
+            records += self.batch_create_workloads(batch)
+        return records
 
     def get_workload(self, name: str) -> WorkloadRecord:
         """One workload with its state."""
