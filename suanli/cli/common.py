@@ -90,10 +90,44 @@ Files = Annotated[
 
 
 def connect(address: str | None) -> Client:
-    """A client for one command."""
+    """A client for one command.
+
+    Raises:
+        InvalidRequest: the address names no host and port.
+    """
     from suanli.client import Client
+    from suanli.client.core import address_or_default
+
+    _check_address(address_or_default(address))
 
     return Client(address, retry_unavailable_for_s=CLI_RETRY_S)
+
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
+_TARGET = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|xds|vsock):\S+")
+"""What gRPC takes beside host and port."""
+_MOST_PORT = 65_535
+
+
+def _check_address(address: str) -> None:
+    """A typing mistake is told at once, not after waiting for a service that cannot be."""
+    from suanli.model import FieldProblem, InvalidRequest
+
+    if _TARGET.fullmatch(address):
+        return
+    found = _HOST_AND_PORT.fullmatch(address)
+    if found is not None and 1 <= int(found[2]) <= _MOST_PORT:
+        return
+    raise InvalidRequest(
+        [
+            FieldProblem(
+                field="--address",
+                problem=f"{address!r} is not an address",
+                expected=f"host:port, a port of 1 to {_MOST_PORT}, e.g. 127.0.0.1:7411",
+                code="bad_address",
+            )
+        ]
+    )
 
 
 def workload_name(given: str, tenant: str) -> str:

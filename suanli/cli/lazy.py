@@ -183,9 +183,11 @@ def _report_ours(error: Any) -> int:
     if isinstance(error, model.NotFound):
         return EXIT_NOT_FOUND
     if isinstance(error, model.Unavailable):
-        if any(words in str(error) for words in ("failed to connect", "errors resolving")):
+        if str(error).startswith(("nothing answers", "there is no host")):
             typer.echo(
-                "  is it running? `suanli serve` starts one; --address or SUANLI_ADDRESS names it", err=True
+                "  `make dev` runs a city to try things on, `suanli serve` starts an empty service; "
+                "--address or SUANLI_ADDRESS names another",
+                err=True,
             )
         return EXIT_UNAVAILABLE
     if isinstance(error, (model.Conflict, model.AlreadyExists, model.FailedPrecondition, model.WatchExpired)):

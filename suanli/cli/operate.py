@@ -111,7 +111,7 @@ SITE_COLUMNS = (
     Column(
         "NAME",
         lambda r: both_names(r.site.display_name, r.site.display_name_zh),
-        2,
+        6,
         short=lambda r: one_name(r.site.display_name, r.site.display_name_zh),
     ),
     Column("KIND", lambda r: str(r.site.kind), 8),
@@ -128,7 +128,7 @@ SITE_COLUMNS = (
     number("CAP", _cap, 2),
     number("LIMIT KW", _limit_kw, 9),
     number("FLOOR", _floor, 10),
-    number("LEDGER KWH", _balance, 6),
+    number("LEDGER KWH", _balance, 5),
     number("¥/KWH", lambda r: fixed(r.status.price_yuan_per_kwh, 3), 8),
     number("RTT MS", lambda r: fixed(r.status.rtt_p99_ms), 9),
 )
@@ -263,7 +263,7 @@ def sites(
     """
     with connect(address) as client:
         records = [client.get_site(site_name(name))] if name else list(client.list_sites())
-    emit(
+    shown = emit(
         records,
         output,
         SITE_COLUMNS,
@@ -271,9 +271,13 @@ def sites(
         single=name is not None,
         empty="no sites: no fleet is registered",
     )
-    if output is Format.TABLE and records and records[0].status.policy_revision:
-        revision = records[0].status.policy_revision
-        typer.echo(f"(caps, limits and floors in force under policy revision {revision}; * is set there)")
+    in_force = [title for title in ("CAP", "LIMIT KW", "FLOOR") if title in shown]
+    if in_force and records[0].status.policy_revision:
+        is_marked = any("*" in _cap(r) + _limit_kw(r) for r in records)
+        mark = "; * differs from the site's own" if is_marked else ""
+        typer.echo(
+            f"({', '.join(in_force)} in force under policy revision {records[0].status.policy_revision}{mark})"
+        )
 
 
 def nodes(

@@ -146,9 +146,24 @@ def submit(
         if dry_run and output is Format.TABLE:
             labels = site_labels(client.list_sites())
             for batch in batches:
-                _print_plan(client.plan_workloads(batch.workloads), labels, clock, batch.workloads)
+                answer = client.plan_workloads(batch.workloads)
+                _print_plan(answer, labels, clock, batch.workloads)
+                _warn_of_deadlines(batch, answer.at_s, clock)
             return
     emit(records, output, record_columns(clock), lambda r: r.name)
+    _warn_of_deadlines(read, max((r.created_at_s for r in records), default=0), clock)
+
+
+def _warn_of_deadlines(read: WorkloadFiles, now_s: int, clock: CityClock) -> None:
+    """A deadline that is past is taken as it is: a late start may be all that is wanted."""
+    for one in read.read:
+        deadline_at = one.workload.deadline_at if one.workload is not None else None
+        if deadline_at is None or deadline_at.timestamp() >= now_s:
+            continue
+        assert one.workload is not None
+        where = f"{one.document.where('deadline_at')}: {one.workload.workload_id}"
+        passed = clock.told(int(deadline_at.timestamp()))
+        warn(f"{where}: deadline passed at {passed}: lateness is charged from the start")
 
 
 def _checked_at(address: str | None) -> Callable[[WorkloadFiles], None]:
@@ -384,6 +399,7 @@ def plan(
         _print_plan(answer, labels, clock, read.workloads)
     else:
         emit([answer], output, (), lambda a: a.etag, single=True)
+    _warn_of_deadlines(read, answer.at_s, clock)
     if any(str(w.state) == "pending" for w in answer.workloads):
         raise typer.Exit(EXIT_WOULD_WAIT)
 

@@ -18,7 +18,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from suanli.cli import lazy
-from suanli.cli.common import read_workloads
+from suanli.cli.common import _check_address, read_workloads
 from suanli.cli.main import app
 from suanli.cli.work import _part_here
 from suanli.model import (
@@ -26,6 +26,8 @@ from suanli.model import (
     Explanation,
     FieldProblem,
     InvalidRequest,
+    Site,
+    SiteRecord,
     Unavailable,
     WorkloadRecord,
     WorkloadState,
@@ -208,6 +210,18 @@ def test_problems_found_by_the_service_are_told_the_same_way(run: Run):
     assert again.stderr == f"error: {NAME} exists already\n"
 
 
+@pytest.mark.parametrize("command", [("submit",), ("submit", "--dry-run"), ("plan",)])
+def test_a_deadline_that_has_passed_is_told_and_taken(run: Run, command: tuple[str, ...]):
+    work = "name: x\nkind: batch\ndeadline_at: {}\nstages:\n- {{stage_id: m, cpu_milli: 1, memory_mib: 1}}\n"
+    late = run(*command, "-", input=work.format("2026-07-15T11:59:00+08:00"))
+    assert late.exit_code == 0
+    assert late.stderr == (
+        "warning: -:3: x: deadline passed at 2026-07-15 11:59+08:00: lateness is charged from the start\n"
+    )
+    in_time = run(*command, "-", input=work.replace("name: x", "name: y").format("2026-07-15T12:01:00+08:00"))
+    assert (in_time.exit_code, in_time.stderr) == (0, "")
+
+
 def test_an_old_etag_is_a_conflict(run: Run):
     assert run("submit", V2X, "--if-etag", "old").exit_code == lazy.EXIT_CONFLICT
     assert run("submit", V2X, "--if-etag", "e1").exit_code == 0
@@ -384,6 +398,25 @@ def test_sites_show_power_ipue_cap_and_ledger(run: Run):
     assert run("sites", "nowhere").exit_code == lazy.EXIT_NOT_FOUND
 
 
+def test_marks_are_explained_where_they_are_shown(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    record_of = service._site_record
+
+    def capped(site: Site) -> SiteRecord:
+        record = record_of(site)
+        caps = site.caps.model_copy(update={"ipue_cap_hourly": 1.4})
+        status = record.status.model_copy(update={"policy_revision": 2, "caps": caps})
+        return record.model_copy(update={"status": status})
+
+    legend = "(CAP, LIMIT KW in force under policy revision 2; * differs from the site's own)"
+    monkeypatch.setattr(service, "_site_record", capped)
+    assert run("sites").stdout.endswith(f"{legend}\n") is ("LIMIT KW" in run("sites").stdout.splitlines()[0])
+    assert "1.4/h*" in run("sites").stdout
+    narrow = CliRunner().invoke(app, ["sites"], env={"COLUMNS": "40"}).stdout
+    assert "/h*" not in narrow and "policy revision" not in narrow
+
+
 def test_a_site_and_a_node_can_be_closed_and_opened(run: Run, service: FakeService):
     assert "cordoned" in run("cordon", "e01-hub").stdout
     assert "cordoned" in run("cordon", "e01-hub/l20x4-2").stdout
@@ -490,7 +523,24 @@ def test_nobody_there_is_4_with_a_hint(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("suanli.cli.common.CLI_RETRY_S", 0.0)
     done = CliRunner().invoke(app, ["sites", "--address", "127.0.0.1:1"])
     assert done.exit_code == lazy.EXIT_UNAVAILABLE
-    assert "suanli serve" in done.stderr and "Traceback" not in done.output
+    assert done.stderr.startswith("error: nothing answers at 127.0.0.1:1\n")
+    assert "`make dev`" in done.stderr and "`suanli serve`" in done.stderr and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:99999", "nonsense", "127.0.0.1", "host:0", "a b:1", "http://x:1"]
+)
+def test_what_is_no_address_is_2_at_once(address: str):
+    done = CliRunner().invoke(app, ["sites", "--address", address])
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    assert done.stderr.startswith(f"error: --address: {address!r} is not an address; expected host:port")
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:7411", "[::1]:7411", "suanli.city:443", "unix:/run/s", "dns:///s:1"]
+)
+def test_every_form_of_address_passes(address: str):
+    _check_address(address)
 
 
 def test_a_service_that_is_away_is_4(run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch):
