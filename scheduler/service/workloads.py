@@ -21,6 +21,7 @@ from scheduler.service.filters import Comparison, Filter, parse_filter
 from scheduler.service.history import CHANGES_WORKLOAD, workload_of
 from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
+from scheduler.service.taken import refusal
 from scheduler.service.views import (
     WorkloadStatus,
     find_node,
@@ -140,12 +141,19 @@ class Workloads:
 
     def _validate(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[Outcome]:
         def check(state: ClusterState, now_s: int) -> Outcome:
-            found = self._impossible(state, workloads, paths)
-            if found:
-                raise InvalidRequest(found)
+            self._check_may_come(state, workloads, paths)
             return Outcome({}, state.revision)
 
         return self._core.ask(check)
+
+    def _check_may_come(
+        self, state: ClusterState, workloads: Sequence[Workload], paths: Sequence[str]
+    ) -> None:
+        """What a submission would be refused for; nothing is written."""
+        found = self._impossible(state, workloads, paths)
+        error = refusal(state, self._core.history, workloads, paths, found)
+        if error is not None:
+            raise error
 
     def impossible(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
         """Every reason why one of them could never run, its field led by that workload's path; nothing is written."""
@@ -308,24 +316,11 @@ class Workloads:
         return self._core.ask(look)
 
     def plan(self, workloads: Sequence[Workload]) -> Future[WorkloadsPlan]:
-        """Dry run: what submitting these now would do. InvalidRequest names what could never run."""
+        """Dry run: what submitting these now would do; refused as submitting them would be."""
         _check_batch(workloads)
 
         def look(state: ClusterState, now_s: int) -> WorkloadsPlan:
-            problems = [
-                p.model_copy(update={"field": f"workloads[{i}].{p.field}"})
-                for i, ps in enumerate(self._cycle.admit(state, workloads))
-                for p in ps
-            ]
-            taken = [
-                FieldProblem(
-                    field=f"workloads[{i}].name", problem=f"{w.name} exists already", code="already_exists"
-                )
-                for i, w in enumerate(workloads)
-                if state.has_workload(w.name)
-            ]
-            if problems or taken:
-                raise InvalidRequest(problems + taken)
+            self._check_may_come(state, workloads, [f"workloads[{i}]." for i in range(len(workloads))])
             return _dry_run(self._cycle.plan_dry_run(state, now_s, workloads), workloads, now_s)
 
         return self._core.ask(look)

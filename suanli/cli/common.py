@@ -212,12 +212,23 @@ class WorkloadFiles:
     @contextmanager
     def located(self) -> Iterator[None]:
         """Problems that the service finds in these workloads, told by file and line instead of place in the batch."""
-        from suanli.model import InvalidRequest
+        from suanli.model import AlreadyExists, InvalidRequest
 
         try:
             yield
+        except AlreadyExists as error:
+            raise AlreadyExists(
+                "\n".join(self._where_named(line) for line in str(error).splitlines())
+            ) from None
         except InvalidRequest as error:
             raise InvalidRequest([q for p in error.problems if (q := self._located(p))]) from None
+
+    def _where_named(self, text: str) -> str:
+        """Led by file and line where the text begins with the name of one of these workloads."""
+        name = text.partition(" ")[0]
+        found = (r for r in self.read if r.workload is not None and r.workload.name == name)
+        one = next(found, None)
+        return text if one is None else f"{one.document.where('name')}: {text}"
 
     def _located(self, problem: FieldProblem) -> FieldProblem | None:
         """None for what the file's own problem at that place, or its mending, has brought about."""

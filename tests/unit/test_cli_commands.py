@@ -207,7 +207,7 @@ def test_problems_found_by_the_service_are_told_the_same_way(run: Run):
     assert run("submit", V2X).exit_code == 0
     again = run("submit", V2X)
     assert again.exit_code == lazy.EXIT_CONFLICT
-    assert again.stderr == f"error: {NAME} exists already\n"
+    assert again.stderr == f"error: {V2X}:2: {NAME} exists already\n"
 
 
 @pytest.mark.parametrize("command", [("submit",), ("submit", "--dry-run"), ("plan",)])

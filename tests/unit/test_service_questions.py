@@ -17,6 +17,7 @@ from scheduler.service.paging import page_size, read_token, write_token
 from scheduler.service.workloads import _question
 from scheduler.store import MemoryStore
 from suanli.model import (
+    AlreadyExists,
     Event,
     EventKind,
     InvalidRequest,
@@ -109,6 +110,32 @@ def test_placements_of_a_site_that_is_not_there_are_not_found():
         assert service.plans.placement_page(filter_text='site = "sites/edge"').items == ()
         with pytest.raises(NotFound, match="no site edgy; did you mean edge"):
             service.plans.placement_page(filter_text='site = "sites/edgy"')
+
+
+@pytest.mark.parametrize("ask", ["create", "check", "plan"])
+def test_a_taken_name_is_refused_alike_by_whatever_asks(ask):
+    with running(a_service(), a_fleet()) as service:
+        workloads = service.workloads
+
+        def asked(*names: str, cpu_milli: int = 1000) -> None:
+            given_ones = [a_workload(name, cpu_milli=cpu_milli) for name in names]
+            if ask == "plan":
+                workloads.plan(given_ones).result(10)
+            else:
+                workloads.batch_create(given_ones, validate_only=ask == "check").result(10)
+
+        workloads.batch_create([a_workload("chat"), a_workload("chat-2"), a_workload("run-9")]).result(10)
+        workloads.cancel(a_workload("chat").name).result(10)
+        with pytest.raises(AlreadyExists) as caught:
+            asked("chat", "run-9", "new")
+        chat, run_9 = str(caught.value).splitlines()
+        assert chat.startswith(f"{a_workload('chat').name} is taken by a cancelled workload of ")
+        assert chat.endswith("+08:00; names are not used twice, nearest free chat-3")
+        assert run_9.endswith("nearest free run-10")
+        with pytest.raises(InvalidRequest) as both:
+            asked("chat", cpu_milli=10**7)
+        assert {p.code for p in both.value.problems} > {"already_exists"}
+        assert [p.field for p in both.value.problems if p.code == "already_exists"] == ["workloads[0].name"]
 
 
 @given(st.text(max_size=60))
