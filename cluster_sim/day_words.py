@@ -194,6 +194,8 @@ def event_in_words(event: Event, fleet: Fleet) -> str | None:
     if event.kind is EventKind.REPLICA_PREEMPTED:
         by, lost = body["by"].split("/")[-1], body["lost_gpu_hours"]
         return f"{event.subject.split('/')[3]} gives way to {by}, which starts now; {lost:.2g} GPU-hours lost"
+    if event.kind is EventKind.REPLICA_PAUSED:
+        return f"{event.subject.split('/')[3]} pauses while electricity is dear"
     if event.kind is EventKind.PLAN_COMMITTED:
         gap = next(
             (b["gap_frac"] for b in body.get("bounds", ()) if b.get("scope", "fleet") == "fleet"), None
