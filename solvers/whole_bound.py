@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers.problem import PlacementProblem
+from solvers.rounding import lowered
 from solvers.solution import PlanSolution
 
 Floats = npt.NDArray[np.float64]
@@ -66,15 +67,16 @@ def whole_bound_yuan(problem: PlacementProblem, may_use: Bools, class_yuan: Sequ
     base, extra, yuan_per_kw = _site_yuan(p)
     pair_yuan = p.pairs.dynamic_w / 1000.0 * (yuan_per_kw * (1 + p.sites.loss_slope[:, 0]))[p.pair_site]
     pair_yuan = pair_yuan + p.pairs.other_yuan_per_replica_h * p.slots.hours[0]
-    worth = np.where(may_use, price[p.pairs.class_index] - pair_yuan, 0.0)
-    opening = extra.copy()
+    # no less than what it is worth: it is taken off
+    worth = np.where(may_use, -(lowered(-price[p.pairs.class_index]) + lowered(pair_yuan)), 0.0)
+    opening = lowered(extra)
     for g in range(p.group_count):
         here = np.flatnonzero((p.pairs.group_index == g) & (worth > 0) & (need <= capacity[g]))
         opening[p.groups.site[g]] -= knapsack_value(worth[here], need[here], int(capacity[g]))
     used = np.sort(opening)
     fewest = _fewest_sites(p, may_use, need, capacity)
     count = max(fewest, int((used < 0).sum()))
-    return float(base.sum() + price.sum() + used[:count].sum())
+    return float(lowered(base).sum() + lowered(price).sum() + used[:count].sum())
 
 
 def knapsack_value(worth: Floats, size: Ints, capacity: int) -> float:
