@@ -41,7 +41,7 @@ from solvers.solution import (
     PlanSolution,
 )
 from solvers.verify import Violation, site_allowed
-from solvers.whole_bound import misfits, whole_bound_yuan
+from solvers.whole_bound import WHOLE, misfits, whole_bound_yuan
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -57,8 +57,6 @@ OVER_BUDGET_FACTOR = 10.0
 MOST_PATTERNS = 400_000
 """A graph with more combinations of options is bounded stage by stage, which is lower."""
 RELATIVE, ABSOLUTE = 1e-6, 1e-6
-WHOLE = 1e-6
-"""A count so near to a whole number is one."""
 GB_PER_H_PER_MBPS = 3600.0 / 8 / 1000
 
 
@@ -467,9 +465,7 @@ def _unit_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
     g, c = p.pairs.group_index, p.pairs.class_index
     site, hours = p.groups.site[g], p.slots.hours
     power = _finite(m.raw.power)[site]
-    unit = lowered(f.dynamic_kw[:, None] * power) + lowered(
-        p.pairs.other_yuan_per_replica_h[:, None] * hours
-    )
+    unit = lowered(f.dynamic_kw[:, None] * power) + lowered(p.pairs.other_yuan_per_replica_h[:, None] * hours)
     low = p.classes.priority_rank[c] >= 2
     floors = np.where(low[:, None, None], _floors(p, m)[g], 0.0)
     for r in range(len(NODE_COLUMNS)):
@@ -551,7 +547,7 @@ def _most_on_a_site(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
 
 
 def _staying_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> tuple[Floats, Floats]:
-    """([K], [C]) what whole replicas that stay save, where of a class as many leave for free as it has more than it wants.
+    """What whole replicas that stay save, [K] and [C]; of a class as many leave for free as it has more than it wants.
 
     Of class c move Σ_k max(run[k] − x[k], 0) + e − s, where e runs on pairs that forbid it and s is surplus. For
     multipliers z[k] ≤ w ≤ the price of a move that costs Σ z[k]·(run[k] − x[k]) + w·(e − s) or more: w is that price

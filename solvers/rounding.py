@@ -14,6 +14,9 @@ ROUNDING = 1e-14
 """Of the size of a term: 90 roundings of a double. On fleets of 10 000 nodes 0.00001 yuan in all; where facts of 1e14
 meet facts of 1, all of the bound."""
 
+NOISE = 1e-12
+"""Duals below this, yuan per unit of their rule, are what rounding leaves of nothing."""
+
 
 def lowered(terms: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Terms of a lower bound, each less its share; infinite ones as they are."""

@@ -33,9 +33,12 @@ Bools = npt.NDArray[np.bool_]
 MOST_CELLS = 200_000_000
 """Items times capacity of one knapsack; beyond that it is bounded by Dantzig's bound, which is larger (0.5 s)."""
 
+WHOLE = 1e-6
+"""A count so near to a whole number is one."""
+
 
 def misfits(problem: PlacementProblem, plan: PlanSolution) -> list[str]:
-    """Why this proof says nothing about a problem; empty: it does."""
+    """Why this proof says nothing about a plan; empty: it does."""
     p = problem
     tests = {
         "more than one slot": p.slot_count != 1,
@@ -48,6 +51,7 @@ def misfits(problem: PlacementProblem, plan: PlanSolution) -> list[str]:
         # the plant's curvature is left out, which adds to the cost only where energy costs something
         "energy that pays": bool((_yuan_per_kw(p) < 0).any()),
         "classes left out": bool((plan.unserved_count > 0).any()),
+        "classes in parts": bool((np.abs(plan.running_count - np.rint(plan.running_count)) > WHOLE).any()),
     }
     return [name for name, is_so in tests.items() if is_so]
 

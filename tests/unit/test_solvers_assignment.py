@@ -17,6 +17,7 @@ from solvers.dual_bound import certified_bound_yuan
 from solvers.improve import ImproveLimits, improve
 from solvers.integer import IntegerLimits, solve_integer
 from solvers.linear import LpLimits
+from solvers.plan_model import solve_plan
 from solvers.problem import PlacementProblem
 from solvers.proof import verify_proof
 from solvers.single_source import WorkLimits, solve_single_source
@@ -293,6 +294,15 @@ def test_the_certified_bound_comes_close_to_the_search_s_own():
     assert 0.95 * own.bound_yuan < plan.certificate.bound_yuan <= own.bound_yuan + 1e-6
     # the knapsacks prove more than the multipliers alone, which may split a class
     assert plan.certificate.bound_yuan > certified_bound_yuan(problem, plan, plan.certificate.leaves)
+
+
+def test_a_plan_that_splits_classes_is_not_proven_by_prices_of_whole_ones():
+    problem = a_facility()
+    whole = solve_single_source(problem, WorkLimits()).plan.certificate
+    split = solve_plan(problem)
+    assert whole is not None and (split.running_count % 1 > 0).any()
+    rules = {v.rule for v in verify_proof(problem, dataclasses.replace(split, certificate=whole))}
+    assert "whole_classes" in rules
 
 
 def test_prices_of_some_columns_alone_are_not_what_certifies(monkeypatch):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks.fleet import fleet_problem
+from solvers.binding import binding_constraints, certified
 from solvers.bulk import solve_bulk
 from solvers.bulk_model import SHARP_FUNCTIONS, bulk_sets
 from solvers.bulk_relax import BulkLimits
 from solvers.decompose import solve_large
-from solvers.dual_bound import certified_bound_yuan
+from solvers.dual_bound import certified_bound_yuan, objective_yuan
 from solvers.node_rows import is_node_row, node_row
+from solvers.plan_model import solve_plan
 from solvers.problem import PlacementProblem
 from solvers.proof import verify_proof
 from solvers.replan import Repricer, replan
@@ -127,6 +129,69 @@ def test_a_leaf_left_out_is_found_out():
 def test_the_proof_for_nodes_is_none_of_another_model():
     assert {"certified_bound"} <= rules_broken(model=BLOCK_MODEL), "node rows do not hold for parts of nodes"
     assert rules_broken(model="whatever")
+
+
+def with_the_nodes_proof_of(problem: PlacementProblem, plan: PlanSolution) -> PlanSolution:
+    """A plan with a certificate that would be right if it were a plan on nodes."""
+    stated = solve_bulk(problem).solution.certificate
+    assert stated is not None
+    objective = objective_yuan(problem, plan, np.zeros(1, np.int64), on_nodes=True)
+    proven = certified_bound_yuan(problem, plan, stated.leaves, on_nodes=True)
+    stated = dataclasses.replace(stated, objective_yuan=objective, bound_yuan=min(proven, objective))
+    binding = tuple(binding_constraints(problem, dataclasses.replace(plan, certificate=stated)))
+    return dataclasses.replace(plan, certificate=dataclasses.replace(stated, binding=binding))
+
+
+@pytest.mark.parametrize("seed", [3, 4, 6])
+def test_a_plan_in_parts_of_nodes_is_not_proven_as_one_on_nodes(seed):
+    problem = random_town(seed)
+    plan = with_the_nodes_proof_of(problem, solve_plan(problem))
+    assert plan.nodes_on.max() % 1 > 0
+    (found,) = verify_proof(problem, plan)
+    assert found.rule == "certified_model" and "parts of nodes" in found.subject
+
+
+def test_whole_counts_that_no_nodes_hold_are_refuted_by_the_bound():
+    """Three replicas of 0.6 of a device on two nodes with one each: in sums they fit."""
+    town = Town().site("cheap").site("dear", price_yuan_per_kwh=3.0)
+    town.group("cheap/g", "cheap", node_count=2, gpus=1).group("dear/g", "dear", node_count=2, gpus=1)
+    town.work("shared", demand=3.0, cpu=4, gpu={"l20": 0.6}).work("plain", demand=2.0, cpu=10)
+    problem = town.problem()
+    plan = with_the_nodes_proof_of(problem, solve_plan(problem))
+    assert plan.nodes_on[:, 0] == pytest.approx([2.0, 0.0]) and plan.running_count.max() == pytest.approx(3.0)
+    assert {v.rule for v in verify_proof(problem, plan)} == {"refuted_by_bound"}
+
+
+@pytest.mark.parametrize("penalty_yuan", [10.0**n for n in range(3, 16)])
+def test_no_penalty_is_too_large_for_an_honest_certificate(penalty_yuan):
+    """Of 14 replicas 10 find room: what the others cost drowns the rest, in which rounding must not prove anything."""
+    town = Town().site("a", fixed_kw=0.3, loss_square=0.01)
+    town.site("b", fixed_kw=0.2, loss_square=0.02, price_yuan_per_kwh=0.7, may_close=True)
+    town.group("a/g", "a", node_count=1, cpu=15).group("b/g", "b", node_count=1, cpu=15)
+    town.work("w", demand=14.0, cpu=3, dynamic_w=37.3, unserved_yuan=penalty_yuan)
+    problem = town.problem()
+    solution = solve_bulk(problem).solution
+    assert verify_proof(problem, solution) == []
+    node_kw = 0.3 + 5 * 0.0373
+    facility_kw = [
+        0.3 + 1.1 * node_kw + 0.01 / 100 * node_kw**2,
+        0.2 + 1.1 * node_kw + 0.02 / 100 * node_kw**2,
+    ]
+    yuan = facility_kw[0] * 1.0 + facility_kw[1] * 0.7
+    stated = solution.certificate
+    assert stated is not None and stated.objective_yuan == pytest.approx(yuan, rel=1e-9)
+    assert certified_bound_yuan(problem, solution, stated.leaves, on_nodes=True) <= yuan
+
+
+def test_a_proof_of_more_than_the_plan_costs_is_not_written_down():
+    stated = certificate()
+    for beyond, is_written in ((1 + 1e-8, True), (1 + 1e-5, False)):
+        proven = dataclasses.replace(stated, bound_yuan=stated.objective_yuan * beyond)
+        bare = dataclasses.replace(plan(), certificate=None)
+        again = certified(fleet(), bare, proven).certificate
+        assert (again is not None) == is_written
+        if again is not None:
+            assert again.bound_yuan == stated.objective_yuan
 
 
 def test_an_objective_below_the_plans_own_is_found_out():
