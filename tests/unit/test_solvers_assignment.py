@@ -13,7 +13,7 @@ from solvers.assignment import AssignmentProblem, NotSingleSource, assignment_of
 from solvers.assignment_bounds import ascend, fewest_bins, knapsacks, linear_relaxation, priced, rounded_up
 from solvers.assignment_search import anneal
 from solvers.assignment_tree import assignment_program, branch
-from solvers.dual_bound import certified_bound_yuan
+from solvers.dual_bound import certified_bound_yuan, usable_pairs
 from solvers.improve import ImproveLimits, improve
 from solvers.integer import IntegerLimits, solve_integer
 from solvers.linear import LpLimits
@@ -23,7 +23,7 @@ from solvers.proof import verify_proof
 from solvers.single_source import WorkLimits, solve_single_source
 from solvers.solution import PlanSolution, SolveStatus
 from solvers.verify import verify_placements, verify_plan
-from solvers.whole_bound import misfits
+from solvers.whole_bound import misfits, whole_bound_yuan
 from tests.assignment_problems import arrays_of, cheapest, random_instance
 from tests.plan_problems import Town
 
@@ -303,6 +303,17 @@ def test_a_plan_that_splits_classes_is_not_proven_by_prices_of_whole_ones():
     assert whole is not None and (split.running_count % 1 > 0).any()
     rules = {v.rule for v in verify_proof(problem, dataclasses.replace(split, certificate=whole))}
     assert "whole_classes" in rules
+
+
+@pytest.mark.parametrize("scale", [10.0**n for n in range(8, 25, 2)])
+def test_no_prices_are_large_enough_to_prove_by_rounding(scale):
+    """One site that holds everything: any prices prove its cost, off by thousands where they add up to 1e20 yuan."""
+    problem = a_facility(1, 40)
+    plan = solve_single_source(problem, WorkLimits()).plan
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        prices = scale * rng.uniform(0.5, 1.0, problem.class_count)
+        assert whole_bound_yuan(problem, usable_pairs(problem), prices) <= plan.objective_yuan
 
 
 def test_prices_of_some_columns_alone_are_not_what_certifies(monkeypatch):
