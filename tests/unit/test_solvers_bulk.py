@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from benchmarks.fleet import fleet_problem
-from solvers.bulk import counted, drained, greedy_bulk, solve_bulk
+from solvers.bulk import completed, counted, drained, filled, greedy_bulk, solve_bulk
 from solvers.bulk_fill import Filling
 from solvers.bulk_model import NotBulk, bulk_sets
-from solvers.bulk_relax import BulkLimits, unpriced
+from solvers.bulk_relax import BulkLimits, Simplex, relax, unpriced
 from solvers.bulk_report import node_placements
 from solvers.bulk_swaps import swap_for_quotas
 from solvers.decompose import solve_large
@@ -215,6 +216,23 @@ def test_a_program_that_may_not_take_a_step_leaves_the_greedy_plan_and_no_bound(
     solution = solve_bulk(problem, limits=BulkLimits(lp_iterations=0)).solution
     assert solution.bounds == () and solution.message
     assert solution.objective_yuan == greedy_bulk(problem).solution.objective_yuan
+
+
+def test_a_cancelled_plan_empties_no_more_nodes():
+    problem = fleet_problem(replicas=10_000, nodes=1_000, sites=20, classes=60, seed=7)
+    filling = filled(relax(bulk_sets(problem), Simplex(BulkLimits())))
+    completed(filling)
+    full = counted(filling)
+    assert drained(filling, full, stop=lambda: True) is full
+    asked = itertools.count()
+    one = drained(filling, full, stop=lambda: next(asked) > 0)
+    assert next(asked) == 2 and one.objective_yuan < full.objective_yuan
+    most = drained(filling, one)
+    assert most.objective_yuan <= one.objective_yuan
+    assert verify_plan(problem, most) == []
+    placements = node_placements(filling.sets, filling.fleet, filling.all_booked())
+    assert verify_placements(problem, placements) == []
+    assert counted(filling).objective_yuan == most.objective_yuan
 
 
 def test_a_gang_lies_on_one_island_or_nowhere():

@@ -275,7 +275,7 @@ def test_re_plans_are_proven_too(seed):
     )
     repricer = Repricer(found) if found.solution.bounds else None
     again = replan(found, after, repricer, most_moves=10)
-    plan = again.certified
+    plan = again.certified()
     assert verify_proof(after, plan) == []
     if plan.certificate is not None:
         assert proven_yuan(after, plan) <= on_nodes_yuan(after, plan) + 1e-6
