@@ -47,7 +47,7 @@ from scheduler.planner.moves import PlannedMove, kept_work_s, propose_moves
 from scheduler.planner.queue import wakes_of_queue
 from scheduler.planner.reports import report_events
 from scheduler.planner.round import PatternCache, Placed, Round, RoundResult, run_round
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask, Strategy
 from scheduler.ports import SolverPool
@@ -451,7 +451,7 @@ def _added(
     for p in placed:
         view = before.views[int(state.replicas["spec"][p.row])]
         group, site = int(topology.node_group[p.node]), int(topology.node_site[p.node])
-        it_w, yuan = float(view.watts[group]), _yuan_per_hour(scorer.group_cost(view, before)[group])
+        it_w, yuan = float(view.watts[group]), float(scorer.energy_yuan_per_hour(view, before)[group])
         if before.empty_node[p.node] and p.node not in woken:
             woken.add(p.node)
             it_w += float(topology.group_idle_w[group])
@@ -464,11 +464,6 @@ def _added(
             known.yuan_per_hour + yuan,
         )
     return found
-
-
-def _yuan_per_hour(cost: float) -> float:
-    """The price in a score: without the wall around a site that the plan keeps closed."""
-    return float(cost - CLOSED_SITE_YUAN_PER_HOUR if cost >= CLOSED_SITE_YUAN_PER_HOUR else cost)
 
 
 def _would_start(found: Explanation) -> Explanation:
@@ -522,7 +517,7 @@ def _start_events(
     for p in placed:
         spec = int(state.replicas["spec"][p.row])
         if spec not in costs:
-            costs[spec] = scorer.group_cost(views[spec], snapshot)
+            costs[spec] = scorer.energy_yuan_per_hour(views[spec], snapshot)
         if views[spec].spec.stage.gang:
             gangs.setdefault((int(state.replicas["workload"][p.row]), spec), []).append(p.row)
     events = []
@@ -539,7 +534,7 @@ def _start_events(
                 now_s,
                 gang_size=len(together),
                 done_work_s=float(state.replicas["done_work_s"][together].min()),
-                price_yuan_per_hour=_yuan_per_hour(costs[spec][int(views.topology.node_group[p.node])]),
+                price_yuan_per_hour=float(costs[spec][int(views.topology.node_group[p.node])]),
             )
         )
     return events
@@ -572,7 +567,6 @@ def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
         snapshot,
         done.patterns,
         scorer,
-        guide,
         now_s,
         budget - len(moves),
         leaving=leaving,
@@ -611,7 +605,7 @@ def _move_events(
     for move in moves:
         p = move.placed
         view = views[int(state.replicas["spec"][p.row])]
-        cost = scorer.group_cost(view, snapshot)
+        cost = scorer.energy_yuan_per_hour(view, snapshot)
         together = gangs.get(int(state.replicas["workload"][p.row]), [p.row])
         start = start_draft(
             state,
@@ -622,7 +616,7 @@ def _move_events(
             now_s,
             gang_size=len(together),
             done_work_s=min(kept_work_s(state, row, now_s) for row in together),
-            price_yuan_per_hour=_yuan_per_hour(cost[int(views.topology.node_group[p.node])]),
+            price_yuan_per_hour=float(cost[int(views.topology.node_group[p.node])]),
         )
         body = move.body(state)
         if move.makes_room_for:

@@ -351,13 +351,19 @@ class PlainScorer:
 
     def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(G,)"""
+        wall = np.where(self.open_sites(snapshot), 0.0, CLOSED_SITE_YUAN_PER_HOUR)
+        return self.energy_yuan_per_hour(view, snapshot) + wall[snapshot.topology.group_site]
+
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,)"""
         site_ids = snapshot.topology.site_ids
-        by_site = [
-            self.cost_by_site.get(s, 1.0) + (CLOSED_SITE_YUAN_PER_HOUR if s in self.closed else 0.0)
-            for s in site_ids
-        ]
-        cost: NDArray[np.float64] = np.array(by_site)[snapshot.topology.group_site]
-        return cost
+        by_site = [self.cost_by_site.get(s, 1.0) for s in site_ids]
+        energy: NDArray[np.float64] = np.array(by_site)[snapshot.topology.group_site]
+        return energy
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """(S,)"""
+        return np.array([s not in self.closed for s in snapshot.topology.site_ids])
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(N,)"""

@@ -64,7 +64,7 @@ def consolidate(
     choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, now_s), None)
     price = choice.node_penalty = np.where(snapshot.empty_node, ASLEEP_YUAN_PER_HOUR, 0.0)
     moves: list[PlannedMove] = []
-    for emptying in _worth_emptying(state, snapshot, scorer, choice, now_s, leaving)[:MAX_NODES_TRIED]:
+    for emptying in _worth_emptying(state, snapshot, scorer, now_s, leaving)[:MAX_NODES_TRIED]:
         took_in = snapshot.replica_count[emptying.node] != len(emptying.rows)
         if took_in or len(moves) + len(emptying.rows) > budget:
             continue
@@ -81,7 +81,6 @@ def _worth_emptying(
     state: ClusterState,
     snapshot: Snapshot,
     scorer: Scorer,
-    choice: NodeChoice,
     now_s: int,
     leaving: Collection[int],
 ) -> list[_Emptying]:
@@ -93,7 +92,7 @@ def _worth_emptying(
     rows = movable[whole[node_of]]
     if not len(rows):
         return []
-    cost_yuan = leave_yuan(state, choice, rows, now_s)
+    cost_yuan = leave_yuan(state, snapshot, scorer, rows, now_s)
     idle_yuan = _idle_yuan_per_hour(state, snapshot, scorer, rows)
     on_node: dict[int, list[int]] = {}
     for row in rows.tolist():
@@ -140,10 +139,11 @@ def _moves(
         if not len(nodes) or choice.node_penalty[nodes[0]] > 0:
             break
         there = int(nodes[0])
-        cost = choice.group_cost(view)
-        dearer = float(cost[topology.node_group[there]] - cost[topology.node_group[emptying.node]])
+        energy_yuan = choice.scorer.energy_yuan_per_hour(view, snapshot)
+        old, new = (topology.node_group[n] for n in (emptying.node, there))
+        dearer = float(energy_yuan[new] - energy_yuan[old])
         own_yuan = max(0.0, dearer) * min(GAIN_HOURS, hours_left(state, row, now_s))
-        own_yuan += leave_yuan(state, choice, np.array([row]), now_s)[row]
+        own_yuan += leave_yuan(state, snapshot, choice.scorer, np.array([row]), now_s)[row]
         cost_yuan += own_yuan
         (mask,) = choice.devices_for(view, [there])
         snapshot.take_node(view, there, mask)

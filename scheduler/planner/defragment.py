@@ -153,12 +153,15 @@ def undo_moves(
         ):
             continue
         group, there = snapshot.topology.node_group[here], snapshot.topology.node_group[node]
+        if not _may_take_in(snapshot, scorer, here)[there]:
+            continue
         choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, 0), None)
         nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_nodes(int(there), node, node + 1))
         if not len(nodes):
             continue
-        cost_yuan = leave_yuan(state, choice, np.array([row]), now_s)[row]
-        saved = choice.group_cost(view)[group] - choice.group_cost(view)[there]
+        cost_yuan = leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
+        energy_yuan = scorer.energy_yuan_per_hour(view, snapshot)
+        saved = energy_yuan[group] - energy_yuan[there]
         if bool(snapshot.replica_count[here] == 1):
             saved += _wake_yuan(scorer, view, snapshot, here)
         gain_yuan = float(saved) * min(GAIN_HOURS, hours_left(state, row, now_s))
@@ -188,19 +191,32 @@ def migration_yuan(state: ClusterState, row: int) -> float:
     return state.policy.migration_yuan_per_gpu * gpus
 
 
-def leave_yuan(state: ClusterState, choice: NodeChoice, rows: IntArray, now_s: int) -> dict[int, float]:
+def leave_yuan(
+    state: ClusterState, snapshot: Snapshot, scorer: Scorer, rows: IntArray, now_s: int
+) -> dict[int, float]:
     """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice.
 
     What a service has served is not done again.
     """
     lost_gpu_s_of = np.where(np.isfinite(state.replicas["work_s"][rows]), lost_gpu_s(state, rows, now_s), 0.0)
     out = {}
+    yuan_per_hour: dict[int, NDArray[np.float64]] = {}
     for row, lost_gpu_h in zip(rows.tolist(), (lost_gpu_s_of / SECONDS_PER_HOUR).tolist(), strict=True):
-        view = choice.snapshot.views[int(state.replicas["spec"][row])]
+        spec = int(state.replicas["spec"][row])
+        view = snapshot.views[spec]
+        if spec not in yuan_per_hour:
+            yuan_per_hour[spec] = scorer.energy_yuan_per_hour(view, snapshot)
         gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
-        group = int(choice.snapshot.topology.node_group[state.replicas["node"][row]])
-        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(choice.group_cost(view)[group])
+        group = int(snapshot.topology.node_group[state.replicas["node"][row]])
+        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(yuan_per_hour[spec][group])
     return out
+
+
+def _may_take_in(snapshot: Snapshot, scorer: Scorer, node: int) -> NDArray[np.bool_]:
+    """(G,) groups to which what lies on a node may move: at open sites, and at its own even if that is to close."""
+    site = snapshot.topology.group_site
+    may: NDArray[np.bool_] = scorer.open_sites(snapshot)[site] | (site == snapshot.topology.node_site[node])
+    return may
 
 
 @dataclass(frozen=True)
@@ -232,7 +248,7 @@ class _Helper:
         self._cleared = np.zeros(snapshot.topology.node_count, bool)
         self._choice = NodeChoice(snapshot, scorer, self._kept, None)
         self._movable = movable_rows(state, leaving)
-        self._leave_yuan = leave_yuan(state, self._choice, self._movable, now_s)
+        self._leave_yuan = leave_yuan(state, snapshot, scorer, self._movable, now_s)
         self._on_node: dict[int, list[int]] = {}
         for row in sorted(self._movable.tolist(), key=lambda r: (self._leave_yuan[r], r)):
             self._on_node.setdefault(int(state.replicas["node"][row]), []).append(row)
@@ -410,12 +426,14 @@ class _Helper:
     def _move(self, row: int, gain_yuan: float, gang: str) -> PlannedMove | None:
         snapshot, topology = self._snapshot, self._snapshot.topology
         view = self._view(row)
-        nodes = self._choice.nodes_for(view, 1, np.inf, Ranges.of_groups(view.group_ok, snapshot))
+        here = int(self._state.replicas["node"][row])
+        groups = view.group_ok & _may_take_in(snapshot, self._scorer, here)
+        nodes = self._choice.nodes_for(view, 1, np.inf, Ranges.of_groups(groups, snapshot))
         if not len(nodes):
             return None
-        node, here = int(nodes[0]), int(self._state.replicas["node"][row])
-        cost = self._choice.group_cost(view)
-        dearer = float(cost[topology.node_group[node]] - cost[topology.node_group[here]])
+        node = int(nodes[0])
+        energy_yuan = self._scorer.energy_yuan_per_hour(view, snapshot)
+        dearer = float(energy_yuan[topology.node_group[node]] - energy_yuan[topology.node_group[here]])
         if snapshot.empty_node[node]:
             dearer += float(self._scorer.node_cost(view, snapshot)[node])
         cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(

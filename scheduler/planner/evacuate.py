@@ -27,7 +27,7 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.defragment import migration_yuan
 from scheduler.planner.feasibility import SpecView
-from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, energy_yuan, hours_left, kept_work_s
+from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, hours_left, kept_work_s
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import Scorer
@@ -100,7 +100,6 @@ class _Exit:
         self._scorer, self._now_s, self._site, self._kept = scorer, now_s, site, kept
         topology = snapshot.topology
         self._open = np.array(guide.get("site_open", np.ones(topology.site_count, bool)), bool) & ~closes
-        self._guide = guide
         self._gone = set(gone)
         self._before = snapshot.copy()
 
@@ -234,7 +233,7 @@ class _Exit:
         """The policy's price of the move, work done twice, dearer energy, and the node if it has to wake."""
         state, topology, row = self._state, self._snapshot.topology, placed.row
         view = self._view(row)
-        energy = energy_yuan(view, self._scorer, self._guide, self._before)
+        energy = self._scorer.energy_yuan_per_hour(view, self._before)
         old, new = (int(topology.node_group[n]) for n in (state.replicas["node"][row], placed.node))
         lost_s = (
             self._now_s - int(state.replicas["running_s"][row]) + float(state.replicas["done_work_s"][row])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.defragment import leave_yuan
-from scheduler.planner.moves import TAKEOVER_H, PlannedMove, energy_yuan, hours_left, rows_of_owners
+from scheduler.planner.moves import TAKEOVER_H, PlannedMove, hours_left, rows_of_owners
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Round
 from scheduler.planner.scoring import Scorer, TieredScorer
@@ -54,7 +53,6 @@ def move_gangs(
     snapshot: Snapshot,
     patterns: PatternCache,
     scorer: Scorer,
-    guide: dict[str, Any],
     now_s: int,
     budget: int,
     *,
@@ -67,7 +65,7 @@ def move_gangs(
     """
     if not isinstance(scorer, TieredScorer):
         return []  # without prices of idle nodes there is no gain to count
-    mover = _Mover(state, snapshot, patterns, scorer, guide, now_s, kept)
+    mover = _Mover(state, snapshot, patterns, scorer, now_s, kept)
     moves: list[PlannedMove] = []
     for gang in mover.worth_looking_at(leaving):
         if len(moves) + len(gang.rows) <= budget:
@@ -84,12 +82,10 @@ class _Mover:
         snapshot: Snapshot,
         patterns: PatternCache,
         scorer: TieredScorer,
-        guide: dict[str, Any],
         now_s: int,
         kept: Reservations | None,
     ) -> None:
         self._state, self._snapshot, self._scorer, self._now_s = state, snapshot, scorer, now_s
-        self._guide = guide
         self._round = Round(state, snapshot, patterns, scorer, now_s, is_trial=True)
         if kept is not None:
             self._round.reservations = kept.over(snapshot)
@@ -122,7 +118,7 @@ class _Mover:
         """One for each member, all to the group that saves most; [] when none pays or has room."""
         if not self._is_too_many(gang):
             return []  # another gang of its kind has moved
-        leave = leave_yuan(self._state, self._round.choice, gang.rows, self._now_s)
+        leave = leave_yuan(self._state, self._snapshot, self._scorer, gang.rows, self._now_s)
         quota = self._scorer.quota(gang.spec, self._snapshot)
         wanted = [g for g in quota if -self._surplus(gang.spec, g) >= LEAST_PART * len(gang.rows)]
         for there in sorted(wanted, key=lambda g: (-self._saved_yuan(gang, g), g)):
@@ -173,12 +169,12 @@ class _Mover:
     def _saved_yuan(self, gang: _Gang, there: int) -> float:
         """What the gang saves there, in the time it still runs, on nodes that are on; below zero: it costs more."""
         snapshot = self._snapshot
-        view, site_open = snapshot.views[gang.spec], self._guide.get("site_open")
+        view, is_open = snapshot.views[gang.spec], self._scorer.open_sites(snapshot)
         site = int(snapshot.topology.group_site[there])
-        if there == gang.group or not view.group_ok[there] or (site_open and not site_open[site]):
+        if there == gang.group or not view.group_ok[there] or not is_open[site]:
             return -np.inf
-        energy = energy_yuan(view, self._scorer, self._guide, snapshot)
-        here_yuan, there_yuan = (energy[g] * self._hours_at(gang, g) for g in (gang.group, there))
+        energy_yuan = self._scorer.energy_yuan_per_hour(view, snapshot)
+        here_yuan, there_yuan = (energy_yuan[g] * self._hours_at(gang, g) for g in (gang.group, there))
         nodes, members = np.unique(self._state.replicas["node"][gang.rows], return_counts=True)
         slept = int((snapshot.replica_count[nodes] == members).sum())
         return float(here_yuan - there_yuan) * len(gang.rows) + slept * self._idle_yuan(gang, gang.group)

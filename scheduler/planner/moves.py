@@ -17,7 +17,7 @@ from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.folds import folds_of
 from scheduler.planner.round import Placed
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, gpus_for
 from suanli.model import MoveMode, SiteKind
 from suanli.model.units import MILLI, SECONDS_PER_HOUR
@@ -120,7 +120,8 @@ def _moves_of(
     topology = snapshot.topology
     view = snapshot.views[specs[0]]
     running = snapshot.running_of_fold(specs[0]).copy()
-    cost = scorer.group_cost(view, snapshot)
+    cost, energy_yuan = scorer.group_cost(view, snapshot), scorer.energy_yuan_per_hour(view, snapshot)
+    is_open = scorer.open_sites(snapshot)
     target = np.zeros(len(running))
     for group, amount in quota.items():
         target[group] = amount
@@ -132,7 +133,7 @@ def _moves_of(
     for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
         for there in sorted(np.flatnonzero(deficit >= 1), key=lambda g: (cost[g], g)):
             a, b = int(topology.group_site[here]), int(topology.group_site[there])
-            if a == b or not view.group_ok[there]:
+            if a == b or not view.group_ok[there] or not is_open[b]:
                 continue
             for row in _rows_on(state, specs, int(here)):
                 if row in gone:
@@ -143,9 +144,7 @@ def _moves_of(
                 hours = min(GAIN_HOURS, hours_left(state, row, now_s))
                 if hours <= TAKEOVER_H:
                     continue
-                saved = min(cost[here] - cost[there], CLOSED_SITE_YUAN_PER_HOUR)
-                saved = share if cost[here] >= CLOSED_SITE_YUAN_PER_HOUR else saved + share
-                gain = float(saved * hours)
+                gain = float((energy_yuan[here] - energy_yuan[there] + share) * hours)
                 if gain <= per_move:
                     break
                 own = snapshot.views[int(state.replicas["spec"][row])]
@@ -180,17 +179,6 @@ def hours_left(state: ClusterState, row: int, now_s: int) -> float:
         state.replicas["running_s"][row] + state.replicas["work_s"][row] - state.replicas["done_work_s"][row]
     )
     return float(max(0.0, end_s - now_s) / SECONDS_PER_HOUR)
-
-
-def energy_yuan(
-    view: SpecView, scorer: Scorer, guide: dict[str, Any], snapshot: Snapshot
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(G,) yuan per hour of one replica, without the wall around sites that are kept closed."""
-    cost, site = scorer.group_cost(view, snapshot), snapshot.topology.group_site
-    fixed_yuan = np.array(guide.get("fixed_yuan_per_hour", np.zeros(snapshot.topology.site_count)))
-    return np.where(
-        cost >= CLOSED_SITE_YUAN_PER_HOUR, cost - CLOSED_SITE_YUAN_PER_HOUR - fixed_yuan[site], cost
-    )
 
 
 def _rows_on(state: ClusterState, specs: list[int], group: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cluster_sim.audit import audit_log
@@ -9,6 +10,7 @@ from scheduler.planner.audit import audit_placements
 from scheduler.planner.defragment import (
     Defragmentation,
     defragment,
+    leave_yuan,
     no_longer_needed,
     undo_moves,
     waiting_gangs,
@@ -22,6 +24,8 @@ HOUR_S = 3600
 GANG_GPUS = 2 * 8
 LATENESS_YUAN = 5.0
 MIGRATION_YUAN = 2.0
+WAKE_YUAN = 1e-3
+"""An hour of a node that is on, with the scorer of these tests."""
 
 
 def two_rooms(cheaper_from: int = 24) -> City:
@@ -294,3 +298,56 @@ def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
 def test_undo_leaves_alone_what_is_no_dearer_where_it_is():
     city, old_node, snapshot = moved_for_a_gang_that_is_gone()
     assert undo_moves(city.state, snapshot, PlainScorer(), [(0, old_node)], city.now_s, budget=9) == []
+
+
+DEARER_YUAN = 8.0
+"""What a replica costs more an hour in `spare` than in `full`."""
+
+
+def test_the_gain_of_going_back_is_energy_whether_the_site_it_leaves_is_closed_or_not():
+    """Dearer by 8 yuan for six hours, and the node that then sleeps; no wall around the site."""
+    for closed in (frozenset[str](), frozenset({"spare"})):
+        city, old_node, snapshot = moved_for_a_gang_that_is_gone()
+        scorer = PlainScorer({"spare": 1.0 + DEARER_YUAN}, closed=closed)
+        (back,) = undo_moves(city.state, snapshot, scorer, [(0, old_node)], city.now_s, budget=9)
+        assert back.gain_yuan == pytest.approx((DEARER_YUAN + WAKE_YUAN) * 6)
+
+
+def test_nobody_goes_back_to_a_site_that_is_closed_by_now():
+    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
+    scorer = PlainScorer({"spare": 1.0 + DEARER_YUAN}, closed=frozenset({"full"}))
+    assert undo_moves(city.state, snapshot, scorer, [(0, old_node)], city.now_s, budget=9) == []
+
+
+def test_nobody_makes_room_by_going_to_a_closed_site_however_much_the_gang_gains():
+    city = fragmented("chat")
+    gang = city.workloads[name_of("gang")]
+    assert gang.lateness_yuan_per_gpu_hour == LATENESS_YUAN
+    assert len(proposed(city, scorer=PlainScorer())) == 1
+    assert proposed(city, scorer=PlainScorer({"spare": 1e-6}, closed=frozenset({"spare"}))) == []
+
+
+def test_who_lies_at_a_closed_site_may_make_room_within_it():
+    """It opens nothing that is not open."""
+    city = given(a_fleet(a_site("full", "cloud").gpus("h20", nodes=3, per_node=8, cores=64)))
+    for name, gpus in (("job", 4), ("chat", 1), ("talk", 1)):
+        filler = a_workload(f"{name}-gone").gpus(h20=(8 - gpus) * 1000).lasts(HOUR_S)
+        mine = a_workload(name).gpus(h20=gpus * 1000)
+        city.submits(mine.lasts(99 * HOUR_S) if name == "job" else mine, filler).when_planned().all_run()
+    for name in ("job", "chat", "talk"):
+        city.cancels(f"{name}-gone")
+    city.submits(a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S)).when_planned(after_s=60)
+    (helped,) = proposed(city, scorer=PlainScorer(closed=frozenset({"full"})))
+    assert moved_names(city, helped) == {"chat", "talk"}
+
+
+def test_work_done_twice_costs_its_energy_at_a_closed_site_as_at_an_open_one():
+    """Half an hour since the last checkpoint, at one yuan per hour."""
+    job = a_workload("job").gpus(h20=1000).lasts(99 * HOUR_S).preemptible(checkpoint_s=HOUR_S)
+    city = two_rooms().submits(job).when_planned().all_run(after_s=0)
+    city.now_s += HOUR_S // 2
+    (site_id,) = city.sites_of("job")
+    snapshot = Snapshot.take(city.state, views_of(city))
+    for closed in (frozenset[str](), frozenset({site_id})):
+        cost = leave_yuan(city.state, snapshot, PlainScorer(closed=closed), np.array([0]), city.now_s)
+        assert cost == {0: pytest.approx(MIGRATION_YUAN + 0.5 * 1.0)}

@@ -73,7 +73,6 @@ def proposed(city: City, budget: int = 100, kept_h: float = 0) -> list[PlannedMo
         snapshot,
         PatternCache(views),
         city.strategy.plain,
-        {},
         city.now_s,
         budget,
         kept=reservations,
@@ -156,11 +155,5 @@ def test_nodes_kept_for_a_gang_that_waits_are_taken_only_for_less_long(kept_h: f
 
 def test_nobody_moves_to_a_site_that_the_plan_closes():
     city = running_at_old(a_gang())
-    assert city.state.topology is not None
-    views = Views(city.state.topology, city.state.shapes)
-    guide = {"site_open": [s != "new" for s in city.state.topology.site_ids]}
-    snapshot = Snapshot.take(city.state, views)
-    assert (
-        move_gangs(city.state, snapshot, PatternCache(views), city.strategy.plain, guide, city.now_s, 100)
-        == []
-    )
+    city.strategy.plain.closed = frozenset({"new"})
+    assert proposed(city) == []
