@@ -10,14 +10,15 @@ with room now, for a move starts the new placement before the old one stops. A r
 stage, no gang, no spread rule) and loses little: services, and work that keeps checkpoints.
 
 Cost (yuan) of a move: the policy's price per reference GPU, what the work since its last checkpoint cost to run, and
-the dearer energy of the new place for as long as the replica is expected to stay. Gain: GPU-hours that the gang waits
-less, at its own price of lateness; how long it would wait otherwise is known from declared ends, up to a day.
+the dearer energy of the new place for as long as the replica is expected to stay. What it is weighed against: GPU-hours
+that the gang waits less, at its own price of lateness; how long it would wait otherwise is known from declared ends, up
+to a day. That is the worth of time and is told as such; a move's gain is the cheaper energy of its new place, if any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +48,13 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Defragmentation:
-    """What helps one gang: the moves, the nodes it then finds free, and what the whole costs and gains."""
+    """What helps one gang: the moves, the nodes it then finds free, what the whole costs and the time it is worth."""
 
     gang: str
     nodes: tuple[int, ...]
     moves: tuple[PlannedMove, ...]
     cost_yuan: float
-    gain_yuan: float
+    saved_lateness_yuan: float
     saved_wait_h: float
     """Hours by which the gang starts earlier than declared ends alone would let it."""
 
@@ -262,7 +263,8 @@ class _Helper:
             return None
         wait_h = self._wait_h(view, len(rows))
         gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 1.0) * len(rows)
-        gain_yuan = wait_h * gpus * view.spec.workload.lateness_yuan_per_gpu_hour
+        lateness_yuan = wait_h * gpus * view.spec.workload.lateness_yuan_per_gpu_hour
+        name = state.names[int(state.replicas["workload"][rows[0]])]
         clearings = [
             c
             for pool in self._pools(view, len(rows))
@@ -270,17 +272,16 @@ class _Helper:
         ]
         clearings.sort(key=lambda c: (c.cost_yuan, c.nodes))
         for clearing in clearings[:MAX_POOLS]:
-            if clearing.cost_yuan >= gain_yuan:
+            if clearing.cost_yuan >= lateness_yuan:
                 return None
             if len(clearing.rows) > budget:
                 continue
             saved, saved_drained = snapshot.copy(), self._drained.copy()
-            moves = self._moves(clearing, gain_yuan, state.names[int(state.replicas["workload"][rows[0]])])
+            moves = self._moves(clearing, wait_h * gpus, lateness_yuan, name)
             if moves is not None:
                 self._cleared[list(clearing.nodes)] = True
                 cost_yuan = sum(m.cost_yuan for m in moves)
-                name = state.names[int(state.replicas["workload"][rows[0]])]
-                return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, gain_yuan, wait_h)
+                return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, lateness_yuan, wait_h)
             snapshot.restore(saved)
             self._drained.restore(saved_drained)
         return None
@@ -403,19 +404,32 @@ class _Helper:
 
     # ------------------------------------------------------------------ where they go
 
-    def _moves(self, clearing: _Clearing, gain_yuan: float, gang: str) -> list[PlannedMove] | None:
-        """A new place for each row that leaves, taken in the snapshot; None when one finds none or costs too much."""
+    def _moves(
+        self, clearing: _Clearing, wait_gpu_h: float, lateness_yuan: float, gang: str
+    ) -> list[PlannedMove] | None:
+        """A new place for each row that leaves, taken in the snapshot; None when one finds none or costs too much.
+
+        Each has an equal share in the time that the gang saves.
+        """
         before = self._kept.until_s.copy()
         self._kept.close(clearing.nodes)
         moves: list[PlannedMove] = []
-        share = gain_yuan / len(clearing.rows)
+        share = 1.0 / len(clearing.rows)
         largest_first = sorted(clearing.rows, key=lambda r: (-self._size(r), r))
         for row in largest_first:
-            move = self._move(row, share, gang)
+            move = self._move(row)
             if move is None:
                 break
-            moves.append(move)
-        if len(moves) < len(clearing.rows) or sum(m.cost_yuan for m in moves) >= gain_yuan:
+            moves.append(
+                replace(
+                    move,
+                    reason=f"makes room for {gang}",
+                    makes_room_for=gang,
+                    saved_wait_gpu_h=wait_gpu_h * share,
+                    saved_lateness_yuan=lateness_yuan * share,
+                )
+            )
+        if len(moves) < len(clearing.rows) or sum(m.cost_yuan for m in moves) >= lateness_yuan:
             self._kept.until_s[:] = before
             return None
         return moves
@@ -423,7 +437,8 @@ class _Helper:
     def _size(self, row: int) -> int:
         return int(self._view(row).spec.stage.reference_gpu_milli)
 
-    def _move(self, row: int, gain_yuan: float, gang: str) -> PlannedMove | None:
+    def _move(self, row: int) -> PlannedMove | None:
+        """To the cheapest place that has room now, taken in the snapshot; dearer energy is a cost, cheaper a gain."""
         snapshot, topology = self._snapshot, self._snapshot.topology
         view = self._view(row)
         here = int(self._state.replicas["node"][row])
@@ -436,15 +451,13 @@ class _Helper:
         dearer = float(energy_yuan[topology.node_group[node]] - energy_yuan[topology.node_group[here]])
         if snapshot.empty_node[node]:
             dearer += float(self._scorer.node_cost(view, snapshot)[node])
-        cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(
-            GAIN_HOURS, hours_left(self._state, row, self._now_s)
-        )
+        hours = min(GAIN_HOURS, hours_left(self._state, row, self._now_s))
+        cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * hours
         (mask,) = self._choice.devices_for(view, [node])
         snapshot.take_node(view, node, mask)
         self._drained.take_node(view, node, mask)
         a, b = int(topology.node_site[here]), int(topology.node_site[node])
-        reason = f"makes room for {gang}"
-        return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, gain_yuan, reason, gang)
+        return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, max(0.0, -dearer) * hours, "makes room")
 
 
 def _without_draining(state: ClusterState, snapshot: Snapshot) -> Snapshot:

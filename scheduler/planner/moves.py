@@ -30,7 +30,7 @@ TAKEOVER_H = 0.25
 
 @dataclass(frozen=True)
 class PlannedMove:
-    """One replica's move with its cost and gain."""
+    """One replica's move with its cost, and what it saves: energy, or the waiting of a gang that gets the room."""
 
     placed: Placed
     from_site: int
@@ -40,6 +40,10 @@ class PlannedMove:
     reason: str
     makes_room_for: str = ""
     """The gang that gets the room, if the move is for one."""
+    saved_wait_gpu_h: float = 0.0
+    """Reference GPU-hours that this gang waits less for this move."""
+    saved_lateness_yuan: float = 0.0
+    """What these are worth at its own price of lateness: it weighs, but nobody saves it."""
 
     def body(self, state: ClusterState) -> dict[str, Any]:
         """What plans, rounds and its `replica.moved` event say of it."""
@@ -56,6 +60,8 @@ class PlannedMove:
             "reason": self.reason,
             "cost_yuan": round(self.cost_yuan, 4),
             "gain_yuan": round(self.gain_yuan, 4),
+            "saved_wait_gpu_h": round(self.saved_wait_gpu_h, 4),
+            "saved_lateness_yuan": round(self.saved_lateness_yuan, 4),
         }
 
 

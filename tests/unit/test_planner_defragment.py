@@ -95,10 +95,23 @@ def test_cost_is_the_price_of_moving_and_gain_the_hours_of_waiting_saved():
     """Services never end, so the gang would wait the full day that is counted at most."""
     (helped,) = proposed(fragmented("chat"))
     assert helped.saved_wait_h == 24.0
-    assert helped.gain_yuan == GANG_GPUS * LATENESS_YUAN * 24.0
-    assert helped.cost_yuan == pytest.approx(
-        MIGRATION_YUAN * 1, abs=0.1
-    )  # and the idle power of the node it wakes
+    assert helped.saved_lateness_yuan == GANG_GPUS * LATENESS_YUAN * 24.0
+    assert helped.cost_yuan == pytest.approx(MIGRATION_YUAN + WAKE_YUAN * 6)
+
+
+def test_hours_that_a_gang_waits_less_are_told_as_time_and_never_as_money_saved():
+    """Two services share equally; neither saves energy where it goes."""
+    (helped,) = proposed(fragmented("a", "b"))
+    assert [m.gain_yuan for m in helped.moves] == [0.0, 0.0]
+    assert [m.saved_wait_gpu_h for m in helped.moves] == [GANG_GPUS * 24.0 / 2] * 2
+    assert [m.saved_lateness_yuan for m in helped.moves] == [GANG_GPUS * LATENESS_YUAN * 24.0 / 2] * 2
+
+
+def test_cheaper_energy_at_the_new_place_is_money_saved():
+    (helped,) = proposed(fragmented("chat"), scorer=PlainScorer({"full": 4.0}))
+    (move,) = helped.moves
+    assert move.gain_yuan == pytest.approx((4.0 - 1.0 - WAKE_YUAN) * 6)
+    assert move.cost_yuan == pytest.approx(MIGRATION_YUAN)
 
 
 def test_a_service_that_has_run_for_days_costs_no_more_to_move():
@@ -196,9 +209,13 @@ def test_moves_for_a_gang_stand_in_plan_and_log_and_the_audit_finds_nothing():
     city.when_planned(after_s=60).all_run()
     (moved,) = city.events(EventKind.REPLICA_MOVED)
     assert moved.body["makes_room_for"] == name_of("gang")
-    assert 0 < moved.body["cost_yuan"] < moved.body["gain_yuan"]
+    assert moved.body["gain_yuan"] == 0.0
+    assert moved.body["saved_wait_gpu_h"] == GANG_GPUS * 24.0
+    assert moved.body["saved_lateness_yuan"] == GANG_GPUS * 24.0 * LATENESS_YUAN
+    assert moved.body["cost_yuan"] == pytest.approx(MIGRATION_YUAN + WAKE_YUAN * 6, abs=1e-4)
     (shown,) = city.events(EventKind.ROUND_COMMITTED)[-1].body["moves"]
     assert shown["reason"] == f"makes room for {name_of('gang')}"
+    assert shown.items() <= moved.body.items()
     stop_of_old(city)
     city.when_planned(after_s=60).expect("gang", replicas=2)
     assert city.events(EventKind.ROUND_COMMITTED)[-1].body["moved"] == 0
@@ -241,7 +258,9 @@ def test_a_move_is_undone_by_the_plan_after_its_gang_is_gone_and_not_before():
     assert int(city.state.replicas["node"][0]) == old_node
     back = city.events(EventKind.REPLICA_MOVED)[-1].body
     assert back["to_site_id"] == "full"
-    assert back["gain_yuan"] > back["cost_yuan"] >= MIGRATION_YUAN
+    assert back["gain_yuan"] == pytest.approx((9.0 - 1.0 + WAKE_YUAN) * 6)
+    assert back["cost_yuan"] == MIGRATION_YUAN
+    assert (back["saved_wait_gpu_h"], back["saved_lateness_yuan"]) == (0.0, 0.0)
     assert city.state.moved_for == {}
     assert audit_log(city.log, city.fleet).violations == ()
 
@@ -291,7 +310,8 @@ def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
         city.state, snapshot, PlainScorer({"spare": 9.0}), [(0, old_node)], city.now_s, budget=9
     )
     assert back.placed.node == old_node
-    assert back.gain_yuan > back.cost_yuan
+    assert back.gain_yuan == pytest.approx((9.0 - 1.0 + WAKE_YUAN) * 6)
+    assert back.cost_yuan == MIGRATION_YUAN
     assert audit_placements(city.state, [back.placed]) == []
 
 
