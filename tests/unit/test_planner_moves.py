@@ -6,6 +6,7 @@ import pytest
 
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.feasibility import Views
+from scheduler.planner.folds import folds_of
 from scheduler.planner.moves import GAIN_HOURS, PlannedMove, propose_moves
 from scheduler.planner.snapshot import Snapshot
 from tests.builders import City, a_fleet, a_site, a_workload, given
@@ -21,7 +22,9 @@ def wanted_at_new(closed: str = "") -> City:
     city.expect("w", on="old").expect("v", on="old")
     city.strategy.plain.cost_by_site = {"old": OLD_YUAN, "new": NEW_YUAN}
     row = int(city.state.rows_of(city.state.index_of["tenants/t/workloads/v"]).start)
-    city.strategy.plain.quotas = {int(city.state.replicas["spec"][row]): {1: 1.0}}
+    assert city.state.topology is not None
+    folds = folds_of(Views(city.state.topology, city.state.shapes))
+    city.strategy.plain.quotas = {folds.of(int(city.state.replicas["spec"][row])): {1: 1.0}}
     city.strategy.plain.closed = frozenset({closed}) if closed else frozenset()
     return city
 
