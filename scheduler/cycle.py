@@ -8,7 +8,7 @@ made) differs between the product and the baselines it is compared with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ from scheduler.domain.state import STATE_CODE, ClusterState, Phase
 from scheduler.planner.admission import impossible
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.consolidate import consolidate
-from scheduler.planner.defragment import defragment, no_longer_needed, undo_moves
+from scheduler.planner.defragment import make_room, undo_moves
 from scheduler.planner.drafts import (
     start_draft,
     state_changes,
@@ -43,7 +43,7 @@ from scheduler.planner.explain import Explainer, WaitingStatus, sample_reasons
 from scheduler.planner.feasibility import Views
 from scheduler.planner.gang_moves import move_gangs
 from scheduler.planner.marginal import marginal_ipue
-from scheduler.planner.moves import PlannedMove, kept_work_s, propose_moves
+from scheduler.planner.moves import Moving, PlannedMove, kept_work_s, propose_moves
 from scheduler.planner.queue import wakes_of_queue
 from scheduler.planner.reports import report_events
 from scheduler.planner.round import PatternCache, Placed, Round, RoundResult, run_round
@@ -540,50 +540,24 @@ def _start_events(
     return events
 
 
+MOVERS: tuple[Callable[[Moving, int, Collection[int]], list[PlannedMove]], ...] = (
+    propose_moves,  # towards the plan's counts
+    evacuate,  # off sites it closes
+    move_gangs,  # whole gangs to where it wants them
+    make_room,  # for gangs that wait
+    undo_moves,  # back, once those are gone
+    consolidate,  # off nodes that may sleep
+)
+"""In their order; they share one budget, and a replica moves once."""
+
+
 def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
-    """Moves towards the plan, off sites it closes, for gangs that wait, back once those are gone, off nodes that may
-    sleep; one budget."""
-    state, snapshot, scorer, now_s = done.state, done.snapshot, done.scorer, done.now_s
-    budget = state.policy.move_budget_per_hour
+    """What each mover proposes on the snapshot that those before it have left."""
+    moving, budget = Moving.after(done, guide), done.state.policy.move_budget_per_hour
     leaving = {d.row for d in done.result.displaced} | {p.row for p in done.result.preempted}
-    moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving)
-    leaving |= {m.placed.row for m in moves}
-    kept = done.reservations.over(snapshot)
-    moves += evacuate(
-        state,
-        snapshot,
-        done.patterns,
-        scorer,
-        guide,
-        now_s,
-        budget - len(moves),
-        placed=done.result.placed,
-        leaving=leaving,
-        kept=kept,
-    )
-    leaving |= {m.placed.row for m in moves}
-    moves += move_gangs(
-        state,
-        snapshot,
-        done.patterns,
-        scorer,
-        now_s,
-        budget - len(moves),
-        leaving=leaving,
-        kept=kept,
-    )
-    leaving |= {m.placed.row for m in moves}
-    placed = {p.row for p in done.result.placed}
-    for helped in defragment(
-        state, snapshot, scorer, now_s, budget - len(moves), placed=placed, leaving=leaving, kept=kept
-    ):
-        moves += helped.moves
-        leaving |= {m.placed.row for m in helped.moves}
-        kept.close(helped.nodes)
-    back = no_longer_needed(state)
-    moves += undo_moves(state, snapshot, scorer, back, now_s, budget - len(moves), leaving=leaving, kept=kept)
-    leaving |= {m.placed.row for m in moves}
-    moves += consolidate(state, snapshot, scorer, now_s, budget - len(moves), leaving=leaving, kept=kept)
+    moves: list[PlannedMove] = []
+    for mover in MOVERS:
+        moves += mover(moving, budget - len(moves), leaving | {m.placed.row for m in moves})
     return moves
 
 

@@ -22,6 +22,9 @@ from scheduler.cycle import Cycle
 from scheduler.domain.records import CommitBatch
 from scheduler.domain.state import ClusterState
 from scheduler.planner.feasibility import SpecView, Views
+from scheduler.planner.moves import Moving
+from scheduler.planner.reserve import Reservations
+from scheduler.planner.round import PatternCache
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask
@@ -459,6 +462,22 @@ class City:
         self.log: list[Event] = []
         self.workloads: dict[str, Workload] = {}
         self.apply(self.cycle.register_fleet(self.state, now_s, fleet))
+
+    def moving(self, scorer: PlainScorer | None = None, guide: dict[str, Any] | None = None) -> Moving:
+        """What movers work on now, after a round that has placed nothing and keeps no nodes."""
+        assert self.state.topology is not None
+        views = Views(self.state.topology, self.state.shapes)
+        snapshot = Snapshot.take(self.state, views)
+        return Moving(
+            state=self.state,
+            snapshot=snapshot,
+            patterns=PatternCache(views),
+            scorer=scorer or self.strategy.plain,
+            guide=guide or {},
+            now_s=self.now_s,
+            placed=(),
+            kept=Reservations(snapshot, self.now_s),
+        )
 
     # -------------------------------------------------------------- events
 

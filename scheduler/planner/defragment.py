@@ -1,8 +1,8 @@
 """Defragmentation: planned moves that make room for a gang that waits, when the hours it gains pay for them.
 
-    defragment         snapshot, gangs that wait, budget → for each gang that can be helped: moves, cost, gain, nodes
-    no_longer_needed   replicas that made room for a gang which has ended or lies elsewhere
-    undo_moves         the way back for them, where that pays
+    make_room          the moves that help gangs which wait, once per plan
+    defragment         snapshot, gangs that wait, budget → for each gang that can be helped: moves, cost, worth, nodes
+    undo_moves         the way back for those who made room for a gang that has ended or lies elsewhere, where it pays
 
 For one gang: for every pool (a fabric island, or a group for gangs that no island holds) the nodes that need the least
 moved to hold the gang; replicas leave a node smallest cost first and none in vain; each goes to the cheapest other node
@@ -27,7 +27,7 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView, per_empty_node
-from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left, rows_of_owners
+from scheduler.planner.moves import GAIN_HOURS, Moving, PlannedMove, hours_left, rows_of_owners
 from scheduler.planner.preempt import lost_gpu_s
 from scheduler.planner.queue import heads, urgent
 from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
@@ -57,6 +57,24 @@ class Defragmentation:
     saved_lateness_yuan: float
     saved_wait_h: float
     """Hours by which the gang starts earlier than declared ends alone would let it."""
+
+
+def make_room(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """The moves of `defragment`; the nodes they clear are kept."""
+    placed = {p.row for p in moving.placed}
+    helped = defragment(
+        moving.state,
+        moving.snapshot,
+        moving.scorer,
+        moving.now_s,
+        budget,
+        placed=placed,
+        leaving=leaving,
+        kept=moving.kept,
+    )
+    for help_ in helped:
+        moving.kept.close(help_.nodes)
+    return [move for help_ in helped for move in help_.moves]
 
 
 def defragment(
@@ -124,24 +142,15 @@ def no_longer_needed(state: ClusterState) -> list[tuple[int, int]]:
     return out
 
 
-def undo_moves(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    moved: Sequence[tuple[int, int]],
-    now_s: int,
-    budget: int,
-    *,
-    leaving: Collection[int] = (),
-    kept: Reservations | None = None,
-) -> list[PlannedMove]:
-    """At most `budget` moves back to where replicas came from, (row, old node) each: their gang is gone.
+def undo_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """Moves back to where replicas came from that made room for a gang which is gone.
 
-    Only replicas that run, whose old node has room again and is not `kept` for another gang, and whose way back costs
-    less than it saves within the time that they are expected to stay; the snapshot takes in the new placements.
+    Only replicas that run, whose old node has room again and is not kept for another gang, and whose way back costs
+    less than it saves within the time that they are expected to stay.
     """
+    state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     out: list[PlannedMove] = []
-    for row, node in moved:
+    for row, node in no_longer_needed(state):
         if len(out) >= budget:
             break
         view = snapshot.views[int(state.replicas["spec"][row])]
@@ -156,7 +165,7 @@ def undo_moves(
         group, there = snapshot.topology.node_group[here], snapshot.topology.node_group[node]
         if not _may_take_in(snapshot, scorer, here)[there]:
             continue
-        choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, 0), None)
+        choice = NodeChoice(snapshot, scorer, moving.kept, None)
         nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_nodes(int(there), node, node + 1))
         if not len(nodes):
             continue

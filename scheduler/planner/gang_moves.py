@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.outlook import CalendarOutlook
-from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.state import Phase
 from scheduler.planner.defragment import leave_yuan
 from scheduler.planner.marginal import marginal_ipue
-from scheduler.planner.moves import TAKEOVER_H, PlannedMove, hours_left, rows_of_owners
-from scheduler.planner.reserve import Reservations
-from scheduler.planner.round import PatternCache, Round
-from scheduler.planner.scoring import Scorer, TieredScorer
-from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.moves import TAKEOVER_H, Moving, PlannedMove, hours_left, rows_of_owners
+from scheduler.planner.round import Round
+from scheduler.planner.scoring import TieredScorer
 from suanli.model.units import SECONDS_PER_HOUR, W_PER_KW
 
 IntArray = NDArray[np.int64]
@@ -50,24 +48,11 @@ class _Gang:
     """(G,) of one node that is on for as long."""
 
 
-def move_gangs(
-    state: ClusterState,
-    snapshot: Snapshot,
-    patterns: PatternCache,
-    scorer: Scorer,
-    now_s: int,
-    budget: int,
-    *,
-    leaving: Collection[int] = (),
-    kept: Reservations | None = None,
-) -> list[PlannedMove]:
-    """At most `budget` moves of replicas in all, on the snapshot of a finished round; it takes in the new placements.
-
-    Gangs with a row in `leaving` stay; nobody goes to nodes `kept` for gangs that wait.
-    """
-    if not isinstance(scorer, TieredScorer):
+def move_gangs(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """Moves of whole gangs, one for each replica; gangs with a row in `leaving` stay, nobody goes to kept nodes."""
+    if not isinstance(moving.scorer, TieredScorer):
         return []  # without prices of idle nodes there is no gain to count
-    mover = _Mover(state, snapshot, patterns, scorer, now_s, kept)
+    mover = _Mover(moving, moving.scorer)
     moves: list[PlannedMove] = []
     for gang in mover.worth_looking_at(leaving):
         if len(moves) + len(gang.rows) <= budget:
@@ -78,19 +63,11 @@ def move_gangs(
 class _Mover:
     """Scratch of one call."""
 
-    def __init__(
-        self,
-        state: ClusterState,
-        snapshot: Snapshot,
-        patterns: PatternCache,
-        scorer: TieredScorer,
-        now_s: int,
-        kept: Reservations | None,
-    ) -> None:
+    def __init__(self, moving: Moving, scorer: TieredScorer) -> None:
+        state, snapshot, now_s = moving.state, moving.snapshot, moving.now_s
         self._state, self._snapshot, self._scorer, self._now_s = state, snapshot, scorer, now_s
-        self._round = Round(state, snapshot, patterns, scorer, now_s, is_trial=True)
-        if kept is not None:
-            self._round.reservations = kept.over(snapshot)
+        self._round = Round(state, snapshot, moving.patterns, scorer, now_s, is_trial=True)
+        self._round.reservations = moving.kept.over(snapshot)
         assert state.topology is not None
         hours = now_s + np.arange(HORIZON_H) * SECONDS_PER_HOUR
         self._tariff = CalendarOutlook(state.topology, state.forecast).prices_yuan_per_kwh(hours)

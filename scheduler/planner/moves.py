@@ -16,7 +16,8 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.folds import folds_of
-from scheduler.planner.round import Placed
+from scheduler.planner.reserve import Reservations
+from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, gpus_for
 from suanli.model import MoveMode, SiteKind
@@ -26,6 +27,33 @@ GAIN_HOURS = 6.0
 """A service block of the horizon plan: for so long the new place is expected to stay the better one."""
 TAKEOVER_H = 0.25
 """Until a new place has woken its node, started and taken over; who ends sooner (minutes, ASSUMED) is not moved."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What every mover works on: a finished round, whose snapshot takes in the new places, and the plan it follows.
+
+    A mover is called with it, the moves left of the budget and the rows that stay where they are, as the same commit
+    stops or moves them already; it answers with at most so many moves.
+    """
+
+    state: ClusterState
+    snapshot: Snapshot
+    patterns: PatternCache
+    scorer: Scorer
+    guide: dict[str, Any]
+    now_s: int
+    placed: tuple[Placed, ...]
+    """What the round has started."""
+    kept: Reservations
+    """Nodes kept for gangs that wait, over the snapshot; movers that clear nodes close them here."""
+
+    @classmethod
+    def after(cls, done: Round, guide: dict[str, Any]) -> Moving:
+        """Of a round that has run."""
+        kept = done.reservations.over(done.snapshot)
+        placed = tuple(done.result.placed)
+        return cls(done.state, done.snapshot, done.patterns, done.scorer, guide, done.now_s, placed, kept)
 
 
 @dataclass(frozen=True)
@@ -72,29 +100,13 @@ def move_mode(a: SiteKind, b: SiteKind) -> MoveMode:
     return MoveMode.CLOUD_EDGE
 
 
-def propose_moves(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    guide: dict[str, Any],
-    now_s: int,
-    leaving: Collection[int] = (),
-) -> list[PlannedMove]:
-    """Moves that bring services closer to the plan's quotas, dearest surplus first, within the policy's budget.
-
-    Rows in `leaving` are stopped by the same round and do not move.
-    """
-    budget = state.policy.move_budget_per_hour
-    migration = state.policy.migration_yuan_per_gpu
-    closing = np.array(guide.get("closing_yuan_per_hour", np.zeros(snapshot.topology.site_count)))
+def propose_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """Moves that bring services closer to the plan's quotas, dearest surplus first."""
     moves: list[PlannedMove] = []
-    for specs in _movable_folds(state, snapshot):
-        quota = scorer.quota(specs[0], snapshot)
-        if not quota or len(moves) >= budget:
-            continue
-        moves += _moves_of(
-            state, snapshot, scorer, specs, quota, closing, migration, budget - len(moves), now_s, leaving
-        )
+    for specs in _movable_folds(moving.state, moving.snapshot):
+        quota = moving.scorer.quota(specs[0], moving.snapshot)
+        if quota and len(moves) < budget:
+            moves += _moves_of(moving, specs, quota, budget - len(moves), leaving)
     return moves
 
 
@@ -112,18 +124,11 @@ def _movable_folds(state: ClusterState, snapshot: Snapshot) -> list[list[int]]:
 
 
 def _moves_of(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    specs: list[int],
-    quota: dict[int, float],
-    closing: np.ndarray[Any, Any],
-    migration_yuan_per_gpu: float,
-    budget: int,
-    now_s: int,
-    leaving: Collection[int],
+    moving: Moving, specs: list[int], quota: dict[int, float], budget: int, leaving: Collection[int]
 ) -> list[PlannedMove]:
+    state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     topology = snapshot.topology
+    closing = closing_yuan_per_hour(moving)
     view = snapshot.views[specs[0]]
     running = snapshot.running_of_fold(specs[0]).copy()
     cost, energy_yuan = scorer.group_cost(view, snapshot), scorer.energy_yuan_per_hour(view, snapshot)
@@ -133,7 +138,7 @@ def _moves_of(
         target[group] = amount
     surplus = np.floor(running - target + 1e-6)
     deficit = np.floor(target - running + 1e-6)
-    per_move = migration_yuan_per_gpu * view.spec.stage.reference_gpu_milli / MILLI
+    per_move = state.policy.migration_yuan_per_gpu * view.spec.stage.reference_gpu_milli / MILLI
     moves: list[PlannedMove] = []
     gone = set(leaving)
     for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
@@ -162,6 +167,11 @@ def _moves_of(
                 gone.add(row)
                 moves.append(PlannedMove(placed, a, b, per_move, gain, _why(closing, a)))
     return moves
+
+
+def closing_yuan_per_hour(moving: Moving) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(S,) what each site that the plan would rather close costs for being open; 0 elsewhere."""
+    return np.array(moving.guide.get("closing_yuan_per_hour", np.zeros(moving.snapshot.topology.site_count)))
 
 
 def kept_work_s(state: ClusterState, row: int, now_s: int) -> float:

@@ -10,7 +10,7 @@ much as it has different needs and placements, not as it has pending work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -529,25 +529,22 @@ class Round:
         `follow` leave other sites next: if they share a stage of this one, it is enough that they can lie beside it.
         """
         self._follow = dict.fromkeys(follow, at_sites)
-        template = self._template_of(int(rows[0]))
-        placed_before = len(self.result.placed)
+        template, view = self._template_of(int(rows[0])), self._view_of(int(rows[0]))
         if len(template.stages) == 1 and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
-            view = self._view_of(int(rows[0]))
-            found = self._place_stage(view, rows, view.group_ok & at_sites[self.snapshot.topology.group_site])
-        else:
-            found = self._place_stages_again(rows, template, at_sites)
-        if not found:
-            self._undo(placed_before)
-        placed = self.result.placed[placed_before:]
-        del self.result.placed[placed_before:]
-        return placed
+            groups = view.group_ok & at_sites[self.snapshot.topology.group_site]
+            return self._apart_from_result(lambda: self._place_stage(view, rows, groups))
+        return self._apart_from_result(lambda: self._place_stages_again(rows, template, at_sites))
 
     def place_gang_again(self, rows: NDArray[np.int64], group: int) -> list[Placed]:
         """As `place_again`, for a whole gang and one group."""
-        view, placed_before = self._view_of(int(rows[0])), len(self.result.placed)
-        groups = np.zeros_like(view.group_ok)
-        groups[group] = view.group_ok[group]
-        if not self._place_gang(view, rows, groups):
+        view = self._view_of(int(rows[0]))
+        groups = view.group_ok & (np.arange(len(view.group_ok)) == group)
+        return self._apart_from_result(lambda: self._place_gang(view, rows, groups))
+
+    def _apart_from_result(self, place: Callable[[], bool]) -> list[Placed]:
+        """What `place` finds nodes for, in the snapshot but not in the round's result; [] when it does not for all."""
+        placed_before = len(self.result.placed)
+        if not place():
             self._undo(placed_before)
         placed = self.result.placed[placed_before:]
         del self.result.placed[placed_before:]

@@ -273,9 +273,9 @@ def test_undoing_keeps_to_the_budget():
     stop_of_old(city)
     city.cancels("gang")
     assert no_longer_needed(city.state) == [(0, old_node)]
-    snapshot = Snapshot.take(city.state, views_of(city))
     dear = PlainScorer({"spare": 9.0})
-    assert undo_moves(city.state, snapshot, dear, [(0, old_node)], city.now_s, budget=0) == []
+    assert undo_moves(city.moving(dear), budget=0) == []
+    assert len(undo_moves(city.moving(dear), budget=1)) == 1
 
 
 def stop_of_old(city: City, *names: str) -> None:
@@ -292,23 +292,20 @@ def test_deferrable_gangs_that_wait_for_their_hour_are_left_alone():
     assert waiting_gangs(city.state, city.now_s) == []
 
 
-def moved_for_a_gang_that_is_gone() -> tuple[City, int, Snapshot]:
-    """(the city after the gang was cancelled, the node that made room for it, what is free)."""
+def moved_for_a_gang_that_is_gone() -> tuple[City, int]:
+    """(the city after the gang was cancelled, the node that made room for it)."""
     city = fragmented("chat")
     city.strategy.guide = {}
     old_node = int(city.state.replicas["node"][0])
     city.when_planned(after_s=60).all_run()
     old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
     city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
-    snapshot = Snapshot.take(city.state, views_of(city))
-    return city, old_node, snapshot
+    return city, old_node
 
 
 def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
-    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
-    (back,) = undo_moves(
-        city.state, snapshot, PlainScorer({"spare": 9.0}), [(0, old_node)], city.now_s, budget=9
-    )
+    city, old_node = moved_for_a_gang_that_is_gone()
+    (back,) = undo_moves(city.moving(PlainScorer({"spare": 9.0})), budget=9)
     assert back.placed.node == old_node
     assert back.gain_yuan == pytest.approx((9.0 - 1.0 + WAKE_YUAN) * 6)
     assert back.cost_yuan == MIGRATION_YUAN
@@ -316,8 +313,8 @@ def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
 
 
 def test_undo_leaves_alone_what_is_no_dearer_where_it_is():
-    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
-    assert undo_moves(city.state, snapshot, PlainScorer(), [(0, old_node)], city.now_s, budget=9) == []
+    city, _ = moved_for_a_gang_that_is_gone()
+    assert undo_moves(city.moving(PlainScorer()), budget=9) == []
 
 
 DEARER_YUAN = 8.0
@@ -327,16 +324,16 @@ DEARER_YUAN = 8.0
 def test_the_gain_of_going_back_is_energy_whether_the_site_it_leaves_is_closed_or_not():
     """Dearer by 8 yuan for six hours, and the node that then sleeps; no wall around the site."""
     for closed in (frozenset[str](), frozenset({"spare"})):
-        city, old_node, snapshot = moved_for_a_gang_that_is_gone()
+        city, _ = moved_for_a_gang_that_is_gone()
         scorer = PlainScorer({"spare": 1.0 + DEARER_YUAN}, closed=closed)
-        (back,) = undo_moves(city.state, snapshot, scorer, [(0, old_node)], city.now_s, budget=9)
+        (back,) = undo_moves(city.moving(scorer), budget=9)
         assert back.gain_yuan == pytest.approx((DEARER_YUAN + WAKE_YUAN) * 6)
 
 
 def test_nobody_goes_back_to_a_site_that_is_closed_by_now():
-    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
+    city, _ = moved_for_a_gang_that_is_gone()
     scorer = PlainScorer({"spare": 1.0 + DEARER_YUAN}, closed=frozenset({"full"}))
-    assert undo_moves(city.state, snapshot, scorer, [(0, old_node)], city.now_s, budget=9) == []
+    assert undo_moves(city.moving(scorer), budget=9) == []
 
 
 def test_nobody_makes_room_by_going_to_a_closed_site_however_much_the_gang_gains():

@@ -14,9 +14,7 @@ from scheduler.planner.folds import folds_of
 from scheduler.planner.gang_moves import move_gangs
 from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.moves import PlannedMove, hours_left
-from scheduler.planner.reserve import Reservations, Slot
-from scheduler.planner.round import PatternCache
-from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.reserve import Slot
 from suanli.model import EventKind, ReplicaPhase
 from suanli.model.telemetry import ReplicaReport
 from tests.builders import City, a_fleet, a_site, a_workload, given, name_of
@@ -87,24 +85,12 @@ def proposed(
     city: City, budget: int = 100, kept_h: float = 0, leaving: Collection[int] = ()
 ) -> list[PlannedMove]:
     """What would move now."""
-    assert city.state.topology is not None
-    views = views_of(city)
-    snapshot = Snapshot.take(city.state, views)
-    reservations = Reservations(snapshot, city.now_s)
+    moving = city.moving()
     if kept_h:
-        there = group_of(city, "new")
-        nodes = city.state.topology.group_first_node[there] + np.arange(MEMBERS)
-        reservations.keep(Slot(city.now_s + int(kept_h * HOUR_S), there, nodes), NOBODY)
-    moves = move_gangs(
-        city.state,
-        snapshot,
-        PatternCache(views),
-        city.strategy.plain,
-        city.now_s,
-        budget,
-        leaving=leaving,
-        kept=reservations,
-    )
+        there, topology = group_of(city, "new"), moving.snapshot.topology
+        nodes = topology.group_first_node[there] + np.arange(MEMBERS)
+        moving.kept.keep(Slot(city.now_s + int(kept_h * HOUR_S), there, nodes), NOBODY)
+    moves = move_gangs(moving, budget, leaving)
     assert audit_placements(city.state, [m.placed for m in moves]) == []
     return moves
 

@@ -8,7 +8,6 @@ from scheduler.planner.audit import audit_placements
 from scheduler.planner.feasibility import Views
 from scheduler.planner.folds import folds_of
 from scheduler.planner.moves import GAIN_HOURS, PlannedMove, propose_moves
-from scheduler.planner.snapshot import Snapshot
 from tests.builders import City, a_fleet, a_site, a_workload, given
 
 OLD_YUAN, NEW_YUAN = 90.0, 2.0
@@ -30,10 +29,7 @@ def wanted_at_new(closed: str = "") -> City:
 
 
 def proposed(city: City, closing_yuan: float = 0.0) -> list[PlannedMove]:
-    assert city.state.topology is not None
-    snapshot = Snapshot.take(city.state, Views(city.state.topology, city.state.shapes))
-    guide = {"closing_yuan_per_hour": [closing_yuan, 0.0]}
-    moves = propose_moves(city.state, snapshot, city.strategy.plain, guide, city.now_s)
+    moves = propose_moves(city.moving(guide={"closing_yuan_per_hour": [closing_yuan, 0.0]}), 100)
     assert audit_placements(city.state, [m.placed for m in moves]) == []
     return moves
 
