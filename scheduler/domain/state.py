@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -211,7 +213,6 @@ class ClusterState:
             EventKind.SITE_METERED: self._metered,
             EventKind.SITE_MODEL_LEARNED: self._learned,
             EventKind.SHAPE_INTERNED: self._shape_interned,
-            EventKind.WORKLOAD_SUBMITTED: self._submitted,
             EventKind.WORKLOAD_STATE: self._state_changed,
             EventKind.REPLICA_START_ORDERED: self._start_ordered,
             EventKind.REPLICA_MOVED: self._moved,
@@ -230,11 +231,14 @@ class ClusterState:
 
     def apply(self, events: Sequence[Event]) -> None:
         """Fold events in order of revision."""
-        for event in events:
-            handler = self._fold.get(event.kind)
-            if handler is not None:
-                handler(event)
-            self.revision = event.revision
+        for kind, run in groupby(events, attrgetter("kind")):
+            alike = list(run)
+            if kind is EventKind.WORKLOAD_SUBMITTED:
+                self._submitted(alike)
+            elif (handler := self._fold.get(kind)) is not None:
+                for event in alike:
+                    handler(event)
+            self.revision = alike[-1].revision
 
     # ------------------------------------------------------------------ what planning reads
 
@@ -494,44 +498,70 @@ class ClusterState:
     def _shape_interned(self, event: Event) -> None:
         self.shapes.add(event.body["shape"])
 
-    def _submitted(self, event: Event) -> None:
-        body = event.body
-        index = len(self.names)
-        self.names.append(event.subject)
-        self.index_of[event.subject] = index
-        tenant_id = event.subject.split("/")[1]
-        if tenant_id not in self.tenant_index:
-            self.tenant_index[tenant_id] = len(self.tenants)
+    def _submitted(self, events: Sequence[Event]) -> None:
+        """Submissions in a row, whose columns grow once for all of them."""
+        begin = len(self.names)
+        tenants, replica_counts = [], []
+        # one entry per stage: whose it is, its spec, the replicas of its own and the work of each
+        owners: list[int] = []
+        specs: list[int] = []
+        counts: list[int] = []
+        work_s: list[float] = []
+        for index, event in enumerate(events, begin):
+            body = event.body
+            self.names.append(event.subject)
+            self.index_of[event.subject] = index
+            tenants.append(self._tenant(event.subject.split("/", 2)[1]))
+            total = 0
+            for spec, n, duration_s in zip(
+                self.shapes.specs_of_shape[body["shape"]], body["replicas"], body["duration_s"], strict=True
+            ):
+                shared_with = self.shapes.specs[spec].stage.shared_with
+                if shared_with is not None:
+                    self.sharers.setdefault(shared_with, []).append(index)
+                    continue
+                owners.append(index)
+                specs.append(spec)
+                counts.append(n)
+                work_s.append(SERVICE_WORK_S if duration_s is None else float(duration_s))
+                total += n
+            replica_counts.append(total)
+        first = self._add_replicas(owners, specs, counts, work_s)
+        bodies = [event.body for event in events]
+        self.workloads.append(
+            len(events),
+            shape=[body["shape"] for body in bodies],
+            tenant=tenants,
+            state=STATE_CODE[WorkloadState.PENDING],
+            submitted_s=[event.at_s for event in events],
+            not_before_s=[event.body["not_before_s"] or event.at_s for event in events],
+            deadline_s=[body["deadline_s"] or NEVER_S for body in bodies],
+            first_replica=first + np.cumsum(replica_counts) - replica_counts,
+            replica_count=replica_counts,
+        )
+
+    def _tenant(self, tenant_id: str) -> int:
+        """Index of a tenant, who may be new."""
+        index = self.tenant_index.get(tenant_id)
+        if index is None:
+            index = self.tenant_index[tenant_id] = len(self.tenants)
             self.tenants.append(tenant_id)
-        specs = self.shapes.specs_of_shape[body["shape"]]
-        counts = [
-            0 if self.spec(s).stage.shared_with else int(n)
-            for s, n in zip(specs, body["replicas"], strict=True)
-        ]
-        for s in specs:
-            shared_with = self.spec(s).stage.shared_with
-            if shared_with is not None:
-                self.sharers.setdefault(shared_with, []).append(index)
-        total = sum(counts)
-        first = self.replicas.append(
+        return index
+
+    def _add_replicas(
+        self, owners: Sequence[int], specs: Sequence[int], counts: Sequence[int], work_s: Sequence[float]
+    ) -> int:
+        """Rows of the replicas of these stages, all waiting; the index of the first."""
+        each = np.array(counts, np.int64)
+        total = int(each.sum())
+        return self.replicas.append(
             total,
-            workload=index,
-            spec=np.repeat(specs, counts),
-            index=np.concatenate([np.arange(n) for n in counts]) if total else 0,
+            workload=np.repeat(np.array(owners, np.int64), each),
+            spec=np.repeat(np.array(specs, np.int64), each),
+            index=np.arange(total) - np.repeat(np.cumsum(each) - each, each),
             node=-1,
             incarnation=-1,
-            work_s=np.repeat([SERVICE_WORK_S if d is None else float(d) for d in body["duration_s"]], counts),
-        )
-        self.workloads.append(
-            1,
-            shape=body["shape"],
-            tenant=self.tenant_index[tenant_id],
-            state=STATE_CODE[WorkloadState.PENDING],
-            submitted_s=event.at_s,
-            not_before_s=body["not_before_s"] or event.at_s,
-            deadline_s=body["deadline_s"] or NEVER_S,
-            first_replica=first,
-            replica_count=total,
+            work_s=np.repeat(np.array(work_s, np.float64), each),
         )
 
     def _state_changed(self, event: Event) -> None:
