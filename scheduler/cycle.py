@@ -517,18 +517,18 @@ def _start_events(
 ) -> list[EventDraft]:
     """Start orders; the members of a gang start together from the least that any of them kept."""
     placed = list(placed)
-    costs: dict[int, NDArray[np.float64]] = {}
-    gangs: dict[tuple[int, int], list[int]] = {}
-    for p in placed:
-        spec = int(state.replicas["spec"][p.row])
-        if spec not in costs:
-            costs[spec] = scorer.group_cost(views[spec], snapshot)
+    rows = [p.row for p in placed]
+    specs, workloads, done_work_s = (
+        state.replicas[column][rows].tolist() for column in ("spec", "workload", "done_work_s")
+    )
+    costs = {spec: scorer.group_cost(views[spec], snapshot) for spec in dict.fromkeys(specs)}
+    gangs: dict[tuple[int, int], list[float]] = {}
+    for workload, spec, kept_s in zip(workloads, specs, done_work_s, strict=True):
         if views[spec].spec.stage.gang:
-            gangs.setdefault((int(state.replicas["workload"][p.row]), spec), []).append(p.row)
+            gangs.setdefault((workload, spec), []).append(kept_s)
     events = []
-    for p in placed:
-        spec = int(state.replicas["spec"][p.row])
-        together = gangs.get((int(state.replicas["workload"][p.row]), spec), [p.row])
+    for p, workload, spec, kept_s in zip(placed, workloads, specs, done_work_s, strict=True):
+        together = gangs.get((workload, spec), [kept_s])
         events.append(
             start_draft(
                 state,
@@ -538,7 +538,7 @@ def _start_events(
                 p.gpu_mask,
                 now_s,
                 gang_size=len(together),
-                done_work_s=float(state.replicas["done_work_s"][together].min()),
+                done_work_s=min(together),
                 price_yuan_per_hour=_yuan_per_hour(costs[spec][int(views.topology.node_group[p.node])]),
             )
         )

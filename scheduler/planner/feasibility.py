@@ -72,6 +72,11 @@ class SpecView:
         np.maximum.at(most, self.topology.group_site[here], (self.watts + self.topology.group_idle_w)[here])
         return most
 
+    @cached_property
+    def start_orders(self) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+        """Group → what all start orders there have in common; filled as they are written (`planner.drafts`)."""
+        return {}
+
     @property
     def has_traffic(self) -> bool:
         """Whether its flows to zones load any link."""
