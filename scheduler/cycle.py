@@ -32,7 +32,8 @@ from scheduler.planner.audit import audit_placements
 from scheduler.planner.consolidate import consolidate
 from scheduler.planner.defragment import defragment, no_longer_needed, undo_moves
 from scheduler.planner.drafts import (
-    start_draft,
+    Start,
+    start_drafts,
     state_changes,
     state_draft,
     stop_of_row,
@@ -526,23 +527,12 @@ def _start_events(
     for workload, spec, kept_s in zip(workloads, specs, done_work_s, strict=True):
         if views[spec].spec.stage.gang:
             gangs.setdefault((workload, spec), []).append(kept_s)
-    events = []
+    starts = []
     for p, workload, spec, kept_s in zip(placed, workloads, specs, done_work_s, strict=True):
         together = gangs.get((workload, spec), [kept_s])
-        events.append(
-            start_draft(
-                state,
-                views[spec],
-                p.row,
-                p.node,
-                p.gpu_mask,
-                now_s,
-                gang_size=len(together),
-                done_work_s=min(together),
-                price_yuan_per_hour=_yuan_per_hour(costs[spec][int(views.topology.node_group[p.node])]),
-            )
-        )
-    return events
+        price = _yuan_per_hour(costs[spec][views.topology.node_group[p.node]])
+        starts.append(Start(p.row, p.node, p.gpu_mask, len(together), min(together), price))
+    return start_drafts(state, views, starts, now_s)
 
 
 def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
@@ -613,17 +603,10 @@ def _move_events(
         view = views[int(state.replicas["spec"][p.row])]
         cost = scorer.group_cost(view, snapshot)
         together = gangs.get(int(state.replicas["workload"][p.row]), [p.row])
-        start = start_draft(
-            state,
-            view,
-            p.row,
-            p.node,
-            p.gpu_mask,
-            now_s,
-            gang_size=len(together),
-            done_work_s=min(kept_work_s(state, row, now_s) for row in together),
-            price_yuan_per_hour=_yuan_per_hour(cost[int(views.topology.node_group[p.node])]),
-        )
+        kept_s = min(kept_work_s(state, row, now_s) for row in together)
+        price = _yuan_per_hour(cost[int(views.topology.node_group[p.node])])
+        order = Start(p.row, p.node, p.gpu_mask, len(together), kept_s, price)
+        (start,) = start_drafts(state, views, [order], now_s)
         body = move.body(state)
         if move.makes_room_for:
             body["makes_room_for"] = move.makes_room_for

@@ -1,17 +1,20 @@
 """Drafts of events about replicas and workloads: orders to sites and the states that follow from them.
 
-start_draft, stop_draft        orders             stops_of_workload   every placement of a workload
+start_drafts, stop_draft       orders             stops_of_workload   every placement of a workload
 state_draft, state_change      a workload's state, as its replicas' phases imply it
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from scheduler.domain.records import EventDraft
 from scheduler.domain.state import STATES, ClusterState, Phase
-from scheduler.planner.feasibility import SpecView
+from scheduler.planner.feasibility import SpecView, Views
 from scheduler.planner.snapshot import devices_of
 from suanli.model import EventKind, WorkloadState
 
@@ -25,36 +28,49 @@ STATE_OF_PHASE = {
 _RUNNING, _DONE = int(Phase.RUNNING), int(Phase.DONE)
 
 
-def start_draft(
-    state: ClusterState,
-    view: SpecView,
-    row: int,
-    node: int,
-    gpu_mask: int,
-    now_s: int,
-    *,
-    gang_size: int,
-    done_work_s: float,
-    price_yuan_per_hour: float,
-) -> EventDraft:
-    """Order: run a replica row on a node; `gang_size` members start together, all from `done_work_s`."""
-    group = int(view.topology.node_group[node])
-    command, body = _same_for_all(view, group)
-    incarnation = int(state.replicas["incarnation"][row]) + 1
-    placement_id = state.placement_id_at(row, incarnation)
-    command["placement_id"] = placement_id
-    command["workload"] = state.names[int(state.replicas["workload"][row])]
-    command["replica_index"] = int(state.replicas["index"][row])
-    command["node_index"] = int(node - view.topology.group_first_node[group])
-    command["at_s"] = now_s
-    command["gpu_ids"] = list(devices_of(gpu_mask)) if gpu_mask else []
-    command["declared_work_s"] = 0 if command["is_service"] else int(state.replicas["work_s"][row])
-    command["done_work_s"] = done_work_s
-    command["gang_size"] = gang_size
-    command["transfer_gib"] = view.spec.stage.checkpoint_gib if done_work_s else 0.0
-    body["command"] = command
-    body["price_yuan_per_hour"] = round(price_yuan_per_hour, 6)
-    return EventDraft(now_s, EventKind.REPLICA_START_ORDERED, placement_id, body)
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A replica row that starts on a node; `gang_size` members start together, all from `done_work_s`."""
+
+    row: int
+    node: int
+    gpu_mask: int
+    gang_size: int
+    done_work_s: float
+    price_yuan_per_hour: float
+
+
+def start_drafts(
+    state: ClusterState, views: Views, starts: Sequence[Start], now_s: int
+) -> list[EventDraft]:
+    """Orders: run these replica rows on these nodes."""
+    rows, nodes = [s.row for s in starts], np.array([s.node for s in starts], np.int64)
+    specs, workloads, indices, incarnations, work_s = (
+        state.replicas[column][rows].tolist()
+        for column in ("spec", "workload", "index", "incarnation", "work_s")
+    )
+    groups = views.topology.node_group[nodes]
+    places = (nodes - views.topology.group_first_node[groups]).tolist()
+    drafts = []
+    for i, (start, spec, group) in enumerate(zip(starts, specs, groups.tolist(), strict=True)):
+        view = views[spec]
+        command, body = _same_for_all(view, group)
+        name = state.names[workloads[i]]
+        placement_id = f"{name}/{command['stage_id']}/{indices[i]}#{incarnations[i] + 1}"
+        command["placement_id"] = placement_id
+        command["workload"] = name
+        command["replica_index"] = indices[i]
+        command["node_index"] = places[i]
+        command["at_s"] = now_s
+        command["gpu_ids"] = list(devices_of(start.gpu_mask))
+        command["declared_work_s"] = 0 if command["is_service"] else int(work_s[i])
+        command["done_work_s"] = start.done_work_s
+        command["gang_size"] = start.gang_size
+        command["transfer_gib"] = view.spec.stage.checkpoint_gib if start.done_work_s else 0.0
+        body["command"] = command
+        body["price_yuan_per_hour"] = round(start.price_yuan_per_hour, 6)
+        drafts.append(EventDraft(now_s, EventKind.REPLICA_START_ORDERED, placement_id, body))
+    return drafts
 
 
 def _same_for_all(view: SpecView, group: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,18 +155,31 @@ def state_change(
     follows a final state.
     """
     current = STATES[int(state.workloads["state"][index])]
-    if current.is_final:
-        return None
     rows = state.rows_of(index)
     phases: list[int] = state.replicas["phase"][rows].tolist()
-    for i, row in enumerate(range(rows.start, rows.stop)):
-        phases[i] = phase.get(row, phases[i])
+    new = _implied(state, current, rows.start, phases, phase, drained)
+    return None if new is None else state_draft(state.names[index], new, at_s, cause)
+
+
+def _implied(
+    state: ClusterState,
+    current: WorkloadState,
+    first_row: int,
+    phases: list[int],
+    override: Mapping[int, Phase],
+    drained: Collection[int] = (),
+) -> WorkloadState | None:
+    """The new state of a workload whose rows from `first_row` on stand in these phases; None when it is no news."""
+    if current.is_final:
+        return None
+    for i, row in enumerate(range(first_row, first_row + len(phases))):
+        phases[i] = override.get(row, phases[i])
         if row in state.draining and row not in drained and phases[i] != _DONE:
             phases[i] = _RUNNING
     new = state_of_phases(phases)
     if new is current or (new is WorkloadState.PENDING and current is WorkloadState.PLANNED):
         return None
-    return state_draft(state.names[index], new, at_s, cause)
+    return new
 
 
 def state_of_phases(phases: Iterable[int]) -> WorkloadState:
@@ -163,5 +192,14 @@ def state_changes(
     state: ClusterState, indices: Iterable[int], phase: Mapping[int, Phase], at_s: int, cause: str = ""
 ) -> list[EventDraft]:
     """Changes of several workloads, in order of submission."""
-    found = (state_change(state, i, phase, at_s, cause=cause) for i in sorted(set(indices)))
-    return [event for event in found if event is not None]
+    ordered = sorted(set(indices))
+    current, first, count = (
+        state.workloads[column][ordered].tolist() for column in ("state", "first_replica", "replica_count")
+    )
+    phases = state.replicas["phase"]
+    found = []
+    for index, code, row, n in zip(ordered, current, first, count, strict=True):
+        new = _implied(state, STATES[code], row, phases[row : row + n].tolist(), phase)
+        if new is not None:
+            found.append(state_draft(state.names[index], new, at_s, cause))
+    return found
