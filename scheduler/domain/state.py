@@ -28,6 +28,7 @@ from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
 MAX_GPUS_PER_NODE = 16
 STATES = tuple(WorkloadState)
 STATE_CODE = {s: i for i, s in enumerate(STATES)}
+_STATE_OF_WORD = {s.value: s for s in STATES}
 IS_ACTIVE = np.array([not s.is_final for s in STATES])
 """By state code."""
 NEVER_S = 2**62
@@ -213,8 +214,6 @@ class ClusterState:
             EventKind.SITE_METERED: self._metered,
             EventKind.SITE_MODEL_LEARNED: self._learned,
             EventKind.SHAPE_INTERNED: self._shape_interned,
-            EventKind.WORKLOAD_STATE: self._state_changed,
-            EventKind.REPLICA_START_ORDERED: self._start_ordered,
             EventKind.REPLICA_MOVED: self._moved,
             EventKind.REPLICA_STOP_ORDERED: self._stop_ordered,
             EventKind.REPLICA_PREEMPTED: self._preempted,
@@ -222,6 +221,12 @@ class ClusterState:
             EventKind.REPLICA_ENDED: self._ended,
             EventKind.PLAN_COMMITTED: self._planned,
             EventKind.RUN_ADVANCED: self._advanced,
+        }
+        # what comes by the hundred: all events of one kind that stand in a row
+        self._fold_together: dict[EventKind, Callable[[Sequence[Event]], None]] = {
+            EventKind.WORKLOAD_SUBMITTED: self._submitted,
+            EventKind.WORKLOAD_STATE: self._states_changed,
+            EventKind.REPLICA_START_ORDERED: self._starts_ordered,
         }
 
     @classmethod
@@ -233,8 +238,8 @@ class ClusterState:
         """Fold events in order of revision."""
         for kind, run in groupby(events, attrgetter("kind")):
             alike = list(run)
-            if kind is EventKind.WORKLOAD_SUBMITTED:
-                self._submitted(alike)
+            if (together := self._fold_together.get(kind)) is not None:
+                together(alike)
             elif (handler := self._fold.get(kind)) is not None:
                 for event in alike:
                     handler(event)
@@ -315,6 +320,7 @@ class ClusterState:
         twin.energy = {k: copy.copy(v) for k, v in self.energy.items()}
         twin.recent_meters, twin.last_meter = list(self.recent_meters), dict(self.last_meter)
         twin._fold = {kind: getattr(twin, handler.__name__) for kind, handler in self._fold.items()}
+        twin._fold_together = {k: getattr(twin, handler.__name__) for k, handler in self._fold_together.items()}
         return twin
 
     def digest(self) -> str:
@@ -564,39 +570,50 @@ class ClusterState:
             work_s=np.repeat(np.array(work_s, np.float64), each),
         )
 
-    def _state_changed(self, event: Event) -> None:
-        state, index = WorkloadState(event.body["state"]), self.index_of[event.subject]
-        self.workloads["state"][index] = STATE_CODE[state]
-        if state.is_final and self.stopped:
-            own = self.rows_of(index)
-            self.stopped = {r: s for r, s in self.stopped.items() if not own.start <= r < own.stop}
+    def _states_changed(self, events: Sequence[Event]) -> None:
+        indices = [self.index_of[event.subject] for event in events]
+        states = [_STATE_OF_WORD[event.body["state"]] for event in events]
+        # of several changes of one workload the last one stands
+        self.workloads["state"][indices] = [STATE_CODE[state] for state in states]
+        if self.stopped and any(state.is_final for state in states):
+            for index, state in zip(indices, states, strict=True):
+                if state.is_final:
+                    own = self.rows_of(index)
+                    self.stopped = {r: s for r, s in self.stopped.items() if not own.start <= r < own.stop}
 
-    def _start_ordered(self, event: Event) -> None:
+    def _starts_ordered(self, events: Sequence[Event]) -> None:
+        """Orders in a row; a replica that runs already moves, and its old placement drains."""
+        rows = [self._row_of_order(event.body["command"]) for event in events]
+        if len(set(rows)) < len(rows):
+            # a later order of one row rests on the earlier one
+            for event in events:
+                self._starts_ordered([event])
+            return
         assert self.topology is not None
-        command = event.body["command"]
-        index = self.index_of[command["workload"]]
-        row = self._row(index, command["stage_id"], command["replica_index"])
-        replicas = self.replicas
-        group = self.topology.group_index[(command["site_id"], command["group_id"])]
-        node = int(self.topology.group_first_node[group]) + command["node_index"]
-        if replicas["node"][row] >= 0:
-            self.draining[row] = Draining(
-                self.placement_id(row),
-                int(replicas["node"][row]),
-                int(replicas["gpu_mask"][row]),
-                int(replicas["spec"][row]),
-            )
-        mask = sum(1 << g for g in command["gpu_ids"])
-        replicas["incarnation"][row] += 1
-        replicas["node"][row] = node
-        replicas["gpu_mask"][row] = mask
-        replicas["phase"][row] = Phase.ORDERED
-        replicas["placed_s"][row] = event.at_s
-        replicas["done_work_s"][row] = command["done_work_s"]
-        replicas["hold_until_s"][row] = 0
-        self.stopped.pop(row, None)
-        self.row_of_placement[event.subject] = row
-        self._take(node, mask, int(replicas["spec"][row]), +1)
+        replicas, topology = self.replicas, self.topology
+        commands = [event.body["command"] for event in events]
+        group = np.array([topology.group_index[c["site_id"], c["group_id"]] for c in commands], np.int64)
+        node = topology.group_first_node[group] + np.array([c["node_index"] for c in commands], np.int64)
+        masks = [sum(1 << g for g in c["gpu_ids"]) for c in commands]
+        for row, at in zip(rows, replicas["node"][rows].tolist(), strict=True):
+            if at >= 0:
+                self.draining[row] = Draining(
+                    self.placement_id(row), at, int(replicas["gpu_mask"][row]), int(replicas["spec"][row])
+                )
+        replicas["incarnation"][rows] += 1
+        replicas["node"][rows] = node
+        replicas["gpu_mask"][rows] = masks
+        replicas["phase"][rows] = Phase.ORDERED
+        replicas["placed_s"][rows] = [event.at_s for event in events]
+        replicas["done_work_s"][rows] = [c["done_work_s"] for c in commands]
+        replicas["hold_until_s"][rows] = 0
+        for event, row in zip(events, rows, strict=True):
+            self.stopped.pop(row, None)
+            self.row_of_placement[event.subject] = row
+        self._take_many(node, masks, replicas["spec"][rows].tolist())
+
+    def _row_of_order(self, command: dict[str, Any]) -> int:
+        return self._row(self.index_of[command["workload"]], command["stage_id"], command["replica_index"])
 
     def _row(self, index: int, stage_id: str, replica_index: int) -> int:
         row = int(self.workloads["first_replica"][index])
@@ -690,6 +707,21 @@ class ClusterState:
         self.nodes.cpu_milli[node] -= sign * cpu_milli
         self.nodes.memory_mib[node] -= sign * memory_mib
         self.nodes.storage_gib[node] -= sign * storage_gib
+        self._take_gpus(node, gpu_mask, gpu_milli, sign)
+
+    def _take_many(self, nodes: NDArray[np.int64], gpu_masks: Sequence[int], specs: Sequence[int]) -> None:
+        """As `_take` for one replica on each of these nodes; a node may come several times."""
+        assert self.nodes is not None
+        stages = [self.shapes.specs[spec].stage for spec in specs]
+        np.subtract.at(self.nodes.cpu_milli, nodes, [stage.cpu_milli for stage in stages])
+        np.subtract.at(self.nodes.memory_mib, nodes, [stage.memory_mib for stage in stages])
+        np.subtract.at(self.nodes.storage_gib, nodes, [stage.storage_gib for stage in stages])
+        for node, mask, spec in zip(nodes.tolist(), gpu_masks, specs, strict=True):
+            if mask:
+                self._take_gpus(node, mask, self.need_on_node(spec, node)[2], +1)
+
+    def _take_gpus(self, node: int, gpu_mask: int, gpu_milli: int, sign: int) -> None:
+        assert self.nodes is not None
         ids = [g for g in range(MAX_GPUS_PER_NODE) if gpu_mask >> g & 1]
         if ids:
             self.nodes.gpu_milli[node, ids] -= sign * (gpu_milli // len(ids))
