@@ -320,7 +320,9 @@ class ClusterState:
         twin.energy = {k: copy.copy(v) for k, v in self.energy.items()}
         twin.recent_meters, twin.last_meter = list(self.recent_meters), dict(self.last_meter)
         twin._fold = {kind: getattr(twin, handler.__name__) for kind, handler in self._fold.items()}
-        twin._fold_together = {k: getattr(twin, handler.__name__) for k, handler in self._fold_together.items()}
+        twin._fold_together = {
+            k: getattr(twin, handler.__name__) for k, handler in self._fold_together.items()
+        }
         return twin
 
     def digest(self) -> str:

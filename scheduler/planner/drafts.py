@@ -40,9 +40,7 @@ class Start:
     price_yuan_per_hour: float
 
 
-def start_drafts(
-    state: ClusterState, views: Views, starts: Sequence[Start], now_s: int
-) -> list[EventDraft]:
+def start_drafts(state: ClusterState, views: Views, starts: Sequence[Start], now_s: int) -> list[EventDraft]:
     """Orders: run these replica rows on these nodes."""
     rows, nodes = [s.row for s in starts], np.array([s.node for s in starts], np.int64)
     specs, workloads, indices, incarnations, work_s = (

@@ -61,9 +61,7 @@ class History:
             rows.append(row)
             about.append(event)
         if born:
-            self._rows.append(
-                len(born), created=[e.revision for e in born], created_s=[e.at_s for e in born]
-            )
+            self._rows.append(len(born), created=[e.revision for e in born], created_s=[e.at_s for e in born])
         if rows:
             # of several changes of one workload the last one stands
             self._rows["changed"][rows] = [e.revision for e in about]
@@ -82,5 +80,7 @@ class History:
     def instants(self, names: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
         """(instant of submission, revision and instant of the last change) of each; KeyError for an unknown name."""
         rows = [self._index[name] for name in names]
-        created_s, changed, changed_s = (self._rows[k][rows].tolist() for k in ("created_s", "changed", "changed_s"))
+        created_s, changed, changed_s = (
+            self._rows[k][rows].tolist() for k in ("created_s", "changed", "changed_s")
+        )
         return created_s, changed, changed_s

@@ -123,9 +123,7 @@ def _starting(state: ClusterState, owner: NDArray[np.int64], rows: NDArray[np.in
     until = {at_s: topology.local_time(at_s) for at_s in set(until_s)}
     sites = topology.node_site[replicas["node"][rows]]
     found = {}
-    for i, first, count, at_s in zip(
-        owners.tolist(), firsts.tolist(), counts.tolist(), until_s, strict=True
-    ):
+    for i, first, count, at_s in zip(owners.tolist(), firsts.tolist(), counts.tolist(), until_s, strict=True):
         what = "1 replica starts" if count == 1 else f"{count} replicas start"
         where = ", ".join(topology.site_ids[s] for s in sorted(set(sites[first : first + count].tolist())))
         found[i] = f"{what} at {where} until about {until[at_s]}"
