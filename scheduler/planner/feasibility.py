@@ -65,6 +65,11 @@ class SpecView:
         return least
 
     @cached_property
+    def site_never(self) -> BoolArray:
+        """(S,) sites of which no group may hold it."""
+        return ~np.isfinite(self.site_least_w)
+
+    @cached_property
     def site_most_w(self) -> NDArray[np.float64]:
         """(S,) what it draws on the worst group, with a node that has to wake; −inf where no group may hold it."""
         most = np.full(self.topology.site_count, -np.inf)

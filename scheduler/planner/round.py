@@ -165,18 +165,20 @@ class Round:
 
     def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
         """Place blocks of rows in their turn; what finds no room waits."""
+        simple, spec_of = self.state.shapes.columns["simple"], self.state.replicas["spec"]
+        workload_of = self.state.replicas["workload"]
+        is_owner = np.zeros(len(self.state.names), bool)
+        is_owner[self._owners] = True
         for block in blocks:
-            if not self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
+            if not simple[spec_of[block[0]]]:
                 self._place_workloads(block)
                 continue
-            if not self._owners:
-                self._place_simple(block)
-                continue
-            shared = np.isin(self.state.replicas["workload"][block], self._owners)
+            shared = is_owner[workload_of[block]]
             if shared.any():
                 self._place_workloads(np.sort(block[shared]))
-            if not shared.all():
-                self._place_simple(block[~shared])
+                block = block[~shared]
+            if len(block):
+                self._place_simple(block)
         self._place_sharers()
 
     def _place_sharers(self) -> None:

@@ -4,6 +4,7 @@ replicas are placed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from weakref import WeakKeyDictionary
@@ -460,10 +461,8 @@ def pipelines_mbps(state: ClusterState, topology: Topology) -> NDArray[np.float6
     mine = np.flatnonzero(linked[shape_of] & state.active_workloads())
     for shape in np.unique(shape_of[mine]).tolist():
         template = state.shapes.templates[shape]
-        ways, counts = np.unique(
-            _sites_of_stages(state, shape, mine[shape_of[mine] == shape]), axis=0, return_counts=True
-        )
-        for way, count in zip(ways.tolist(), counts.tolist(), strict=True):
+        lie = _sites_of_stages(state, shape, mine[shape_of[mine] == shape])
+        for way, count in Counter(map(tuple, lie.tolist())).items():
             sites = {s.stage_id: at for s, at in zip(template.stages, way, strict=True) if at >= 0}
             total += count * np.asarray(pipeline_mbps(template, sites, topology))
     return total
