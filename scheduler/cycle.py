@@ -32,7 +32,8 @@ from scheduler.planner.audit import audit_placements
 from scheduler.planner.consolidate import consolidate
 from scheduler.planner.defragment import make_room, undo_moves
 from scheduler.planner.drafts import (
-    start_draft,
+    Start,
+    start_drafts,
     state_changes,
     state_draft,
     stop_of_row,
@@ -507,37 +508,36 @@ def _start_events(
     views: Views,
     scorer: Scorer,
     snapshot: Snapshot,
-    placed: Iterable[Placed],
+    placed: Sequence[Placed],
     now_s: int,
 ) -> list[EventDraft]:
-    """Start orders; the members of a gang start together from the least that any of them kept."""
-    placed = list(placed)
-    costs: dict[int, NDArray[np.float64]] = {}
-    gangs: dict[tuple[int, int], list[int]] = {}
-    for p in placed:
-        spec = int(state.replicas["spec"][p.row])
-        if spec not in costs:
-            costs[spec] = scorer.energy_yuan_per_hour(views[spec], snapshot)
+    """Start orders of what the round has placed: work goes on from what it kept when it stopped."""
+    kept_s = state.replicas["done_work_s"][[p.row for p in placed]].tolist()
+    return start_drafts(state, views, _starts(state, views, scorer, snapshot, placed, kept_s), now_s)
+
+
+def _starts(
+    state: ClusterState,
+    views: Views,
+    scorer: Scorer,
+    snapshot: Snapshot,
+    placed: Sequence[Placed],
+    kept_s: Sequence[float],
+) -> list[Start]:
+    """Where each starts, at which price and from which work (s): members of a gang from the least that any kept."""
+    rows, group_of = [p.row for p in placed], views.topology.node_group
+    specs, workloads = (state.replicas[column][rows].tolist() for column in ("spec", "workload"))
+    energy = {spec: scorer.energy_yuan_per_hour(views[spec], snapshot) for spec in dict.fromkeys(specs)}
+    gangs: dict[tuple[int, int], list[float]] = {}
+    for workload, spec, kept in zip(workloads, specs, kept_s, strict=True):
         if views[spec].spec.stage.gang:
-            gangs.setdefault((int(state.replicas["workload"][p.row]), spec), []).append(p.row)
-    events = []
-    for p in placed:
-        spec = int(state.replicas["spec"][p.row])
-        together = gangs.get((int(state.replicas["workload"][p.row]), spec), [p.row])
-        events.append(
-            start_draft(
-                state,
-                views[spec],
-                p.row,
-                p.node,
-                p.gpu_mask,
-                now_s,
-                gang_size=len(together),
-                done_work_s=float(state.replicas["done_work_s"][together].min()),
-                price_yuan_per_hour=float(costs[spec][int(views.topology.node_group[p.node])]),
-            )
-        )
-    return events
+            gangs.setdefault((workload, spec), []).append(kept)
+    starts = []
+    for p, workload, spec, kept in zip(placed, workloads, specs, kept_s, strict=True):
+        together = gangs.get((workload, spec), [kept])
+        price = float(energy[spec][group_of[p.node]])
+        starts.append(Start(p.row, p.node, p.gpu_mask, len(together), min(together), price))
+    return starts
 
 
 MOVERS: tuple[Callable[[Moving, int, Collection[int]], list[PlannedMove]], ...] = (
@@ -569,33 +569,16 @@ def _move_events(
     moves: Sequence[PlannedMove],
     now_s: int,
 ) -> list[EventDraft]:
-    """Start orders of new places; the members of a gang start together from the least that any of them kept."""
+    """Start orders of new places, from the last checkpoint, each with what the move costs and saves."""
+    placed = [m.placed for m in moves]
+    kept_s = [kept_work_s(state, p.row, now_s) for p in placed]
+    orders = start_drafts(state, views, _starts(state, views, scorer, snapshot, placed, kept_s), now_s)
     events = []
-    gangs: dict[int, list[int]] = {}
-    for move in moves:
-        row = move.placed.row
-        if views[int(state.replicas["spec"][row])].spec.stage.gang:
-            gangs.setdefault(int(state.replicas["workload"][row]), []).append(row)
-    for move in moves:
-        p = move.placed
-        view = views[int(state.replicas["spec"][p.row])]
-        cost = scorer.energy_yuan_per_hour(view, snapshot)
-        together = gangs.get(int(state.replicas["workload"][p.row]), [p.row])
-        start = start_draft(
-            state,
-            view,
-            p.row,
-            p.node,
-            p.gpu_mask,
-            now_s,
-            gang_size=len(together),
-            done_work_s=min(kept_work_s(state, row, now_s) for row in together),
-            price_yuan_per_hour=float(cost[int(views.topology.node_group[p.node])]),
-        )
+    for move, order in zip(moves, orders, strict=True):
         body = move.body(state)
         if move.makes_room_for:
             body["makes_room_for"] = move.makes_room_for
-        events += [start, EventDraft(now_s, EventKind.REPLICA_MOVED, start.subject, body)]
+        events += [order, EventDraft(now_s, EventKind.REPLICA_MOVED, order.subject, body)]
     return events
 
 

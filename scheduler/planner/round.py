@@ -128,6 +128,12 @@ class Round:
     _left: set[tuple[str, str]] = field(default_factory=set)
     """(workload, stage id) of stages that this round stops so that they go elsewhere: nobody is placed beside them."""
     _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
+    _room_known: dict[tuple[object, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
+    """Need, groups and most per node → (S,) how often each site had changed by then, and (S,) its room."""
+    _largest: dict[int, list[int]] = field(default_factory=dict)
+    """Shape → its stages, the largest first."""
     _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
@@ -159,15 +165,20 @@ class Round:
 
     def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
         """Place blocks of rows in their turn; what finds no room waits."""
+        simple, spec_of = self.state.shapes.columns["simple"], self.state.replicas["spec"]
+        workload_of = self.state.replicas["workload"]
+        is_owner = np.zeros(len(self.state.names), bool)
+        is_owner[self._owners] = True
         for block in blocks:
-            if not self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
+            if not simple[spec_of[block[0]]]:
                 self._place_workloads(block)
                 continue
-            shared = np.isin(self.state.replicas["workload"][block], self._owners)
+            shared = is_owner[workload_of[block]]
             if shared.any():
                 self._place_workloads(np.sort(block[shared]))
-            if not shared.all():
-                self._place_simple(block[~shared])
+                block = block[~shared]
+            if len(block):
+                self._place_simple(block)
         self._place_sharers()
 
     def _place_sharers(self) -> None:
@@ -614,7 +625,7 @@ class Round:
         self, shape: int, rows: NDArray[np.int64], before: dict[str, int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """(P, stages) patterns with what lies as `before` and room for the rows, and (P,) yuan per hour of the rows."""
-        state, topology = self.state, self.snapshot.topology
+        state = self.state
         patterns = self.patterns.of(state, shape)
         sites = patterns.sites
         cost = np.zeros(len(sites))
@@ -628,17 +639,32 @@ class Round:
             mine = int((state.replicas["spec"][rows] == spec).sum())
             if not mine:
                 continue
-            at = self.snapshot.nodes_of(patterns.group_ok[i])
-            room = np.bincount(
-                topology.node_site[at],
-                np.minimum(self.snapshot.fit(view, at), len(rows)),
-                topology.site_count,
-            )
+            room = self._room_at_sites(view, patterns.group_ok[i], len(rows))
             spread_out = _spans_sites(stage)
             keep = room[sites[:, i]] >= (1 if spread_out else mine)
             sites, cost = sites[keep], cost[keep]
             cost = cost + self._site_cost(view, patterns.group_ok[i])[sites[:, i]] * stage.replicas
         return sites, cost
+
+    def _room_at_sites(self, view: SpecView, groups: NDArray[np.bool_], most: int) -> NDArray[np.int64]:
+        """(S,) how many more replicas these groups of each site hold, counting `most` a node at the most.
+
+        Looked at anew only at sites that have changed since it was asked last.
+        """
+        snapshot, topology = self.snapshot, self.snapshot.topology
+        key = (view.likeness, keeps_off_floor(view), groups.tobytes(), most)
+        changes = np.array([len(nodes) for nodes in snapshot.changed])
+        known = self._room_known.get(key)
+        seen, room = known or (np.full(topology.site_count, -1), np.zeros(topology.site_count, np.int64))
+        stale = changes != seen
+        if stale.any():
+            at = snapshot.nodes_of(groups)
+            at = at[stale[topology.node_site[at]]]
+            fit = np.minimum(snapshot.fit(view, at), most)
+            anew = np.bincount(topology.node_site[at], fit, topology.site_count).astype(np.int64)
+            room = np.where(stale, anew, room)
+            self._room_known[key] = (changes, room)
+        return room
 
     def _sharers_at(
         self, workload: int, stage_ids: Sequence[str], sites: NDArray[np.int64]
@@ -738,11 +764,13 @@ class Round:
 
     def _largest_first(self, shape: int) -> list[int]:
         """Stages by their dominant share of an average node, so that small ones fill what large ones leave."""
-        topology = self.snapshot.topology
-        specs = self.state.shapes.specs_of_shape[shape]
-        mean = np.maximum(topology.group_capacity.mean(axis=0), 1.0)
-        size = [float((self.snapshot.views[s].need.max(axis=0) / mean).max()) for s in specs]
-        return sorted(range(len(specs)), key=lambda i: (-size[i], i))
+        known = self._largest.get(shape)
+        if known is None:
+            specs = self.state.shapes.specs_of_shape[shape]
+            mean = np.maximum(self.snapshot.topology.group_capacity.mean(axis=0), 1.0)
+            size = [float((self.snapshot.views[s].need.max(axis=0) / mean).max()) for s in specs]
+            known = self._largest[shape] = sorted(range(len(specs)), key=lambda i: (-size[i], i))
+        return known
 
     def _stage_sites(self, workload: int) -> dict[str, int]:
         """Stage id → site of what lies somewhere already, shared stages and this round's placements included."""
