@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from scheduler.domain.state import ClusterState
 from scheduler.planner.choice import NodeChoice, Ranges
-from scheduler.planner.defragment import leave_yuan, movable_rows
-from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, Moving, PlannedMove, hours_left
+from scheduler.planner.defragment import movable_rows
+from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, Moving, PlannedMove, hours_left, leave_yuan
 from scheduler.planner.round import Placed
 from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot

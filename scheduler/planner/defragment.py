@@ -27,8 +27,7 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView, per_empty_node
-from scheduler.planner.moves import GAIN_HOURS, Moving, PlannedMove, hours_left, rows_of_owners
-from scheduler.planner.preempt import lost_gpu_s
+from scheduler.planner.moves import GAIN_HOURS, Moving, PlannedMove, hours_left, leave_yuan, rows_of_owners
 from scheduler.planner.queue import heads, urgent
 from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
 from scheduler.planner.round import Placed
@@ -193,33 +192,6 @@ def _wake_yuan(scorer: Scorer, view: SpecView, snapshot: Snapshot, node: int) ->
     trial = snapshot.copy()
     trial.empty_node[node] = True
     return float(scorer.node_cost(view, trial)[node])
-
-
-def migration_yuan(state: ClusterState, row: int) -> float:
-    """The policy's price of moving one replica."""
-    gpus = state.spec(int(state.replicas["spec"][row])).stage.reference_gpu_milli / MILLI
-    return state.policy.migration_yuan_per_gpu * gpus
-
-
-def leave_yuan(
-    state: ClusterState, snapshot: Snapshot, scorer: Scorer, rows: IntArray, now_s: int
-) -> dict[int, float]:
-    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice.
-
-    What a service has served is not done again.
-    """
-    lost_gpu_s_of = np.where(np.isfinite(state.replicas["work_s"][rows]), lost_gpu_s(state, rows, now_s), 0.0)
-    out = {}
-    yuan_per_hour: dict[int, NDArray[np.float64]] = {}
-    for row, lost_gpu_h in zip(rows.tolist(), (lost_gpu_s_of / SECONDS_PER_HOUR).tolist(), strict=True):
-        spec = int(state.replicas["spec"][row])
-        view = snapshot.views[spec]
-        if spec not in yuan_per_hour:
-            yuan_per_hour[spec] = scorer.energy_yuan_per_hour(view, snapshot)
-        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
-        group = int(snapshot.topology.node_group[state.replicas["node"][row]])
-        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(yuan_per_hour[spec][group])
-    return out
 
 
 def _may_take_in(snapshot: Snapshot, scorer: Scorer, node: int) -> NDArray[np.bool_]:

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import Phase
-from scheduler.planner.defragment import migration_yuan
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.moves import (
     GAIN_HOURS,
@@ -35,6 +34,7 @@ from scheduler.planner.moves import (
     closing_yuan_per_hour,
     hours_left,
     kept_work_s,
+    migration_yuan,
 )
 from scheduler.planner.round import Placed, Round
 from suanli.model.units import SECONDS_PER_HOUR

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import Phase
-from scheduler.planner.defragment import leave_yuan
 from scheduler.planner.marginal import marginal_ipue
-from scheduler.planner.moves import TAKEOVER_H, Moving, PlannedMove, hours_left, rows_of_owners
+from scheduler.planner.moves import TAKEOVER_H, Moving, PlannedMove, hours_left, leave_yuan, rows_of_owners
 from scheduler.planner.round import Round
 from scheduler.planner.scoring import TieredScorer
 from suanli.model.units import SECONDS_PER_HOUR, W_PER_KW

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.folds import folds_of
+from scheduler.planner.preempt import lost_gpu_s
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import Scorer
@@ -101,7 +103,7 @@ def move_mode(a: SiteKind, b: SiteKind) -> MoveMode:
 
 
 def propose_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
-    """Moves that bring services closer to the plan's quotas, dearest surplus first."""
+    """Moves that bring services closer to the plan's quotas, dearest surplus first; not to nodes kept for gangs."""
     moves: list[PlannedMove] = []
     for specs in _movable_folds(moving.state, moving.snapshot):
         quota = moving.scorer.quota(specs[0], moving.snapshot)
@@ -138,7 +140,6 @@ def _moves_of(
         target[group] = amount
     surplus = np.floor(running - target + 1e-6)
     deficit = np.floor(target - running + 1e-6)
-    per_move = state.policy.migration_yuan_per_gpu * view.spec.stage.reference_gpu_milli / MILLI
     moves: list[PlannedMove] = []
     gone = set(leaving)
     for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
@@ -152,26 +153,54 @@ def _moves_of(
                 if surplus[here] < 1 or deficit[there] < 1 or len(moves) >= budget:
                     break
                 share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
-                hours = min(GAIN_HOURS, hours_left(state, row, now_s))
-                if hours <= TAKEOVER_H:
-                    continue
+                left_h = hours_left(state, row, now_s)
+                hours = min(GAIN_HOURS, left_h)
+                leave = leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
                 gain = float((energy_yuan[here] - energy_yuan[there] + share) * hours)
-                if gain <= per_move:
-                    break
+                if hours <= TAKEOVER_H or gain <= leave:
+                    continue
+                may_pass = moving.kept.passes(np.arange(topology.node_count), left_h * SECONDS_PER_HOUR)
                 own = snapshot.views[int(state.replicas["spec"][row])]
-                placed = _place_on(snapshot, own, row, int(there))
+                placed = _place_on(snapshot, own, row, int(there), may_pass)
                 if placed is None:
                     break
                 surplus[here] -= 1
                 deficit[there] -= 1
                 gone.add(row)
-                moves.append(PlannedMove(placed, a, b, per_move, gain, _why(closing, a)))
+                moves.append(PlannedMove(placed, a, b, leave, gain, _why(closing, a)))
     return moves
 
 
 def closing_yuan_per_hour(moving: Moving) -> np.ndarray[Any, np.dtype[np.float64]]:
     """(S,) what each site that the plan would rather close costs for being open; 0 elsewhere."""
     return np.array(moving.guide.get("closing_yuan_per_hour", np.zeros(moving.snapshot.topology.site_count)))
+
+
+def migration_yuan(state: ClusterState, row: int) -> float:
+    """The policy's price of moving one replica."""
+    gpus = state.spec(int(state.replicas["spec"][row])).stage.reference_gpu_milli / MILLI
+    return state.policy.migration_yuan_per_gpu * gpus
+
+
+def leave_yuan(
+    state: ClusterState, snapshot: Snapshot, scorer: Scorer, rows: NDArray[np.int64], now_s: int
+) -> dict[int, float]:
+    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice.
+
+    What a service has served is not done again.
+    """
+    lost_gpu_s_of = np.where(np.isfinite(state.replicas["work_s"][rows]), lost_gpu_s(state, rows, now_s), 0.0)
+    out = {}
+    yuan_per_hour: dict[int, NDArray[np.float64]] = {}
+    for row, lost_gpu_h in zip(rows.tolist(), (lost_gpu_s_of / SECONDS_PER_HOUR).tolist(), strict=True):
+        spec = int(state.replicas["spec"][row])
+        view = snapshot.views[spec]
+        if spec not in yuan_per_hour:
+            yuan_per_hour[spec] = scorer.energy_yuan_per_hour(view, snapshot)
+        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
+        group = int(snapshot.topology.node_group[state.replicas["node"][row]])
+        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(yuan_per_hour[spec][group])
+    return out
 
 
 def kept_work_s(state: ClusterState, row: int, now_s: int) -> float:
@@ -220,13 +249,15 @@ def rows_of_owners(state: ClusterState) -> list[int]:
     return [row for rows in own for row in range(rows.start, rows.stop)]
 
 
-def _place_on(snapshot: Snapshot, view: SpecView, row: int, group: int) -> Placed | None:
+def _place_on(
+    snapshot: Snapshot, view: SpecView, row: int, group: int, may_pass: NDArray[np.bool_]
+) -> Placed | None:
+    """The first node of the group with room, one that is on if there is any; not those kept for gangs."""
     topology = snapshot.topology
-    groups = np.zeros(len(topology.group_ids), bool)
-    groups[group] = True
-    fit = snapshot.fit_per_node(view, groups[topology.node_group] & ~snapshot.empty_node)
+    here = (topology.node_group == group) & may_pass
+    fit = snapshot.fit_per_node(view, here & ~snapshot.empty_node)
     if not fit.any():
-        fit = snapshot.fit_per_node(view, groups[topology.node_group])
+        fit = snapshot.fit_per_node(view, here)
     if not fit.any() or snapshot.site_headroom(view)[int(topology.group_site[group])] < 1:
         return None
     node = int(np.flatnonzero(fit)[0])

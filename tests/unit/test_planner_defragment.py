@@ -10,12 +10,12 @@ from scheduler.planner.audit import audit_placements
 from scheduler.planner.defragment import (
     Defragmentation,
     defragment,
-    leave_yuan,
     no_longer_needed,
     undo_moves,
     waiting_gangs,
 )
 from scheduler.planner.feasibility import Views
+from scheduler.planner.moves import leave_yuan
 from scheduler.planner.snapshot import Snapshot
 from suanli.model import EventKind, Policy, ReplicaPhase
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload, given, name_of

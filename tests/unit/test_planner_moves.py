@@ -8,8 +8,9 @@ from scheduler.planner.audit import audit_placements
 from scheduler.planner.feasibility import Views
 from scheduler.planner.folds import folds_of
 from scheduler.planner.moves import GAIN_HOURS, PlannedMove, propose_moves
-from tests.builders import City, a_fleet, a_site, a_workload, given
+from tests.builders import City, a_fleet, a_site, a_workload, given, name_of
 
+HOUR_S = 3600
 OLD_YUAN, NEW_YUAN = 90.0, 2.0
 """Yuan per hour of the replica in both rooms."""
 
@@ -55,3 +56,29 @@ def test_a_dearer_place_is_set_against_what_closing_saves():
 
 def test_nobody_moves_to_a_closed_site_however_cheap():
     assert proposed(wanted_at_new("new"), closing_yuan=1e6) == []
+
+
+def test_work_done_twice_is_a_cost_and_who_stays_longer_moves_though_another_ends_soon():
+    """One core at 90 yuan an hour each; `short` ends before its gain pays for the work since the last checkpoint."""
+    city = given(a_fleet(a_site("old").cpus(nodes=1, cores=8), a_site("new").cpus(nodes=1, cores=8)))
+    kept = {"short": 1.0, "long": 9.0}
+    for name, hours in kept.items():
+        work = a_workload(name).lasts(int(hours * HOUR_S)).preemptible(checkpoint_s=99 * HOUR_S)
+        city.submits(work).when_planned().all_run().expect(name, on="old")
+    city.now_s += HOUR_S // 2
+    city.strategy.plain.cost_by_site = {"old": OLD_YUAN, "new": NEW_YUAN}
+    city.strategy.plain.quotas = {0: {1: 2.0}}
+    moves = proposed(city)
+    names = [city.state.names[int(city.state.replicas["workload"][m.placed.row])] for m in moves]
+    assert names == [name_of("long")]
+    ran_h = (city.now_s - int(city.state.replicas["running_s"][moves[0].placed.row])) / HOUR_S
+    assert moves[0].cost_yuan == pytest.approx(ran_h * OLD_YUAN)
+    assert moves[0].gain_yuan == pytest.approx((OLD_YUAN - NEW_YUAN) * GAIN_HOURS)
+
+
+def test_nobody_moves_to_nodes_kept_for_a_gang():
+    city = wanted_at_new()
+    moving = city.moving()
+    moving.kept.close([1])
+    assert moving.snapshot.topology.node_count == 2
+    assert propose_moves(moving, 100) == []
