@@ -48,6 +48,10 @@ OPEN_BY_MORE_THAN = (1e-6, 0.1, 0.3)
 """There, sites are tried that the relaxation opens by more than each of these parts."""
 BREAK_FACTOR = 100.0
 """There, breaking a level costs so many times its weight: the last of it that is served may be dear."""
+PLAN_ROUNDS = 3
+"""There, rounds of pricing of the plan itself, its sites fixed."""
+PLAN_GAIN_FRAC = 5e-5
+"""As long as a round brings more than this share."""
 LEAST_GAIN_FRAC = 1e-6
 """There, a plan is replaced when another costs this much less."""
 
@@ -203,6 +207,7 @@ def _best_open_sites(final: Solved, relaxed: Solved, levels: AtLevels, master: M
     assert final.fixed_on is not None
     best = levels.solve(master, work, (final.fixed_on, final.fixed_on))
     assert best is not None
+    work.session.remember("plan")
     share_open = relaxed.result.x[master.position(master.model.columns_of("on"))]
     tried = {final.fixed_on.tobytes()}
     for part in OPEN_BY_MORE_THAN:
@@ -214,7 +219,26 @@ def _best_open_sites(final: Solved, relaxed: Solved, levels: AtLevels, master: M
         other = levels.solve(master, work, (guess, guess), is_guess=True)
         if other is not None and other.objective_yuan < best.objective_yuan:
             best = other
-    return best
+            work.session.remember("plan")
+    return _with_own_columns(best, levels, master, work)
+
+
+def _with_own_columns(plan: Solved, levels: AtLevels, master: Master, work: Work) -> Solved:
+    """The plan, after the columns that pay with its sites fixed have joined; those of a relaxation are others."""
+    on = plan.fixed_on
+    assert on is not None
+    for _ in range(PLAN_ROUNDS):
+        missing = price_missing(plan, master, levels.nothing_yuan_fixed(plan, master))
+        if not join(master, [missing]):
+            break
+        work.session.go_back("plan")
+        better = levels.solve(master, work, (on, on))
+        assert better is not None
+        work.session.remember("plan")
+        gain_yuan, plan = plan.objective_yuan - better.objective_yuan, better
+        if gain_yuan <= PLAN_GAIN_FRAC * abs(plan.objective_yuan):
+            break
+    return plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,6 +308,14 @@ class AtLevels:
                 nothing_yuan[at_level] = level_yuan[level] * master.penalty_yuan[at_level]
                 row += 1
         return Priced(solved, nothing_yuan, level_yuan)
+
+    def nothing_yuan_fixed(self, plan: Solved, master: Master) -> FloatArray:
+        """[C,B] what nothing in a block costs at a plan's duals: where a level is zero, nothing is forbidden."""
+        level_of_class = np.array(LEVEL_OF_RANK)[master.model.sets.problem.classes.priority_rank]
+        nothing_yuan = self.at_duals(plan, master).nothing_yuan
+        is_zero = np.array(self.level_values)[level_of_class] <= LEVEL_TOLERANCE
+        nothing_yuan[is_zero[:, None] & (master.penalty_yuan > 0)] = math.inf
+        return nothing_yuan
 
 
 def _level_held(
