@@ -160,6 +160,7 @@ def improve_at_levels(final: Solved, given: Master, work: Work) -> Improved:
         if is_tight or rounds >= work.limits.bound_rounds or not len(cuts[0]):
             break
         master = with_more_cuts(master, cuts, work)
+    work.session.remember("relaxation")
     better = _best_open_sites(final, relaxed, levels, master, work)
     effort = Effort(0, work.limits.edge_trials, enough_yuan(better, master, work))
     chosen, master_of_best, _ = branch_and_bound(root, better, levels, effort, master, work)
