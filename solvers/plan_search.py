@@ -256,7 +256,11 @@ def _bound_part(
     is looked for; a part left with its parent's bound says nothing of which part to divide next."""
     work.counts["site_trials"] += 1
     part = Part(
-        lower, upper, parent.relaxed, parent.bound_yuan, replace(parent.proof, on_lower=lower, on_upper=upper),
+        lower,
+        upper,
+        parent.relaxed,
+        parent.bound_yuan,
+        replace(parent.proof, on_lower=lower, on_upper=upper),
         parent.bookmark,
     )
     bookmark = f"part {work.counts['site_trials']:.0f}"
