@@ -210,33 +210,37 @@ def _best_open_sites(
     question. Each choice gets columns of its own before it is judged: without them a good one looks worse than it is
     by as much as the gap.
     """
-    on = final.fixed_on
-    assert on is not None
-    work.session.go_back("plan")
-    best = levels.solve(master, work, (on, on), is_feasible=True)
-    assert best is not None
-    best = _with_own_columns(best, levels, master, work)
-    its_master, enough = master.with_own_columns(), enough_yuan(best, master, work)
+    own = final.fixed_on
+    assert own is not None
     share_open = relaxed.result.x[master.position(master.model.columns_of("on"))]
-    tried = {on.tobytes()}
-    for part in OPEN_BY_MORE_THAN:
-        gap_yuan = best.objective_yuan - bound_yuan
-        if gap_yuan <= enough:
-            break
-        guess = (share_open > part).astype(float)
-        if guess.tobytes() in tried:
+    first, *others = ((share_open > part).astype(float) for part in OPEN_BY_MORE_THAN)
+    choices = {on.tobytes(): on for on in (first, own, *others)} | {own.tobytes(): own}
+    best, its_master = None, master
+    for on in choices.values():
+        gap_yuan = math.inf if best is None else best.objective_yuan - bound_yuan
+        if best is not None and best.objective_yuan <= final.objective_yuan:
+            if gap_yuan <= enough_yuan(best, its_master, work):
+                break
+        found = _plan_at_levels(final, on, levels, master, work)
+        if found is None or (best is not None and found.objective_yuan - best.objective_yuan > gap_yuan):
             continue
-        tried.add(guess.tobytes())
-        work.counts["site_trials"] += 1
-        work.session.go_back("relaxation")
-        other = levels.solve(master, work, (guess, guess), is_guess=True)
-        if other is None or other.objective_yuan - best.objective_yuan > gap_yuan:
-            continue
-        other = _with_own_columns(other, levels, master, work)
-        if other.objective_yuan < best.objective_yuan:
-            best, its_master = other, master.with_own_columns()
-            enough = enough_yuan(best, master, work)
+        found = _with_own_columns(found, levels, master, work)
+        if best is None or found.objective_yuan < best.objective_yuan:
+            best, its_master = found, master.with_own_columns()
+    assert best is not None  # the plan's own choice has an answer
     return replace(best, result=replace(best.result, x=master.widened(best.result.x, its_master)))
+
+
+def _plan_at_levels(
+    final: Solved, on: FloatArray, levels: AtLevels, master: Master, work: Work
+) -> Solved | None:
+    """The plan with these sites open, with the columns at hand; None: not found within the work of a guess."""
+    if on is final.fixed_on:
+        work.session.go_back("plan")
+        return levels.solve(master, work, (on, on), is_feasible=True)
+    work.counts["site_trials"] += 1
+    work.session.go_back("relaxation")
+    return levels.solve(master, work, (on, on), is_guess=True)
 
 
 def _with_own_columns(plan: Solved, levels: AtLevels, master: Master, work: Work) -> Solved:
