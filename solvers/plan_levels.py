@@ -218,9 +218,12 @@ def _best_open_sites(
     best, its_master = None, master
     for on in choices.values():
         gap_yuan = math.inf if best is None else best.objective_yuan - bound_yuan
-        if best is not None and best.objective_yuan <= final.objective_yuan:
-            if gap_yuan <= enough_yuan(best, its_master, work):
-                break
+        if (
+            best is not None
+            and best.objective_yuan <= final.objective_yuan
+            and gap_yuan <= enough_yuan(best, its_master, work)
+        ):
+            break
         found = _plan_at_levels(final, on, levels, master, work)
         if found is None or (best is not None and found.objective_yuan - best.objective_yuan > gap_yuan):
             continue
