@@ -511,7 +511,7 @@ def _print_next(console: Console, story: DayStory) -> None:
 class LiveDay:
     """Progress while a day is played: feed it every new event; it never reads anything else.
 
-    On a terminal one line that changes; elsewhere one line per simulated hour.
+    On a terminal a bar and one line that change; elsewhere one line per simulated hour.
     """
 
     def __init__(self, console: Console, fleet: Fleet, window: DayWindow, *, title: str = "") -> None:
@@ -527,9 +527,8 @@ class LiveDay:
         self._last = "the day begins"
         self._at_s = window.start_s
         self._next_line_s = window.start_s + SECONDS_PER_HOUR
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
+        moves_its_cursor = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, auto_refresh=False, transient=True) if moves_its_cursor else None
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -598,6 +597,6 @@ class LiveDay:
         span_s = self._window.drained_until_s - self._window.start_s
         bar = ProgressBar(total=span_s, completed=self._at_s - self._window.start_s, width=None)
         head = Text(self._title, style="bold") if self._title else Text("")
-        self._live.update(
-            Group(head, bar, Text(self._line(), overflow="ellipsis", no_wrap=True)), refresh=True
-        )
+        figures = Text(self._line(), overflow="ellipsis", no_wrap=True)
+        # a bar ends without a new line: unpadded, the figures would stand behind it, off the screen
+        self._live.update(Group(head, Padding(bar), figures), refresh=True)
