@@ -67,7 +67,8 @@ def demo(
 ) -> None:
     """Play a day of the city through a real service, compare it with three baselines, check and report it.
 
-    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
+    judged in the summary and change no exit code.
 
     Examples:
         suanli demo
@@ -187,7 +188,8 @@ def simulate(
     With --trace the day comes from a recorded list; under Suanli's own policy it is submitted to a real service through
     the public client.
 
-    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
+    judged in the summary and change no exit code: a baseline may break them.
 
     Examples:
         suanli simulate tiny-cloud-edge

@@ -334,20 +334,11 @@ def _predicted_rtt_p99(log: DayLog, window: DayWindow) -> list[float | None]:
     return [float(np.quantile(v, 0.99)) if v.size else None for v in values]
 
 
-def released_by_plan(log: DayLog, window: DayWindow) -> dict[str, float]:
-    """What the day's first plan releases per site; a plan of another horizon speaks for its share of it.
-
-    A policy that makes no plans is judged by the same seasonal rule.
-    """
-    for plan in log.by_kind[EventKind.PLAN_COMMITTED]:
-        if window.start_s <= plan.at_s < window.day_end_s and plan.body.get("ledger"):
-            share = (window.day_end_s - window.start_s) / plan.body["horizon_s"]
-            return {row["site_id"]: row["released_kwh"] * share for row in plan.body["ledger"]}
-    return seasonal_release(log.fleet, log.policy, window)
-
-
 def seasonal_release(fleet: Fleet, policy: Policy, window: DayWindow) -> dict[str, float]:
-    """β_H of the day per site with an annual cap, by the service's own seasonal rule from the opening balance."""
+    """β_H of the day per site with an annual cap, by the service's own seasonal rule from the opening balance.
+
+    What any policy's day may take is a matter of city and season alone: no plan that it makes has a say in it.
+    """
     starts_s = np.arange(window.start_s, window.day_end_s, SECONDS_PER_HOUR, dtype=np.int64)
     hours = np.diff(np.append(starts_s, window.day_end_s)) / SECONDS_PER_HOUR
     out = {}
