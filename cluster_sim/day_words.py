@@ -3,6 +3,7 @@
 one_sentence      the day for a stranger
 reason_in_words   one no of an Explanation; blocked_in_words all of them, place by place
 event_in_words    one event of the log, None when it tells nothing on its own
+asked_in_words    the instant for which an Explanation speaks
 wrapped           lines of a width that tear no figure apart
 number, percent   figures with thin groups: 1 204
 """
@@ -16,8 +17,10 @@ from collections.abc import Iterable
 import numpy as np
 from rich.cells import cell_len
 
+from cluster_sim.day_tables import clock
 from cluster_sim.day_values import ClassLatency, Comparison, DayResult
-from suanli.model import Event, EventKind, Fleet, MoveMode, Reason
+from suanli.model import Event, EventKind, Explanation, Fleet, MoveMode, Reason
+from suanli.model.units import SECONDS_PER_HOUR, utc
 from suanli.model.words import blocked_places, nodes_words, reason_words
 
 GROUP = " "
@@ -155,6 +158,15 @@ def _proof(day: DayResult) -> str:
     if fleet.bounded_count < fleet.plan_count:
         return f"proven within {gap_percent(fleet.max_frac)} in {fleet.bounded_count} of {fleet.plan_count} plans"
     return f"proven within {gap_percent(fleet.max_frac)}"
+
+
+def asked_in_words(fleet: Fleet, explanation: Explanation) -> str:
+    """`at 00:59 on 15 July: `, local time of the fleet; empty where the answer does not say when it was given."""
+    if not explanation.at_s:
+        return ""
+    offset_s = fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if fleet.tariffs else 0
+    date = utc(explanation.at_s + offset_s)
+    return f"at {clock(fleet, explanation.at_s)} on {date.day} {date:%B}: "
 
 
 def reason_in_words(reason: Reason) -> str:

@@ -26,6 +26,7 @@ from cluster_sim.day_values import DayResult, SiteDay
 from cluster_sim.day_words import (
     MODE_NAMES,
     NONE,
+    asked_in_words,
     below,
     blocked_in_words,
     gap_percent,
@@ -605,7 +606,7 @@ def _explanations(story: DayStory) -> str:
         if count
         else "Nothing waits at the end of the day."
     )
-    pending = _pending(story.pending) if story.pending else f"<p>{silent}</p>"
+    pending = _pending(day, story.pending) if story.pending else f"<p>{silent}</p>"
     placed = _placed(day, story.placed) if story.placed else "<p>No placement was explained.</p>"
     return _section(
         "why",
@@ -617,7 +618,16 @@ def _explanations(story: DayStory) -> str:
     )
 
 
-def _pending(e: Explanation) -> str:
+def _asked(day: DayResult, e: Explanation) -> str:
+    said = asked_in_words(day.fleet, e)
+    said = said[:1].upper() + said[1:]
+    return (
+        f"<p>{escape(said)}<code>{escape(e.workload)}</code> <span class=chip>{escape(e.state)}</span> "
+        f"{escape(e.summary)}</p>"
+    )
+
+
+def _pending(day: DayResult, e: Explanation) -> str:
     # every reason, not the first
     rows = [(escape(where), escape(blocks)) for where, blocks in blocked_in_words(e.reasons)]
     conflict = "".join(f"<li>{escape(rule)}</li>" for rule in e.conflict)
@@ -626,7 +636,7 @@ def _pending(e: Explanation) -> str:
         for x in e.relaxations
     )
     return (
-        f"<p><code>{escape(e.workload)}</code> <span class=chip>{escape(e.state)}</span> {escape(e.summary)}</p>"
+        _asked(day, e)
         + _table(("where", "what blocks it"), rows, words=2)
         + _noted_list(
             "Smallest set of rules that conflict; without any one of them it runs:", "conflict", conflict
@@ -665,10 +675,7 @@ def _placed(day: DayResult, e: Explanation) -> str:
         "marginal iPUE",
         "yuan per hour",
     )
-    return (
-        f"<p><code>{escape(e.workload)}</code> <span class=chip>{escape(e.state)}</span> {escape(e.summary)}</p>"
-        + _table(head, rows, words=3)
-    )
+    return _asked(day, e) + _table(head, rows, words=3)
 
 
 def _optimality_section(day: DayResult) -> str:

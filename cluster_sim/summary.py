@@ -27,6 +27,7 @@ from cluster_sim.day_values import Comparison, DayResult, SiteDay
 from cluster_sim.day_words import (
     MODE_NAMES,
     NONE,
+    asked_in_words,
     blocked_in_words,
     event_in_words,
     gap_percent,
@@ -411,9 +412,7 @@ def _print_pending(console: Console, day: DayResult, pending: Explanation | None
         if not (waiting or planned or day.pending_by_reason):
             _indented(console, "nothing waits at the end of the day")
         return
-    _indented(
-        console, f"{pending.workload} {pending.state}" + (f": {pending.summary}" if pending.summary else "")
-    )
+    _indented(console, asked_in_words(day.fleet, pending) + _explained(pending))
     for where, blocks in blocked_in_words(pending.reasons):
         _indented(console, f"• {where}: {blocks}", "", by=4)
     if pending.conflict:
@@ -427,13 +426,15 @@ def _print_pending(console: Console, day: DayResult, pending: Explanation | None
         _indented(console, f"+ {relaxation.change}{price}", "", by=4)
 
 
+def _explained(answer: Explanation) -> str:
+    return f"{answer.workload} {answer.state}" + (f": {answer.summary}" if answer.summary else "")
+
+
 def _print_placed(console: Console, day: DayResult, placed: Explanation | None) -> None:
     if placed is None:
         _indented(console, "no placement was explained")
         return
-    _indented(
-        console, f"{placed.workload} {placed.state}" + (f": {placed.summary}" if placed.summary else "")
-    )
+    _indented(console, asked_in_words(day.fleet, placed) + _explained(placed))
     wide, named = console.width >= MEDIUM_COLUMNS, console.width >= NAMES_COLUMNS
     table = _table(
         ("", "|"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cluster_sim.day_words import (
+    asked_in_words,
     below,
     event_in_words,
     gap_percent,
@@ -21,7 +22,7 @@ from cluster_sim.day_words import (
     wrapped,
 )
 from cluster_sim.result import Comparison, build_day_result
-from suanli.model import Event, EventKind, Reason, ReasonCode
+from suanli.model import Event, EventKind, Explanation, Reason, ReasonCode
 from tests.unit._synthetic_day import START_S, synthetic_day, synthetic_fleet, synthetic_latency
 
 SPACE = " "  # no-break
@@ -175,3 +176,11 @@ def test_classes_count_upwards(ours):
     first = ours.latency.classes[0]
     rows = [replace(first, workload_class=c) for c in ("W10", "W1h", "W2", "W1")]
     assert [r.workload_class for r in in_order(rows)] == ["W1", "W1h", "W2", "W10"]
+
+
+def test_an_explanation_is_dated_in_the_fleets_local_time():
+    fleet = synthetic_fleet()
+    assert asked_in_words(fleet, Explanation(workload="w", state="pending", at_s=START_S + 59 * 60)) == (
+        "at 00:59 on 15 July: "
+    )
+    assert asked_in_words(fleet, Explanation(workload="w", state="pending")) == ""
