@@ -1,6 +1,6 @@
 """The words and numbers in which a day is told: shared by the terminal summary, the live line and the report.
 
-one_sentence      the day for a stranger
+one_sentence      the day for a stranger; outcomes_in_words what became of its workloads
 reason_in_words   one no of an Explanation; blocked_in_words all of them, place by place
 event_in_words    one event of the log, None when it tells nothing on its own
 asked_in_words    the instant for which an Explanation speaks
@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 from cluster_sim.day_tables import clock
 from cluster_sim.day_values import ClassLatency, Comparison, DayResult
-from suanli.model import Event, EventKind, Explanation, Fleet, MoveMode, Reason
+from suanli.model import Event, EventKind, Explanation, Fleet, MoveMode, Reason, WorkloadState
 from suanli.model.units import SECONDS_PER_HOUR, utc
 from suanli.model.words import blocked_places, nodes_words, reason_words
 
@@ -42,8 +42,10 @@ def number(value: float | None, digits: int = 0) -> str:
     return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
 
 
-_BREAK = re.compile(r" (?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b))")
-"""Where a line may end: at spaces that do not stand inside a figure or between a figure and its unit."""
+_BREAK = re.compile(
+    r" (?!(?<=\d for )energy\b)(?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b|for energy\b))"
+)
+"""Where a line may end: at spaces that do not stand inside a figure or between a figure and its unit or use."""
 
 
 def wrapped(text: str, width: int) -> str:
@@ -117,8 +119,9 @@ def minutes(duration_s: float) -> str:
 def one_sentence(comparison: Comparison, versus: str = "least-loaded") -> str:
     """The day for a stranger: what was placed, how well promises were kept, what it cost, how far from the best.
 
-    Money is what the day cost until drained; the comparison is per delivered GPU-hour, so that leaving work undone
-    never looks like saving. The proof is the worst gap of the day's fleet plans.
+    Money is what the day and its drain cost, and in brackets what was paid before the day ended; the comparison is
+    per delivered GPU-hour, so that leaving work undone never looks like saving. The proof is the worst gap of the
+    day's fleet plans.
     """
     day = comparison.ours
     held, capped = day.caps
@@ -128,12 +131,35 @@ def one_sentence(comparison: Comparison, versus: str = "least-loaded") -> str:
     else:
         parts.append(f"{number(day.latency.outside_count)} outside their latency")
     parts.append(f"caps held at {held} of {capped} sites")
-    parts.append(f"¥{number(day.drained.cost_yuan)} for energy")
+    parts.append(_money(day))
     saving = comparison.below_frac(versus)
     if saving is not None:
         parts.append(f"{below(saving)} {versus} per GPU-hour")
     parts.append(_proof(day))
     return ", ".join(parts) + "."
+
+
+def _money(day: DayResult) -> str:
+    spent = f"¥{number(day.drained.cost_yuan)} for energy"
+    if day.window.drained_until_s == day.window.day_end_s:
+        return spent
+    return f"{spent} until drained (¥{number(day.day.cost_yuan)} in the day)"
+
+
+def outcomes_in_words(day: DayResult) -> str:
+    """What became of all that was submitted, at the end of the drain: `784 succeeded, 40 failed by themselves, …`."""
+    said = (
+        (WorkloadState.SUCCEEDED, "succeeded"),
+        # the service fails a workload only when its site reports that a replica broke down
+        (WorkloadState.FAILED, "failed by themselves (the scenario's failures)"),
+        (WorkloadState.CANCELLED, "cancelled by their owners"),
+        (WorkloadState.RUNNING, "still run"),
+        (WorkloadState.STARTING, "start"),
+        (WorkloadState.PENDING, "wait"),
+        (WorkloadState.PLANNED, "planned for later"),
+    )
+    counts = ((day.state_counts.get(state, 0), words) for state, words in said)
+    return ", ".join(f"{number(count)} {words}" for count, words in counts if count)
 
 
 def learned_in_words(day: DayResult) -> str:

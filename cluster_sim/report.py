@@ -35,6 +35,7 @@ from cluster_sim.day_words import (
     minutes,
     number,
     one_sentence,
+    outcomes_in_words,
     percent,
     reason_in_words,
     signed,
@@ -191,14 +192,14 @@ def _tiles(story: DayStory) -> str:
         (f"{number(day.placed_count)}", f"of {number(day.submitted_count)} workloads placed", ""),
         (number(outside), "outside their latency", "" if outside is None else "bad" if outside else "good"),
         (f"{held} / {capped}", "sites held their cap", "good" if held == capped else "bad"),
-        (f"¥{number(day.drained.cost_yuan)}", "paid for energy", ""),
-        (number(day.drained.delivered_gpu_h), "GPU-hours delivered", ""),
-        (number(day.drained.ipue, 3), "iPUE of all sites", ""),
+        (f"¥{number(day.drained.cost_yuan)}", "paid for energy until drained", ""),
+        (number(day.drained.delivered_gpu_h), "GPU-hours delivered until drained", ""),
+        (number(day.day.ipue, 3), "iPUE of all sites in the day", ""),
     ]
     if saving is not None:
         tiles.insert(4, (below(saving), f"{story.versus}, per GPU-hour", "good" if saving >= 0 else "bad"))
     if day.drained.carbon_kg:
-        tiles.append((f"{number(day.drained.carbon_kg / 1000, 2)} t", "CO₂ of that energy", ""))
+        tiles.append((f"{number(day.drained.carbon_kg / 1000, 2)} t", "CO₂ of the energy until drained", ""))
     return (
         "<div class=tiles>"
         + "".join(
@@ -258,9 +259,10 @@ def _sites_section(day: DayResult) -> str:
         "mean price<br>yuan/kWh",
         "p99 RTT<br>ms",
     )
+    hours = number((day.window.day_end_s - day.window.start_s) / SECONDS_PER_HOUR)
     predicted = any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites)
     note = (
-        "Tightest cap first, over the 24 hours of the day. Balance is cap × IT energy − facility energy "
+        f"Tightest cap first, over the {hours} hours of the day. Balance is cap × IT energy − facility energy "
         "since 1 January; room left is what the day could still have used, as a share of its facility "
         "energy." + (" A p99 RTT with * was predicted when the work was placed." if predicted else "")
     )
@@ -418,12 +420,11 @@ def _queue_section(day: DayResult) -> str:
         ("reason", "replicas"),
         [(escape(r.replace("_", " ")), number(n)) for r, n in day.pending_by_reason.items()],
     )
-    ended = ", ".join(f"{number(n)} {state.value}" for state, n in day.state_counts.items() if n)
     return _section(
         "waiting",
         "Queue",
         "排队",
-        f"Workloads over the day. At the end of the drain: {escape(ended)}.",
+        f"Workloads over the day. At the end of the drain: {escape(outcomes_in_words(day))}.",
         _chart("queue", "Running, starting and pending workloads over the day")
         + _folded("Table: why work waited in the last round of the day", reasons),
     )

@@ -36,6 +36,7 @@ from cluster_sim.day_words import (
     learned_in_words,
     number,
     one_sentence,
+    outcomes_in_words,
     percent,
     reason_in_words,
     signed,
@@ -58,7 +59,10 @@ def print_summary(console: Console, story: DayStory) -> None:
     day = story.comparison.ours
     console.print()
     console.print(Text(wrapped(one_sentence(story.comparison, story.versus), console.width), style="bold"))
-    _section(console, "Sites, tightest cap first")
+    if outcomes := outcomes_in_words(day):
+        console.print(Text(wrapped(f"At the end of the drain: {outcomes}.", console.width)))
+    hours = number((day.window.day_end_s - day.window.start_s) / SECONDS_PER_HOUR)
+    _section(console, f"Sites over the {hours} h of the day, tightest cap first")
     _print_sites(console, day)
     _section(console, "Moves")
     _print_moves(console, day)

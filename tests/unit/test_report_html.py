@@ -124,6 +124,13 @@ def test_tables_say_everything_without_scripts(html, story):
         assert said in " ".join(text.split()), said
 
 
+def test_the_card_and_the_table_name_one_ipue_of_all_sites(html, story):
+    ipue = f"{story.comparison.ours.day.ipue:.3f}"
+    text = " ".join(Page(html).text.split())
+    assert f"{ipue} iPUE of all sites in the day" in text
+    assert ipue in text[text.index("all sites ", text.index("Tightest cap first")) :][:60]
+
+
 def test_every_blocking_reason_is_shown(html, story):
     text = Page(html).text
     assert all(reason.site_id in text for reason in story.pending.reasons)

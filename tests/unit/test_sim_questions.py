@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from cluster_sim.questions import PENDING_ASKED_AT_HOURS, PLACED_ASKED_AT_HOURS, Questions, hours_of
+from cluster_sim.scenarios.schema import Scenario
+from suanli.client import Client
 from suanli.model import Explanation, Reason, ReasonCode
 
 HOUR_S = 3600
@@ -36,7 +39,7 @@ class Service:
 def told(waiting) -> Explanation | None:
     """What is told of the waiting after a whole day and its drain."""
     service = Service(waiting)
-    questions = Questions(service, DAY)
+    questions = Questions(cast(Client, service), cast(Scenario, DAY))
     for service.hour in range(1, 49):
         questions.ask(service.hour * HOUR_S)
     return questions.pending
