@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +27,7 @@ from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceProcess
 from cluster_sim.summary import LiveDay, print_summary
+from cluster_sim.termination import TerminatedInOrder
 from cluster_sim.traces.azure_llm import azure_llm_day, read_azure_llm
 from cluster_sim.traces.openb_day import Cut, openb_day, read_openb
 from cluster_sim.world.protocol import SiteEngine
@@ -353,7 +351,7 @@ def _play_through_service(
 ) -> tuple[PlayedDay, Questions]:
     """A service of its own, everything through the public client; it and the sites start at the same time."""
     with (
-        _terminated_in_order(),
+        TerminatedInOrder(),
         ServiceProcess(run_dir) as service,
         EngineToCome(engine, world, seed) as sites,
     ):
@@ -362,26 +360,6 @@ def _play_through_service(
         day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
         gateway.client.close()
     return day, questions
-
-
-@contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that sites and service end with us; Ray sets that up on the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def unwind(number: int, _: object) -> None:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # once is enough: a second one would interrupt the unwinding
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _story(day: PlayedDay, questions: Questions | None, world: Scenario, out: Path) -> DayStory:
@@ -433,11 +411,13 @@ def _play(
     baselines: _Baselines | None = None,
 ) -> PlayedDay:
     window = DayWindow(world.start_s, world.end_s, world.drain_end_s)
-    with LiveDay(console, world.fleet(), window, title=policy) as live:
+    with TerminatedInOrder() as termination, LiveDay(console, world.fleet(), window, title=policy) as live:
         shown = 0
 
         def on_window(progress: Progress) -> None:
             nonlocal shown
+            if not shown:
+                termination.again()  # the sites are up
             if baselines is not None:
                 baselines.start()
             live.advance(progress.now_s, gateway.log[shown:])

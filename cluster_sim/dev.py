@@ -21,6 +21,7 @@ from cluster_sim.play import ENGINES, engine_of
 from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceError, ServiceProcess
+from cluster_sim.termination import TerminatedInOrder
 from cluster_sim.world.arrivals import arrivals
 from cluster_sim.world.build import weather_of
 from scheduler.rpc import refuse_taken
@@ -69,14 +70,20 @@ def dev(
         raise typer.Exit(EXIT_BAD_INPUT) from error
     run_dir = out / uuid.uuid4().hex[:8]
     try:
-        with ServiceProcess(run_dir, virtual=False, host=LOOPBACK, port=port) as service:
+        with (
+            TerminatedInOrder() as termination,
+            ServiceProcess(run_dir, virtual=False, host=LOOPBACK, port=port) as service,
+        ):
             _greet(console, world, service.address, run_dir)
-            _keep_up(world, seed, engine, ClientGateway(service.address), every_s, console)
+            _keep_up(world, seed, engine, ClientGateway(service.address), every_s, console, termination)
     except ServiceError as error:
         Console(stderr=True).print(str(error), style="red", markup=False)
         raise typer.Exit(EXIT_FAILED) from error
     except KeyboardInterrupt:
         console.print("\nthe city closes")
+    except SystemExit:
+        console.print("\nthe city closes: told to terminate")
+        raise
 
 
 def _greet(console: Console, world: Scenario, address: str, run_dir: Path) -> None:
@@ -105,13 +112,20 @@ def today(world: Scenario, now: datetime) -> Scenario:
 
 
 def _keep_up(
-    world: Scenario, seed: int, engine_name: str, gateway: ClientGateway, every_s: float, console: Console
+    world: Scenario,
+    seed: int,
+    engine_name: str,
+    gateway: ClientGateway,
+    every_s: float,
+    console: Console,
+    termination: TerminatedInOrder,
 ) -> None:
     submitted = arrivals(world, seed)
     standing = [
         w for at_s, w in submitted.items if at_s == world.start_s and all(s.is_service for s in w.stages)
     ]
     engine = engine_of(engine_name, world, seed, dict(submitted.fates))
+    termination.again()
     weather = weather_of(world, seed)
     forecast_due_s = 0
     try:
