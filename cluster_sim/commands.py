@@ -74,7 +74,7 @@ def demo(
     """
     console = Console(highlight=False)
     world = _load(scenario)
-    _check_engine(engine)
+    _check_choices(OURS, engine)
     run_dir = _new_run_dir(out, world.scenario_id)
     console.print(
         f"{world.title.en} · {world.title.zh}: one day, seed {seed}, sites on {engine}, files in {run_dir}"
@@ -197,9 +197,7 @@ def simulate(
         suanli simulate --trace azure-llm --requests REQUESTS.csv --hours 2
     """
     console = Console(highlight=False, quiet=quiet)
-    _check_engine(engine)
-    if policy not in (OURS, *BASELINES):
-        _refuse(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
+    _check_choices(policy, engine)
     asked = _TraceOptions(
         trace, nodes, pods, requests, limit_pods, limit_nodes, hours, from_hour, compress, stay
     )
@@ -240,12 +238,15 @@ def audit(
         suanli audit runs/songjiang-s-20260715/suanli.jsonl
     """
     console = Console(highlight=False)
+    if log.is_dir():
+        _refuse(f"{log}: is a folder; a log is a file in it, POLICY.jsonl of a played day")
     if not log.is_file():
         _refuse(f"{log}: no such file")
     try:
         result = audit_file(log)
     except ValueError as error:
-        _refuse(f"{log}: {error}")
+        said = str(error)
+        _refuse(said if said.startswith(f"{log}:") else f"{log}: {said}")
     for violation in result.violations:
         console.print(violation, style="red", markup=False)
     console.print(f"verify: {len(result.violations)} violations in {result.checked_count} checks")
@@ -375,13 +376,20 @@ def _story(day: PlayedDay, questions: Questions | None, world: Scenario, out: Pa
     )
 
 
-def _check_engine(engine: str) -> None:
+def _check_choices(policy: str, engine: str) -> None:
+    """Every option that names nothing we have, in one answer."""
+    problems = []
+    if policy not in (OURS, *BASELINES):
+        problems.append(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
     if engine not in ENGINES:
-        _refuse(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}")
+        problems.append(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if problems:
+        _refuse("\n".join(problems))
 
 
 def _refuse(text: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(text, style="red")
+    # names from outside are no markup, and a problem stays one line
+    Console(stderr=True, highlight=False).print(text, style="red", markup=False, soft_wrap=True)
     raise typer.Exit(EXIT_BAD_INPUT)
 
 

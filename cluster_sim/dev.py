@@ -58,7 +58,7 @@ def dev(
     try:
         world = today(load_scenario(scenario), datetime.now(timezone(timedelta(hours=8))))
     except InvalidRequest as error:
-        Console(stderr=True).print(str(error), style="red")
+        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_BAD_INPUT) from error
     if engine not in ENGINES:
         Console(stderr=True).print(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}", style="red")
