@@ -17,7 +17,6 @@ from collections.abc import Iterable
 import numpy as np
 from rich.cells import cell_len
 
-from cluster_sim.day_tables import clock
 from cluster_sim.day_values import ClassLatency, Comparison, DayResult
 from suanli.model import Event, EventKind, Explanation, Fleet, MoveMode, Reason, WorkloadState
 from suanli.model.units import SECONDS_PER_HOUR, utc
@@ -191,8 +190,8 @@ def asked_in_words(fleet: Fleet, explanation: Explanation) -> str:
     if not explanation.at_s:
         return ""
     offset_s = fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if fleet.tariffs else 0
-    date = utc(explanation.at_s + offset_s)
-    return f"at {clock(fleet, explanation.at_s)} on {date.day} {date:%B}: "
+    local = utc(explanation.at_s + offset_s)
+    return f"at {local:%H:%M} on {local.day} {local:%B}: "
 
 
 def reason_in_words(reason: Reason) -> str:

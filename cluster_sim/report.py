@@ -691,9 +691,8 @@ def _optimality_section(day: DayResult) -> str:
     ]
     plans = [
         (
-            escape(p.plan_id.split("/")[-1]),
-            escape(b.scope),
             clock(day.fleet, p.at_s),
+            escape(b.scope),
             p.status.value,
             f"¥{number(b.objective_yuan, 1)}",
             NONE if b.bound_yuan is None else f"¥{number(b.bound_yuan, 1)}",
@@ -720,7 +719,7 @@ def _optimality_section(day: DayResult) -> str:
         + _folded(
             "Table: every plan",
             _table(
-                ("plan", "scope", "at", "status", "objective", "bound", "gap", "unplaced", "model"),
+                ("plan of", "scope", "status", "objective", "bound", "gap", "unplaced", "model"),
                 plans,
                 words=2,
             ),

@@ -156,9 +156,8 @@ def _print_first_fitting(console: Console, *layouts: Callable[[], Sequence[Table
 def _print_sites(console: Console, day: DayResult) -> None:
     _print_first_fitting(
         console,
-        lambda: [_sites_whole(day, names=True, room=True)],
-        lambda: [_sites_whole(day, names=False, room=True)],
-        lambda: [_sites_whole(day, names=False, room=False)],
+        lambda: [_sites_whole(day, names=True)],
+        lambda: [_sites_whole(day, names=False)],
         lambda: _sites_halves(day),
     )
     marked = {(m.site_id, m.from_s, m.until_s) for m in day.marks}
@@ -170,6 +169,8 @@ def _print_sites(console: Console, day: DayResult) -> None:
         was_down = (mark.site_id, mark.from_s, mark.until_s) in down
         _print_span(console, day, mark.site_id, mark.from_s, mark.until_s, mark.label, down=was_down)
     _indented(console, "balance = cap × IT energy − facility energy, since 1 January", "dim")
+    if any(s.room_frac is not None for s in day.sites):
+        _indented(console, "room = what the day could still have used, of its facility energy", "dim")
     if any(s.cap_held is not None for s in day.sites):
         _indented(
             console,
@@ -185,7 +186,7 @@ def _print_sites(console: Console, day: DayResult) -> None:
         )
     if any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites):
         _indented(console, "* RTT as predicted when placed; the network did not measure it", "dim")
-    if not _fits(console, _sites_whole(day, names=True, room=True)):
+    if not _fits(console, _sites_whole(day, names=True)):
         sites = [day.fleet.site(s.site_id) for s in day.sites]
         _print_legend(console, [(s.site_id, s.display_name, s.display_name_zh) for s in sites])
 
@@ -204,7 +205,13 @@ def _sites_halves(day: DayResult) -> list[Table]:
         ("site", "|"), ("placed", ">"), ("IT kWh", ">"), ("fac. kWh", ">"), ("iPUE", ">"), ("p99 ms", ">")
     )
     second = _table(
-        ("site", "|"), ("cap", ">"), ("before", ">"), ("after kWh", ">"), ("held", ">"), ("¥/kWh", ">")
+        ("site", "|"),
+        ("cap", ">"),
+        ("before", ">"),
+        ("after kWh", ">"),
+        ("room", ">"),
+        ("held", ">"),
+        ("¥/kWh", ">"),
     )
     for s in day.sites:
         first.add_row(
@@ -220,13 +227,14 @@ def _sites_halves(day: DayResult) -> list[Table]:
             _cap(s),
             signed(s.balance_before_kwh),
             signed(s.balance_after_kwh),
+            percent(s.room_frac),
             _held(s),
             number(s.price_yuan_per_kwh, 3),
         )
     return [first, second]
 
 
-def _sites_whole(day: DayResult, *, names: bool, room: bool) -> Table:
+def _sites_whole(day: DayResult, *, names: bool) -> Table:
     """All of a site in one row."""
     table = _table(
         ("site", "|"),
@@ -238,7 +246,8 @@ def _sites_whole(day: DayResult, *, names: bool, room: bool) -> Table:
         ("cap", ">"),
         ("bal. before", ">"),
         ("after kWh", ">"),
-        *([("room", ">"), ("down min", ">")] if room else []),
+        ("room", ">"),
+        ("down min", ">"),
         ("held", ">"),
         ("¥/kWh", ">"),
         ("p99 ms", ">"),
@@ -254,7 +263,8 @@ def _sites_whole(day: DayResult, *, names: bool, room: bool) -> Table:
             _cap(s),
             signed(s.balance_before_kwh),
             signed(s.balance_after_kwh),
-            *((percent(s.room_frac), number(s.outage_min) if s.outage_min else "") if room else ()),
+            percent(s.room_frac),
+            number(s.outage_min) if s.outage_min else "",
             _held(s),
             number(s.price_yuan_per_kwh, 3),
             _rtt(s),
@@ -361,15 +371,15 @@ def _print_gpus(console: Console, day: DayResult) -> None:
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:
-    ours = comparison.rows[0].yuan_per_gpu_h
     money, promises = (
-        (("MWh", ">"), ("¥", ">"), ("GPU-h", ">"), ("¥/GPU-h", ">"), ("vs ours", ">")),
+        (("MWh", ">"), ("¥", ">"), ("GPU-h", ">"), ("¥/GPU-h", ">"), ("ours", ">")),
         (("caps", ">"), ("outside", ">"), ("hard", ">"), ("waits", ">")),
     )
     rows = []
     for row in comparison.rows:
-        more = row.yuan_per_gpu_h / ours - 1 if ours and row.yuan_per_gpu_h else None
-        versus = "" if row is comparison.rows[0] else NONE if more is None else f"{signed(more * 100, 1)} %"
+        is_ours = row is comparison.rows[0]
+        below_frac = None if is_ours else comparison.below_frac(row.policy)
+        versus = "" if is_ours else NONE if below_frac is None else f"{signed(-below_frac * 100, 1)} %"
         mwh, yuan = number(row.facility_kwh / 1000, 2), number(row.cost_yuan)
         costs = (mwh, yuan, number(row.delivered_gpu_h), number(row.yuan_per_gpu_h, 3), versus)
         kept = (
@@ -396,8 +406,8 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
     _print_first_fitting(console, whole, halves)
     _indented(
         console,
-        "energy of all facilities; outside, hard: workloads (of hard classes) outside their latency; "
-        "waits: pending or planned",
+        "energy of all facilities; ours: our ¥/GPU-h against theirs; outside, hard: workloads (of hard classes) "
+        "outside their latency; waits: pending or planned",
         "dim",
     )
 

@@ -83,3 +83,17 @@ def test_colour_changes_no_word(story, width):
     plain = "\n".join(line.rstrip() for line in console.export_text(styles=False).splitlines()) + "\n"
     assert "\x1b[" in out.getvalue()
     assert plain == render_summary(story, width)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_sentence_and_comparison_name_one_difference_and_the_order_of_sites_can_be_seen(story, width):
+    text = render_summary(story, width)
+    below_frac = story.comparison.below_frac("least-loaded")
+    assert f"{below_frac * 100:.1f} % below least-loaded" in " ".join(text.split())
+    (row,) = re.findall(r"^least-loaded .* −([\d.]+) %", text, re.MULTILINE)
+    assert row == f"{below_frac * 100:.1f}"
+    assert re.search(r"^site .* room ", text, re.MULTILINE)
+    rooms = [
+        f"{site.room_frac * 100:.1f} %" for site in story.comparison.ours.sites if site.room_frac is not None
+    ]
+    assert all(room in text for room in rooms)

@@ -131,6 +131,14 @@ def test_the_card_and_the_table_name_one_ipue_of_all_sites(html, story):
     assert ipue in text[text.index("all sites ", text.index("Tightest cap first")) :][:60]
 
 
+def test_plans_are_named_by_the_clock(html, story):
+    text = " ".join(Page(html).text.split())
+    table = text[text.index("Table: every plan") :]
+    assert "plan of scope status" in table
+    assert "00:00 fleet" in table and "23:00 fleet" in table
+    assert not any(plan.plan_id in table for plan in story.comparison.ours.plans)
+
+
 def test_every_blocking_reason_is_shown(html, story):
     text = Page(html).text
     assert all(reason.site_id in text for reason in story.pending.reasons)
