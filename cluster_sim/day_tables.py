@@ -110,14 +110,14 @@ def _carbon_kg_per_kwh(fleet: Fleet, at_s: I64) -> F64:
     """(T,) grid intensity by local hour; zeros when the fleet gives none."""
     if not fleet.carbon_g_per_kwh_by_hour:
         return np.zeros(at_s.size)
-    offset_s = fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR
+    offset_s = fleet.utc_offset_hours * SECONDS_PER_HOUR
     by_hour = np.array(fleet.carbon_g_per_kwh_by_hour)
     return np.asarray(by_hour[((at_s + offset_s) // SECONDS_PER_HOUR) % by_hour.size] / MILLI)
 
 
 def _energy_account(log: DayLog, from_s: int, until_s: int) -> tuple[F64, F64, F64, F64, F64]:
     """(S,) IT, useful IT and facility kWh, yuan, kg CO₂ of a span."""
-    offset_s = log.fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if log.fleet.tariffs else 0
+    offset_s = log.fleet.utc_offset_hours * SECONDS_PER_HOUR
     edges = _hour_edges(from_s, until_s, offset_s)
     it = _energy_per_bin(log, log.meters.it_kwh, edges)
     useful = _energy_per_bin(log, log.meters.useful_it_kwh, edges)
@@ -300,7 +300,7 @@ def _hours_over(log: DayLog, site: int, cap: float | None, window: DayWindow) ->
     """Whole local hours, open throughout, in which E_fac > Π·E_IT."""
     if cap is None:
         return 0
-    offset_s = log.fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if log.fleet.tariffs else 0
+    offset_s = log.fleet.utc_offset_hours * SECONDS_PER_HOUR
     edges = _hour_edges(window.start_s, window.day_end_s, offset_s)
     it = _energy_per_bin(log, log.meters.it_kwh, edges)[site]
     facility = _energy_per_bin(log, log.meters.facility_kwh, edges)[site]
@@ -621,7 +621,7 @@ def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[st
 
 def clock(fleet: Fleet, at_s: float) -> str:
     """Local wall clock of the fleet, HH:MM."""
-    offset_s = fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if fleet.tariffs else 0
+    offset_s = fleet.utc_offset_hours * SECONDS_PER_HOUR
     minutes = int(at_s + offset_s) // SECONDS_PER_MINUTE
     return f"{minutes // 60 % HOURS_PER_DAY:02d}:{minutes % 60:02d}"
 

@@ -189,7 +189,7 @@ def asked_in_words(fleet: Fleet, explanation: Explanation) -> str:
     """`at 00:59 on 15 July: `, local time of the fleet; empty where the answer does not say when it was given."""
     if not explanation.at_s:
         return ""
-    offset_s = fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if fleet.tariffs else 0
+    offset_s = fleet.utc_offset_hours * SECONDS_PER_HOUR
     local = utc(explanation.at_s + offset_s)
     return f"at {local:%H:%M} on {local.day} {local:%B}: "
 
@@ -231,6 +231,8 @@ def event_in_words(event: Event, fleet: Fleet) -> str | None:
     if event.kind is EventKind.REPLICA_PREEMPTED:
         by, lost = body["by"].split("/")[-1], body["lost_gpu_hours"]
         return f"{event.subject.split('/')[3]} gives way to {by}, which starts now; {lost:.2g} GPU-hours lost"
+    if event.kind is EventKind.REPLICA_PAUSED:
+        return f"{event.subject.split('/')[3]} pauses while electricity is dear"
     if event.kind is EventKind.PLAN_COMMITTED:
         gap = next(
             (b["gap_frac"] for b in body.get("bounds", ()) if b.get("scope", "fleet") == "fleet"), None

@@ -74,8 +74,9 @@ def dev(
             TerminatedInOrder() as termination,
             ServiceProcess(run_dir, virtual=False, host=LOOPBACK, port=port) as service,
         ):
-            _greet(console, world, service.address, run_dir)
-            _keep_up(world, seed, engine, ClientGateway(service.address), every_s, console, termination)
+            address = service.await_address()
+            _greet(console, world, address, run_dir)
+            _keep_up(world, seed, engine, ClientGateway(address), every_s, console, termination)
     except ServiceError as error:
         Console(stderr=True).print(str(error), style="red", markup=False)
         raise typer.Exit(EXIT_FAILED) from error

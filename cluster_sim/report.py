@@ -159,7 +159,7 @@ def _site_cell(kind: SiteKind, name: str, name_zh: str, after: str = "") -> str:
 
 def _header(story: DayStory, title: str, title_zh: str) -> str:
     day = story.comparison.ours
-    offset_s = day.fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if day.fleet.tariffs else 0
+    offset_s = day.fleet.utc_offset_hours * SECONDS_PER_HOUR
     date = utc(day.window.start_s + offset_s)
     hours = number((day.window.drained_until_s - day.window.day_end_s) / SECONDS_PER_HOUR, 1)
     links = (

@@ -163,8 +163,8 @@ class Cycle:
         if outcome is not None:
             documents.append(_plan_document(state, outcome, moves))
         # 5. check, with nothing shared
-        gone = [p.row for p in result.preempted]
-        violations = audit_placements(state, [*result.placed, *(m.placed for m in moves)], gone)
+        placed = [*result.placed, *(m.placed for m in moves)]
+        violations = audit_placements(state, placed, sorted(result.room_given()))
         if violations:
             raise AssertionError("round produced an impossible placement: " + "; ".join(violations[:5]))
         # 6. commit: who leaves, who starts, who moves, states, the round itself
@@ -172,7 +172,7 @@ class Cycle:
         events += _start_events(state, views, scorer, snapshot, result.placed, now_s)
         events += _move_events(state, views, scorer, snapshot, moves, now_s)
         events += _states_after(state, result, now_s)
-        if result.placed or moves or result.displaced or outcome is not None:
+        if result.placed or moves or result.displaced or result.paused or outcome is not None:
             samples = sample_reasons(state, snapshot, [p.row for p in result.placed], now_s)
             events.append(_round_event(state, result, moves, samples, now_s))
         return CommitBatch(tuple(events), tuple(documents))
@@ -481,7 +481,7 @@ def _would_start(found: Explanation) -> Explanation:
 
 
 def _leaving_events(state: ClusterState, result: RoundResult, now_s: int) -> list[EventDraft]:
-    """Stop orders of what gives way, before the starts that take its room: who, for whom and what is lost and won."""
+    """Stop orders of what gives way or pauses, before the starts that take its room: who, why, what is lost and won."""
     replicas = state.replicas
     events = []
     for p in result.preempted:
@@ -498,6 +498,15 @@ def _leaving_events(state: ClusterState, result: RoundResult, now_s: int) -> lis
             "gain": f"{by} starts now instead of waiting",
         }
         events += [stop, EventDraft(now_s, EventKind.REPLICA_PREEMPTED, stop.subject, body)]
+    for pause in result.paused:
+        stop = stop_of_row(state, pause.row, now_s, "paused until the tariff falls")
+        body = {
+            "workload": state.names[int(replicas["workload"][pause.row])],
+            "site_id": stop.body["site_id"],
+            "until_s": pause.until_s,
+            "lost_gpu_hours": round(pause.lost_gpu_s / SECONDS_PER_HOUR, 6),
+        }
+        events += [stop, EventDraft(now_s, EventKind.REPLICA_PAUSED, stop.subject, body)]
     return events + [stop_of_row(state, d.row, now_s, d.cause) for d in result.displaced]
 
 
@@ -550,7 +559,7 @@ def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
     sleep; one budget."""
     state, snapshot, scorer, now_s = done.state, done.snapshot, done.scorer, done.now_s
     budget = state.policy.move_budget_per_hour
-    leaving = {d.row for d in done.result.displaced} | {p.row for p in done.result.preempted}
+    leaving = done.result.leaving()
     moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving)
     leaving |= {m.placed.row for m in moves}
     kept = done.reservations.over(snapshot)
@@ -633,6 +642,7 @@ def _move_events(
 
 def _states_after(state: ClusterState, result: RoundResult, now_s: int) -> list[EventDraft]:
     phase = {p.row: Phase.WAITING for p in result.preempted}
+    phase |= {p.row: Phase.WAITING for p in result.paused}
     phase |= {d.row: Phase.WAITING for d in result.displaced}
     phase |= {p.row: Phase.ORDERED for p in result.placed}
     touched = {int(state.replicas["workload"][row]) for row in phase}
@@ -691,6 +701,7 @@ def _round_event(
         "placed": len(result.placed),
         "moved": len(moves),
         "preempted": len(result.preempted),
+        "paused": len(result.paused),
         "pending": sum(waiting.values()),
         "pending_by_reason": waiting,
         "moves": [m.body(state) for m in moves],

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.domain.topology import RESOURCES
+from scheduler.planner.deferral import rests_until_s
 from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
@@ -296,9 +297,7 @@ class Explainer:
                 )
             )
         if template.deferrable and self._waits_for_price(waiting):
-            reasons.append(
-                Reason(code=ReasonCode.WAITS_FOR_PRICE, detail="the plan starts it in a cheaper hour")
-            )
+            reasons.append(Reason(code=ReasonCode.WAITS_FOR_PRICE, detail=self._waits_until(waiting)))
         lies = stage_sites(state, index)
         reasons += [
             Reason(
@@ -310,6 +309,13 @@ class Explainer:
             if s.shared_with is not None and s.stage_id not in lies
         ]
         return reasons
+
+    def _waits_until(self, waiting: NDArray[np.int64]) -> str:
+        """Until when it waits for a price, where its own rest decides that and not the plan."""
+        until_s = int(rests_until_s(self._state, waiting, self._now_s).max())
+        if until_s <= self._now_s:
+            return "the plan starts it in a cheaper hour"
+        return f"it rests until {self._views.topology.local_time(until_s)}, when electricity is cheaper"
 
     def _reasons_now(self, view: SpecView, site: int, wanted: int, joint: NDArray[np.bool_]) -> list[Reason]:
         """What rules out a site that would do in principle."""

@@ -23,6 +23,7 @@ from scheduler.planner.choice import NodeChoice, Spread, links_full
 from scheduler.planner.feasibility import SpecView, Views, per_empty_node
 from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
+from scheduler.planner.pauses import Paused, pause_dear_work
 from scheduler.planner.preempt import Preempted, RoomMaker
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.reserve import Ends, Reservations, earliest_slot, ends_of
@@ -77,8 +78,17 @@ class RoundResult:
     placed: list[Placed] = field(default_factory=list)
     preempted: list[Preempted] = field(default_factory=list)
     displaced: list[Displaced] = field(default_factory=list)
+    paused: list[Paused] = field(default_factory=list)
     waiting: Counter[ReasonCode] = field(default_factory=Counter)
     considered: int = 0
+
+    def room_given(self) -> set[int]:
+        """Rows that stop and whose room others have in this round already."""
+        return {p.row for p in self.preempted} | {p.row for p in self.paused}
+
+    def leaving(self) -> set[int]:
+        """Rows of all that this round stops."""
+        return self.room_given() | {d.row for d in self.displaced}
 
 
 class PatternCache:
@@ -885,7 +895,8 @@ class Round:
         if self.is_trial:
             return False
         if self._room_maker is None:
-            self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s)
+            paused = [p.row for p in self.result.paused]
+            self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s, paused)
         maker = self._room_maker
         if not maker.has_victims() or self._room_tries >= MAX_ROOM_TRIES:
             return False
@@ -977,7 +988,7 @@ class Round:
         """Declared ends of what is placed by now, this round's placements included; kept until more is placed."""
         decided = (len(self.result.placed), len(self.result.preempted))
         if self._ends is None or self._ends[0] != decided:
-            gone = {p.row for p in self.result.preempted}
+            gone = self.result.room_given()
             new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
             self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
             self._ends = (
@@ -1112,6 +1123,7 @@ def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer:
     snapshot = Snapshot.take(state, views)
     packing = fragmentation_of(state, snapshot) if isinstance(scorer, TieredScorer) else None
     done = Round(state, snapshot, patterns, scorer, now_s, packing=packing)
+    done.result.paused += pause_dear_work(state, snapshot, scorer, now_s)
     done.run()
     if packing is not None:
         packing.release()

@@ -126,6 +126,7 @@ class Round(Value):
     placed: int = 0
     moved: int = 0
     preempted: int = 0
+    paused: int = 0
     pending: int = 0
     pending_by_reason: dict[str, int] = Field(default_factory=dict)
     sample_reasons: tuple[Reason, ...] = ()

@@ -513,6 +513,7 @@ class Round(_message.Message):
     PENDING_REASONS_FIELD_NUMBER: _builtins.int
     SAMPLE_REASONS_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
+    PAUSED_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`rounds/{round}`."""
     considered_count: _builtins.int
@@ -525,6 +526,8 @@ class Round(_message.Message):
     """Replicas preempted."""
     pending_count: _builtins.int
     """Workloads left waiting."""
+    paused_count: _builtins.int
+    """Replicas that pause until the tariff falls."""
     @_builtins.property
     def round_time(self) -> _timestamp_pb2.Timestamp:
         """When it ran."""
@@ -554,10 +557,11 @@ class Round(_message.Message):
         pending_reasons: _abc.Iterable[_reasons_pb2.ReasonCount] | None = ...,
         sample_reasons: _abc.Iterable[_reasons_pb2.Reason] | None = ...,
         moves: _abc.Iterable[Global___Move] | None = ...,
+        paused_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round_time", b"round_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered_count", b"considered_count", "moved_count", b"moved_count", "moves", b"moves", "name", b"name", "pending_count", b"pending_count", "pending_reasons", b"pending_reasons", "placed_count", b"placed_count", "preempted_count", b"preempted_count", "round_time", b"round_time", "sample_reasons", b"sample_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered_count", b"considered_count", "moved_count", b"moved_count", "moves", b"moves", "name", b"name", "paused_count", b"paused_count", "pending_count", b"pending_count", "pending_reasons", b"pending_reasons", "placed_count", b"placed_count", "preempted_count", b"preempted_count", "round_time", b"round_time", "sample_reasons", b"sample_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

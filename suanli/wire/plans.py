@@ -180,6 +180,7 @@ ROUND = Codec(
         same("placed", "placed_count"),
         same("moved", "moved_count"),
         same("preempted", "preempted_count"),
+        same("paused", "paused_count"),
         same("pending", "pending_count"),
         reason_counts("pending_by_reason", "pending_reasons"),
         parts("sample_reasons", "sample_reasons", REASON),
