@@ -46,6 +46,7 @@ from cluster_sim.day_values import (
     Totals,
     tightest_first,
 )
+from cluster_sim.day_words import saved_in_words
 from scheduler.domain.ledger import released_kwh
 from scheduler.domain.limits import caps_in_force
 from suanli.model import (
@@ -587,6 +588,8 @@ def moves_by_mode(
             gain_yuan=sum(e.body.get("gain_yuan", 0.0) for e in moved),
             example=_move_in_words(log, max(moved, key=_telling), class_names) if moved else "",
             within_site_count=sum(not _is_between_sites(e) for e in moved),
+            saved_wait_gpu_h=sum(e.body.get("saved_wait_gpu_h", 0.0) for e in moved),
+            saved_lateness_yuan=sum(e.body.get("saved_lateness_yuan", 0.0) for e in moved),
         )
         for mode, moved in by_mode.items()
     )
@@ -597,8 +600,9 @@ def _is_between_sites(event: Event) -> bool:
 
 
 def _telling(event: Event) -> tuple[bool, float, int]:
-    """A move between sites if there is one; of those the one that gained most, of equals the earliest."""
-    return _is_between_sites(event), event.body.get("gain_yuan", 0.0), -event.revision
+    """A move between sites if there is one; of those the one worth most, of equals the earliest."""
+    worth_yuan = event.body.get("gain_yuan", 0.0) + event.body.get("saved_lateness_yuan", 0.0)
+    return _is_between_sites(event), worth_yuan, -event.revision
 
 
 def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[str, str]]) -> str:
@@ -609,13 +613,18 @@ def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[st
     workload_class = log.workloads.classes[int(log.workloads.class_code[row])]
     what = log.workloads.displays[row] or class_names.get(workload_class, (workload_class, ""))[0]
     who = f"{name} ({what})" if what != name else name
-    gain, cost = body.get("gain_yuan", 0.0), body.get("cost_yuan", 0.0)
+    saved = saved_in_words(
+        body.get("gain_yuan", 0.0),
+        body.get("saved_wait_gpu_h", 0.0),
+        body.get("saved_lateness_yuan", 0.0),
+        decimals=2,
+    )
     here = origin.display_name or origin.site_id
     way = f"from {here} to {target.display_name or target.site_id}"
     return (
         f"at {clock(log.fleet, event.at_s)} replica {body['replica_index']} of {who} went "
         f"{way if _is_between_sites(event) else f'to another node of {here}'}: "
-        f"{body['reason'].replace('_', ' ')}; the move cost ¥{cost:.2f} and saves ¥{gain:.2f}"
+        f"{body['reason'].replace('_', ' ')}; the move cost ¥{body.get('cost_yuan', 0.0):.2f} and saves {saved}"
     )
 
 

@@ -4,6 +4,7 @@ one_sentence      the day for a stranger; outcomes_in_words what became of its w
 reason_in_words   one no of an Explanation; blocked_in_words all of them, place by place
 event_in_words    one event of the log, None when it tells nothing on its own
 asked_in_words    the instant for which an Explanation speaks
+saved_in_words    what moves save: energy in yuan, waiting in GPU-hours
 wrapped           lines of a width that tear no figure apart
 number, percent   figures with thin groups: 1 204
 """
@@ -39,6 +40,16 @@ def number(value: float | None, digits: int = 0) -> str:
         return NONE
     text = f"{value:,.{digits}f}".replace(",", GROUP)
     return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
+
+
+def saved_in_words(energy_yuan: float, wait_gpu_h: float, lateness_yuan: float, *, decimals: int = 0) -> str:
+    """What moves save: money for energy, and apart from it time that gangs wait less, with what that is worth."""
+    energy = f"¥{number(energy_yuan, decimals)} of energy"
+    if wait_gpu_h <= 0:
+        return energy
+    return (
+        f"{energy} and {number(wait_gpu_h)} GPU-hours of waiting, worth ¥{number(lateness_yuan)} as lateness"
+    )
 
 
 _BREAK = re.compile(

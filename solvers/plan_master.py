@@ -293,6 +293,13 @@ class Master:
         twin._known_routes = self._known_routes.copy()
         return twin
 
+    def widened(self, x: FloatArray, before: Master) -> FloatArray:
+        """Values of the columns of an earlier `program`, where those that have joined since are zero."""
+        values = np.zeros(self.column_count)
+        values[: before.route_start] = x[: before.route_start]
+        values[self.route_start :][: len(before.routes.unit)] = x[before.route_start :]
+        return values
+
     def pauses(self, x: FloatArray) -> Routes:
         """Routes in use of classes that are partly unserved, with every choice of blocks in which they pause.
 

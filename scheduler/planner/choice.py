@@ -161,10 +161,11 @@ class NodeChoice:
         if count <= 0 or not among.ranges:
             return _NOWHERE
         spare_w, spare_mbps = self.snapshot.spare_w(), self.snapshot.spare_mbps()
-        shut = _sites_shut(self.snapshot, view, spare_w, spare_mbps)
+        room = _SiteRoom(self.snapshot, view, count, spare_w, spare_mbps)
+        # where power and links are plenty for all of them, they are for one
+        shut = view.site_never if room.is_plenty else _sites_shut(self.snapshot, view, spare_w, spare_mbps)
         if shut.all():
             return _NOWHERE
-        room = _SiteRoom(self.snapshot, view, count, spare_w, spare_mbps)
         enough = count + (len(spread.used) if spread is not None else 0)
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count

@@ -23,7 +23,7 @@ from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.relax import OCCUPIED
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, stage_sites
 from scheduler.planner.starts import StartForecast
 from scheduler.planner.trials import Question, Trials
@@ -541,6 +541,7 @@ class Explainer:
         chosen = {int(topology.node_site[n]) for n in on[on >= 0]}
         site_cost, wake_cost = self._site_costs(view, now)
         has_legs, by_plan = bool(zone_legs(view.spec)), bool(self._scorer.quota(spec, self._now))
+        is_open = self._scorer.open_sites(now)
         best = min((float(site_cost[s]) for s in chosen if np.isfinite(site_cost[s])), default=None)
         out = []
         for site in range(topology.site_count):
@@ -552,7 +553,7 @@ class Explainer:
                 () if feasible else tuple(self._reasons_now(view, site, 1, joint))
             )
             own = float(site_cost[site]) if feasible else None
-            is_open = own is not None and own < CLOSED_SITE_YUAN_PER_HOUR
+            is_priced = own is not None and np.isfinite(own) and bool(is_open[site])
             short = shortage_codes(now, replace(view, group_ok=here)) if feasible else Counter()
             out.append(
                 Candidate(
@@ -563,13 +564,20 @@ class Explainer:
                     rtt_p99_ms=_finite(view.rtt_p99_ms[site]) if has_legs else None,
                     power_w=round(float(view.watts[here].min()), 1) if feasible else None,
                     ipue_marginal=round(float(self._marginal_ipue[site]), 4),
-                    cost_yuan_per_hour=round(own, 6) if own is not None and is_open else None,
+                    cost_yuan_per_hour=round(own, 6) if own is not None and is_priced else None,
                     cost_terms_yuan_per_hour=_terms(own, float(wake_cost[site]))
-                    if own is not None and is_open
+                    if own is not None and is_priced
                     else {},
                     reasons=reasons,
                     lost_because=_lost(
-                        site in chosen, reasons, own, best, short, _has_room(view, here, short, now), by_plan
+                        site in chosen,
+                        reasons,
+                        own,
+                        best,
+                        short,
+                        _has_room(view, here, short, now),
+                        bool(is_open[site]),
+                        by_plan,
                     ),
                 )
             )
@@ -588,7 +596,7 @@ class Explainer:
         """
         topology = self._views.topology
         at = now.nodes_of(view.group_ok)
-        energy = self._scorer.group_cost(view, now)[topology.node_group[at]]
+        energy = self._scorer.energy_yuan_per_hour(view, now)[topology.node_group[at]]
         wake = self._scorer.node_cost(view, now)[at]
         site = topology.node_site[at]
         full = now.fit(view, at) <= 0
@@ -649,6 +657,7 @@ def _lost(
     best: float | None,
     short: Counter[ReasonCode],
     has_room: bool,
+    is_open: bool,
     by_plan: bool,
 ) -> str:
     """Why a site is not the one; "" for the one that is."""
@@ -662,7 +671,7 @@ def _lost(
             "; ".join(f"{c.value.replace('_', ' ')} on {_count(n, 'node')}" for c, n in codes)
             or "no free node"
         )
-    if cost is not None and cost >= CLOSED_SITE_YUAN_PER_HOUR:
+    if not is_open:
         return "the plan keeps this site closed"
     if cost is not None and best is not None and cost > best + SAME_COST_YUAN:
         return f"dearer by {cost - best:.4f} yuan/h"

@@ -26,7 +26,7 @@ from scheduler.service.views import (
     need_topology,
     placement_of,
     workload_record,
-    workload_status,
+    workload_statuses,
 )
 from suanli.model import (
     ChangeType,
@@ -252,8 +252,7 @@ class Workloads:
 
     def _statuses(self, names: Sequence[str]) -> dict[str, WorkloadStatus]:
         history = self._core.history
-        found = self._core.read(lambda state: {n: workload_status(state, history, n) for n in names})
-        return {name: status for name, status in found.items() if status is not None}
+        return self._core.read(lambda state: workload_statuses(state, history, names))
 
     # ------------------------------------------------------------------ cancel
 

@@ -75,6 +75,8 @@ MOVE = Codec(
         same("reason"),
         same("cost_yuan"),
         same("gain_yuan"),
+        same("saved_wait_gpu_h", "saved_wait_gpu_hours"),
+        same("saved_lateness_yuan"),
     ],
     path="move",
     output=True,
