@@ -46,7 +46,7 @@ from cluster_sim.day_values import (
     Totals,
     tightest_first,
 )
-from cluster_sim.day_words import saved_in_words
+from cluster_sim.day_words import saved_in_words, small_amount
 from scheduler.domain.ledger import released_kwh
 from scheduler.domain.limits import caps_in_force
 from suanli.model import (
@@ -624,7 +624,8 @@ def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[st
     return (
         f"at {clock(log.fleet, event.at_s)} replica {body['replica_index']} of {who} went "
         f"{way if _is_between_sites(event) else f'to another node of {here}'}: "
-        f"{body['reason'].replace('_', ' ')}; the move cost ¥{body.get('cost_yuan', 0.0):.2f} and saves {saved}"
+        f"{body['reason'].replace('_', ' ')}; the move cost ¥{small_amount(body.get('cost_yuan', 0.0))} and "
+        f"saves {saved}"
     )
 
 

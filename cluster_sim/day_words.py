@@ -42,9 +42,20 @@ def number(value: float | None, digits: int = 0) -> str:
     return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
 
 
+SMALLEST_SHOWN_YUAN = 1e-6
+
+
+def small_amount(value_yuan: float, digits: int = 2) -> str:
+    """`12.50`, and of what would round to nothing two significant digits: `0.0042`."""
+    size = abs(value_yuan)
+    if digits and SMALLEST_SHOWN_YUAN <= size < 0.5 * 10.0**-digits:
+        digits = 1 - math.floor(math.log10(size))
+    return number(value_yuan, digits)
+
+
 def saved_in_words(energy_yuan: float, wait_gpu_h: float, lateness_yuan: float, *, decimals: int = 0) -> str:
     """What moves save: money for energy, and apart from it time that gangs wait less, with what that is worth."""
-    energy = f"¥{number(energy_yuan, decimals)} of energy"
+    energy = f"¥{small_amount(energy_yuan, decimals)} of energy"
     if wait_gpu_h <= 0:
         return energy
     return (

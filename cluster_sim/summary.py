@@ -119,14 +119,14 @@ def _indented(console: Console, text: str, style: str = "", by: int = 2) -> None
     console.print(Padding(Text(wrapped(text, console.width - by), style=style), (0, 0, 0, by)))
 
 
-def _fits(console: Console, table: Table) -> bool:
-    """Whether the table's names and figures stand whole in the console's width; only words may fold."""
+def _fits(console: Console, table: Table, indent: int = 0) -> bool:
+    """Whether the table's names and figures stand whole in the console's width after `indent`; only words may fold."""
     needed = 0
     for column in table.columns:
         cells = [str(column.header), *map(str, column.cells)]
         parts = cells if column.no_wrap else [word for cell in cells for word in cell.split()]
         needed += max(map(cell_len, parts), default=0)
-    return needed + COLUMN_GAP * (len(table.columns) - 1) <= console.width
+    return indent + needed + COLUMN_GAP * (len(table.columns) - 1) <= console.width
 
 
 def _print_legend(console: Console, names: Sequence[tuple[str, str, str]]) -> None:
@@ -136,7 +136,7 @@ def _print_legend(console: Console, names: Sequence[tuple[str, str, str]]) -> No
         table.add_column(no_wrap=True, style="dim")
     for row in names:
         table.add_row(*row)
-    if _fits(console, table):
+    if _fits(console, table, indent=2):
         console.print(Padding(table, (0, 0, 0, 2)))
     else:
         _indented(console, "; ".join(" ".join(filter(None, row)) for row in names), "dim")

@@ -19,7 +19,9 @@ from cluster_sim.day_words import (
     outcomes_in_words,
     percent,
     reason_in_words,
+    saved_in_words,
     signed,
+    small_amount,
     wrapped,
 )
 from cluster_sim.result import Comparison, build_day_result
@@ -70,6 +72,17 @@ def test_every_workload_that_was_submitted_has_an_outcome(ours):
     )
     every = outcomes_in_words(replace(ours, state_counts=dict.fromkeys(WorkloadState, 1)))
     assert len(every.split(", ")) == len(WorkloadState)
+
+
+@pytest.mark.parametrize(
+    ("yuan", "shown"),
+    [(0.0, "0.00"), (0.0042, "0.0042"), (0.00049, "0.00049"), (0.005, "0.01"), (2, "2.00"), (-0.0042, "−0.0042"),
+     (1e-9, "0.00"), (1234.5, "1 234.50")],
+)  # fmt: skip
+def test_an_amount_that_would_round_to_nothing_keeps_two_digits(yuan, shown):
+    assert small_amount(yuan) == shown
+    assert saved_in_words(yuan, 0, 0, decimals=2) == f"¥{shown} of energy"
+    assert small_amount(yuan, 0) == number(yuan)
 
 
 def test_money_is_never_torn_from_its_use():
