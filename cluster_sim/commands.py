@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,15 @@ from rich.console import Console
 from cluster_sim.audit import audit_file, audit_log
 from cluster_sim.client_gateway import ClientGateway
 from cluster_sim.driver import Progress
-from cluster_sim.play import BASELINES, ENGINES, EngineToCome, LoggedGateway, PlayedDay, play_day
+from cluster_sim.play import (
+    BASELINE_RESULTS,
+    BASELINES,
+    ENGINES,
+    EngineToCome,
+    LoggedGateway,
+    PlayedDay,
+    play_day,
+)
 from cluster_sim.questions import Questions
 from cluster_sim.report import write_report
 from cluster_sim.result import Comparison, DayResult, DayStory, DayWindow, RunChecks
@@ -353,9 +361,9 @@ def _play_through_service(
     with (
         _terminated_in_order(),
         ServiceProcess(run_dir) as service,
-        EngineToCome(engine, world, seed) as sites,
+        closing(EngineToCome(engine, world, seed)) as sites,
     ):
-        gateway = ClientGateway(service.address)
+        gateway = ClientGateway(service.await_address())
         questions = Questions(gateway.client, world)
         day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
         gateway.client.close()
@@ -460,9 +468,6 @@ class _Baselines:
     def __init__(self, scenario: str, seed: int, run_dir: Path) -> None:
         self._scenario, self._seed, self._dir = scenario, seed, run_dir
         self._process: subprocess.Popen[bytes] | None = None
-        self._answer = b""
-        # read as it comes: a process whose pipe is full would end only when the day is over
-        self._reader = threading.Thread(target=self._read, name="suanli-baselines", daemon=True)
 
     def __enter__(self) -> _Baselines:
         return self
@@ -481,14 +486,7 @@ class _Baselines:
             "--while-stdin",
         ]
         with (self._dir / "baselines.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE
-            )
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        self._answer = self._process.stdout.read()
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE)
 
     def __exit__(self, *_: object) -> None:
         if self._process is None:
@@ -496,21 +494,18 @@ class _Baselines:
         if self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def results(self, console: Console) -> list[tuple[str, DayResult]]:
         """Wait for them; RuntimeError with the end of their log when one failed."""
         assert self._process is not None
         with console.status("waiting for the baselines …"):
-            self._reader.join()
             code = self._process.wait()
         if code != 0:
             tail = (self._dir / "baselines.log").read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the baselines ended with exit code {code}:\n{tail}")
-        results: list[tuple[str, DayResult]] = pickle.loads(
-            self._answer
-        )  # from our own process, through a pipe
+        file = self._dir / BASELINE_RESULTS
+        results: list[tuple[str, DayResult]] = pickle.loads(file.read_bytes())  # from our own process
+        file.unlink()
         return results

@@ -152,9 +152,14 @@ class MoveCount:
     count: int
     cost_yuan: float
     gain_yuan: float
+    """Energy that they are expected to save."""
     example: str
     within_site_count: int = 0
     """Of these, from one node of a site to another: room for a gang, or a node that may sleep."""
+    saved_wait_gpu_h: float = 0.0
+    """GPU-hours that gangs waited less because some of these made room for them."""
+    saved_lateness_yuan: float = 0.0
+    """What these hours are worth at the gangs' own price of lateness: no money that anybody saves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 one_sentence      the day for a stranger
 reason_in_words   one no of an Explanation; blocked_in_words all of them, place by place
 event_in_words    one event of the log, None when it tells nothing on its own
+saved_in_words    what moves save: energy in yuan, waiting in GPU-hours
 wrapped           lines of a width that tear no figure apart
 number, percent   figures with thin groups: 1 204
 """
@@ -37,6 +38,16 @@ def number(value: float | None, digits: int = 0) -> str:
         return NONE
     text = f"{value:,.{digits}f}".replace(",", GROUP)
     return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
+
+
+def saved_in_words(energy_yuan: float, wait_gpu_h: float, lateness_yuan: float, *, decimals: int = 0) -> str:
+    """What moves save: money for energy, and apart from it time that gangs wait less, with what that is worth."""
+    energy = f"¥{number(energy_yuan, decimals)} of energy"
+    if wait_gpu_h <= 0:
+        return energy
+    return (
+        f"{energy} and {number(wait_gpu_h)} GPU-hours of waiting, worth ¥{number(lateness_yuan)} as lateness"
+    )
 
 
 _BREAK = re.compile(r" (?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b))")
@@ -194,6 +205,8 @@ def event_in_words(event: Event, fleet: Fleet) -> str | None:
     if event.kind is EventKind.REPLICA_PREEMPTED:
         by, lost = body["by"].split("/")[-1], body["lost_gpu_hours"]
         return f"{event.subject.split('/')[3]} gives way to {by}, which starts now; {lost:.2g} GPU-hours lost"
+    if event.kind is EventKind.REPLICA_PAUSED:
+        return f"{event.subject.split('/')[3]} pauses while electricity is dear"
     if event.kind is EventKind.PLAN_COMMITTED:
         gap = next(
             (b["gap_frac"] for b in body.get("bounds", ()) if b.get("scope", "fleet") == "fleet"), None

@@ -60,8 +60,9 @@ def dev(
     run_dir = out / uuid.uuid4().hex[:8]
     try:
         with ServiceProcess(run_dir, virtual=False, port=port) as service:
-            _greet(console, world, service.address, run_dir)
-            _keep_up(world, seed, engine, ClientGateway(service.address), every_s, console)
+            address = service.await_address()
+            _greet(console, world, address, run_dir)
+            _keep_up(world, seed, engine, ClientGateway(address), every_s, console)
     except ServiceError as error:
         hint = f"\nif something else listens on port {port}: --port takes another one"
         Console(stderr=True).print(str(error) + hint, style="red", markup=False)

@@ -36,6 +36,7 @@ from cluster_sim.day_words import (
     one_sentence,
     percent,
     reason_in_words,
+    saved_in_words,
     signed,
 )
 from cluster_sim.report_data import DRAWN_SHARE, chart_data
@@ -551,14 +552,19 @@ def _moves_section(day: DayResult) -> str:
         + "</li>"
         for m in day.moves
     )
-    saved, cost = sum(m.gain_yuan for m in day.moves), sum(m.cost_yuan for m in day.moves)
+    cost_yuan = sum(m.cost_yuan for m in day.moves)
+    saved = saved_in_words(
+        sum(m.gain_yuan for m in day.moves),
+        sum(m.saved_wait_gpu_h for m in day.moves),
+        sum(m.saved_lateness_yuan for m in day.moves),
+    )
     within = sum(m.within_site_count for m in day.moves)
     return _section(
         "moved",
         "Moves",
         "云边协同",
         "Running work that changed its place, in the plan's three modes: "
-        f"¥{number(cost)} of moving for ¥{number(saved)} of expected savings"
+        f"moving cost ¥{number(cost_yuan)} and is expected to save {saved}"
         + (f"; {number(within)} of the moves stayed within their site." if within else "."),
         _chart("moves", "Number of moves per mode", "low") + f"<ul class=list>{examples}</ul>",
     )

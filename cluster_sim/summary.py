@@ -37,6 +37,7 @@ from cluster_sim.day_words import (
     one_sentence,
     percent,
     reason_in_words,
+    saved_in_words,
     signed,
     wrapped,
 )
@@ -283,7 +284,8 @@ def _print_moves(console: Console, day: DayResult) -> None:
             f"{english} {chinese}: {number(move.count)}"
             + (f", {number(move.within_site_count)} of them within a site" if move.within_site_count else "")
             + (
-                f", cost ¥{number(move.cost_yuan, 2)}, saves ¥{number(move.gain_yuan, 2)}"
+                f", cost ¥{number(move.cost_yuan, 2)}, saves "
+                + saved_in_words(move.gain_yuan, move.saved_wait_gpu_h, move.saved_lateness_yuan, decimals=2)
                 if move.count
                 else ""
             ),

@@ -23,6 +23,7 @@ from prometheus_client import start_http_server
 
 from scheduler.config import Settings
 from scheduler.cycle import Cycle
+from scheduler.domain.records import GC_THRESHOLD
 from scheduler.planner.horizon import HorizonStrategy, PlannerSettings
 from scheduler.ports import SolverPool, Store
 from scheduler.rpc import RpcServer
@@ -36,9 +37,6 @@ log = get_logger(__name__)
 MS_PER_S = 1000.0
 # Python's default lets a busy planner keep the event loop waiting for 5 ms at each turn
 SWITCH_S = 0.001
-# events and rows come by the ten thousand and hold no cycles; at Python's default the collector took half of the time
-# of a batch looking for some
-GC_THRESHOLD = (50_000, 20, 50)
 
 Announce = Callable[[str], None]
 

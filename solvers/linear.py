@@ -323,6 +323,8 @@ class LpLimits:
     wall_s: float = 600.0
     is_near: bool = False
     """The optimum is expected to lie few pivots away."""
+    is_feasible: bool = False
+    """The basis to go on from keeps all rows, whatever has changed since: the primal simplex goes on from there."""
     is_guess: bool = False
     """No other way is tried when the first one ends without an optimum."""
 

@@ -173,6 +173,8 @@ class Session:
         elif rows_join or rows_leave or columns_join:
             self._grow(program, rows, column_key, row_key, place, row_place)
             place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key)
+        if limits.is_feasible:
+            self._change = _Change.OTHER
         if not self._set_values(program, rows, place, row_place):
             self._restart(program.only_rows(rows), column_key, row_key, place, row_place)
             place, row_place = np.arange(len(column_key)), np.arange(len(row_key))

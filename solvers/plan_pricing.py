@@ -65,7 +65,7 @@ class PlanLimits:
     warm_site_trials: int = 2
     """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
     fleet_gap_frac: float = 2e-3
-    edge_gap_frac: float = 0.02
+    edge_gap_frac: float = 0.025
     """As long as a gap is above its share, the search of open sites goes on, up to so many trials. Half the fleet's
     share costs half as much processor time again and lowers the cost of 16 plans of songjiang-s by 0.01 %."""
     edge_trials: int = 20
@@ -87,9 +87,11 @@ class Work:
     deadline: float = math.inf
     session: Session = field(default_factory=Session)
 
-    def solve(self, program: Program, column_key: IntArray, *, is_near: bool = False) -> LpResult:
+    def solve(
+        self, program: Program, column_key: IntArray, *, is_near: bool = False, is_feasible: bool = False
+    ) -> LpResult:
         """One LP, counted; goes on from the last one. `PlanAborted` when limits end it without an optimum."""
-        limits = LpLimits(iterations=self.limits.lp_iterations, is_near=is_near)
+        limits = LpLimits(iterations=self.limits.lp_iterations, is_near=is_near, is_feasible=is_feasible)
         result = self._counted(program, column_key, limits)
         if result.status is not LpStatus.OPTIMAL:
             raise PlanAborted(f"linear program ended {result.status.value} {result.message}".rstrip())

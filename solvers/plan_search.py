@@ -79,6 +79,8 @@ class Part:
     bound_yuan: float
     proof: Duals
     """Duals that bound it."""
+    bookmark: str
+    """The session's, of the relaxation's optimum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +170,8 @@ def whole(at_duals: Priced, relaxed: Solved, bound_yuan: float, master: Master) 
     """All choices, at the duals that bound them."""
     count = len(master.model.columns_of("on"))
     lower, upper = np.zeros(count), np.ones(count)
-    return Part(lower, upper, relaxed, bound_yuan, proof_at(at_duals, lower, upper, master.model))
+    proof = proof_at(at_duals, lower, upper, master.model)
+    return Part(lower, upper, relaxed, bound_yuan, proof, "relaxation")
 
 
 def proof_at(priced: Priced, lower: FloatArray, upper: FloatArray, model: PlanModel) -> Duals:
@@ -202,6 +205,7 @@ def branch_and_bound(
         for value in (np.rint(on[branch]), 1.0 - np.rint(on[branch])):
             lower, upper = part.lower.copy(), part.upper.copy()
             lower[branch] = upper[branch] = value
+            work.session.go_back(part.bookmark)
             enough = best.objective_yuan - effort.enough_yuan
             child, is_optimum = _bound_part(part, lower, upper, relaxation, enough, effort, master, work)
             is_whole = is_optimum and is_integral(child.relaxed, on_columns)
@@ -252,19 +256,26 @@ def _bound_part(
     is looked for; a part left with its parent's bound says nothing of which part to divide next."""
     work.counts["site_trials"] += 1
     part = Part(
-        lower, upper, parent.relaxed, parent.bound_yuan, replace(parent.proof, on_lower=lower, on_upper=upper)
+        lower,
+        upper,
+        parent.relaxed,
+        parent.bound_yuan,
+        replace(parent.proof, on_lower=lower, on_upper=upper),
+        parent.bookmark,
     )
+    bookmark = f"part {work.counts['site_trials']:.0f}"
     is_optimum = False
     for left in range(ROUNDS_PER_PART - 1, -1, -1):
         priced = relaxation.relax(master, work, (lower, upper))
         if priced is None:
             break
         is_optimum = True
+        work.session.remember(bookmark)
         missing = price_missing(priced.solved, master, priced.nothing_yuan)
         optimum = priced.solved.objective_yuan
         bound = optimum + missing.gain_yuan
         proof = proof_at(priced, lower, upper, master.model) if bound > part.bound_yuan else part.proof
-        part = Part(lower, upper, priced.solved, max(bound, part.bound_yuan), proof)
+        part = Part(lower, upper, priced.solved, max(bound, part.bound_yuan), proof, bookmark)
         is_tight = optimum - part.bound_yuan <= TIGHT_ENOUGH * effort.enough_yuan
         if part.bound_yuan >= enough_yuan or is_tight:
             break

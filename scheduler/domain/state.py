@@ -217,6 +217,7 @@ class ClusterState:
             EventKind.REPLICA_MOVED: self._moved,
             EventKind.REPLICA_STOP_ORDERED: self._stop_ordered,
             EventKind.REPLICA_PREEMPTED: self._preempted,
+            EventKind.REPLICA_PAUSED: self._paused,
             EventKind.REPLICA_RUNNING: self._running,
             EventKind.REPLICA_ENDED: self._ended,
             EventKind.PLAN_COMMITTED: self._planned,
@@ -657,6 +658,15 @@ class ClusterState:
             self.stopped[row] = Stopped(
                 event.at_s,
                 f"it gave way, for {event.body['cause']}; {lost:.2g} GPU-hours of its work are lost",
+            )
+
+    def _paused(self, event: Event) -> None:
+        """Until when, told to whoever asks for it; it goes on from its checkpoint."""
+        row = self.row_of_placement.get(event.subject)
+        if row is not None and self.topology is not None:
+            until = self.topology.local_time(event.body["until_s"])
+            self.stopped[row] = Stopped(
+                event.at_s, f"it pauses while electricity is dear, at least until {until}"
             )
 
     def _end_draining(self, row: int) -> None:

@@ -10,7 +10,7 @@ much as it has different needs and placements, not as it has pending work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -23,6 +23,7 @@ from scheduler.planner.choice import NodeChoice, Spread, links_full
 from scheduler.planner.feasibility import SpecView, Views, per_empty_node
 from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
+from scheduler.planner.pauses import Paused, pause_dear_work
 from scheduler.planner.preempt import Preempted, RoomMaker
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.reserve import Ends, Reservations, earliest_slot, ends_of
@@ -77,8 +78,17 @@ class RoundResult:
     placed: list[Placed] = field(default_factory=list)
     preempted: list[Preempted] = field(default_factory=list)
     displaced: list[Displaced] = field(default_factory=list)
+    paused: list[Paused] = field(default_factory=list)
     waiting: Counter[ReasonCode] = field(default_factory=Counter)
     considered: int = 0
+
+    def room_given(self) -> set[int]:
+        """Rows that stop and whose room others have in this round already."""
+        return {p.row for p in self.preempted} | {p.row for p in self.paused}
+
+    def leaving(self) -> set[int]:
+        """Rows of all that this round stops."""
+        return self.room_given() | {d.row for d in self.displaced}
 
 
 class PatternCache:
@@ -542,25 +552,22 @@ class Round:
         `follow` leave other sites next: if they share a stage of this one, it is enough that they can lie beside it.
         """
         self._follow = dict.fromkeys(follow, at_sites)
-        template = self._template_of(int(rows[0]))
-        placed_before = len(self.result.placed)
+        template, view = self._template_of(int(rows[0])), self._view_of(int(rows[0]))
         if len(template.stages) == 1 and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
-            view = self._view_of(int(rows[0]))
-            found = self._place_stage(view, rows, view.group_ok & at_sites[self.snapshot.topology.group_site])
-        else:
-            found = self._place_stages_again(rows, template, at_sites)
-        if not found:
-            self._undo(placed_before)
-        placed = self.result.placed[placed_before:]
-        del self.result.placed[placed_before:]
-        return placed
+            groups = view.group_ok & at_sites[self.snapshot.topology.group_site]
+            return self._apart_from_result(lambda: self._place_stage(view, rows, groups))
+        return self._apart_from_result(lambda: self._place_stages_again(rows, template, at_sites))
 
     def place_gang_again(self, rows: NDArray[np.int64], group: int) -> list[Placed]:
         """As `place_again`, for a whole gang and one group."""
-        view, placed_before = self._view_of(int(rows[0])), len(self.result.placed)
-        groups = np.zeros_like(view.group_ok)
-        groups[group] = view.group_ok[group]
-        if not self._place_gang(view, rows, groups):
+        view = self._view_of(int(rows[0]))
+        groups = view.group_ok & (np.arange(len(view.group_ok)) == group)
+        return self._apart_from_result(lambda: self._place_gang(view, rows, groups))
+
+    def _apart_from_result(self, place: Callable[[], bool]) -> list[Placed]:
+        """What `place` finds nodes for, in the snapshot but not in the round's result; [] when it does not for all."""
+        placed_before = len(self.result.placed)
+        if not place():
             self._undo(placed_before)
         placed = self.result.placed[placed_before:]
         del self.result.placed[placed_before:]
@@ -915,7 +922,8 @@ class Round:
         if self.is_trial:
             return False
         if self._room_maker is None:
-            self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s)
+            paused = [p.row for p in self.result.paused]
+            self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s, paused)
         maker = self._room_maker
         if not maker.has_victims() or self._room_tries >= MAX_ROOM_TRIES:
             return False
@@ -1007,7 +1015,7 @@ class Round:
         """Declared ends of what is placed by now, this round's placements included; kept until more is placed."""
         decided = (len(self.result.placed), len(self.result.preempted))
         if self._ends is None or self._ends[0] != decided:
-            gone = {p.row for p in self.result.preempted}
+            gone = self.result.room_given()
             new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
             self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
             self._ends = (
@@ -1142,6 +1150,7 @@ def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer:
     snapshot = Snapshot.take(state, views)
     packing = fragmentation_of(state, snapshot) if isinstance(scorer, TieredScorer) else None
     done = Round(state, snapshot, patterns, scorer, now_s, packing=packing)
+    done.result.paused += pause_dear_work(state, snapshot, scorer, now_s)
     done.run()
     if packing is not None:
         packing.release()

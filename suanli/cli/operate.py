@@ -163,6 +163,7 @@ ROUND_COLUMNS = (
     number("PLACED", lambda r: str(r.placed)),
     number("MOVED", lambda r: str(r.moved), 2),
     number("PREEMPTED", lambda r: str(r.preempted), 4),
+    number("PAUSED", lambda r: str(r.paused), 4),
     number("PENDING", lambda r: str(r.pending)),
     Column("FIRST REASON", _first_reason, 5),
 )

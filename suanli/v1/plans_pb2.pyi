@@ -175,6 +175,8 @@ class Move(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     COST_YUAN_FIELD_NUMBER: _builtins.int
     GAIN_YUAN_FIELD_NUMBER: _builtins.int
+    SAVED_WAIT_GPU_HOURS_FIELD_NUMBER: _builtins.int
+    SAVED_LATENESS_YUAN_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Workload moved."""
     stage_id: _builtins.str
@@ -192,7 +194,11 @@ class Move(_message.Message):
     cost_yuan: _builtins.float
     """What the move costs."""
     gain_yuan: _builtins.float
-    """What it brings over the horizon."""
+    """Energy that it saves for as long as it is expected to matter, money only."""
+    saved_wait_gpu_hours: _builtins.float
+    """GPU-hours, in reference GPUs, that a gang waits less because this move makes room for it; 0 for other moves."""
+    saved_lateness_yuan: _builtins.float
+    """What these hours are worth at the gang's own price of lateness: no money that anybody pays."""
     def __init__(
         self,
         *,
@@ -205,10 +211,12 @@ class Move(_message.Message):
         reason: _builtins.str = ...,
         cost_yuan: _builtins.float = ...,
         gain_yuan: _builtins.float = ...,
+        saved_wait_gpu_hours: _builtins.float = ...,
+        saved_lateness_yuan: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan", b"cost_yuan", "from_site", b"from_site", "gain_yuan", b"gain_yuan", "mode", b"mode", "reason", b"reason", "replica_index", b"replica_index", "stage_id", b"stage_id", "to_site", b"to_site", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan", b"cost_yuan", "from_site", b"from_site", "gain_yuan", b"gain_yuan", "mode", b"mode", "reason", b"reason", "replica_index", b"replica_index", "saved_lateness_yuan", b"saved_lateness_yuan", "saved_wait_gpu_hours", b"saved_wait_gpu_hours", "stage_id", b"stage_id", "to_site", b"to_site", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,6 +521,7 @@ class Round(_message.Message):
     PENDING_REASONS_FIELD_NUMBER: _builtins.int
     SAMPLE_REASONS_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
+    PAUSED_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`rounds/{round}`."""
     considered_count: _builtins.int
@@ -525,6 +534,8 @@ class Round(_message.Message):
     """Replicas preempted."""
     pending_count: _builtins.int
     """Workloads left waiting."""
+    paused_count: _builtins.int
+    """Replicas that pause until the tariff falls."""
     @_builtins.property
     def round_time(self) -> _timestamp_pb2.Timestamp:
         """When it ran."""
@@ -554,10 +565,11 @@ class Round(_message.Message):
         pending_reasons: _abc.Iterable[_reasons_pb2.ReasonCount] | None = ...,
         sample_reasons: _abc.Iterable[_reasons_pb2.Reason] | None = ...,
         moves: _abc.Iterable[Global___Move] | None = ...,
+        paused_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round_time", b"round_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered_count", b"considered_count", "moved_count", b"moved_count", "moves", b"moves", "name", b"name", "pending_count", b"pending_count", "pending_reasons", b"pending_reasons", "placed_count", b"placed_count", "preempted_count", b"preempted_count", "round_time", b"round_time", "sample_reasons", b"sample_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered_count", b"considered_count", "moved_count", b"moved_count", "moves", b"moves", "name", b"name", "paused_count", b"paused_count", "pending_count", b"pending_count", "pending_reasons", b"pending_reasons", "placed_count", b"placed_count", "preempted_count", b"preempted_count", "round_time", b"round_time", "sample_reasons", b"sample_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -318,6 +318,24 @@ def test_moves_are_counted_by_mode_and_told_by_the_one_that_gained_most():
     assert [moves[m].within_site_count for m in MoveMode] == [0, 0, 0]
 
 
+def test_time_that_a_gang_waits_less_is_summed_and_told_apart_from_energy_saved():
+    events, fleet, window = synthetic_day()
+    moved = next(e for e in events if e.kind is EventKind.REPLICA_MOVED)
+    mode, gain_yuan = MoveMode(moved.body["mode"]), moved.body["gain_yuan"]
+    saved = {"gain_yuan": 0.5, "saved_wait_gpu_h": 384.0, "saved_lateness_yuan": 1920.0}
+    makes_room = moved.model_copy(update={"body": {**moved.body, **saved}})
+    before, after = (
+        {m.mode: m for m in build_day_result(log, fleet, window, class_names=CLASS_NAMES).moves}[mode]
+        for log in (events, [makes_room if e is moved else e for e in events])
+    )
+    assert (before.saved_wait_gpu_h, before.saved_lateness_yuan) == (0.0, 0.0)
+    assert after.gain_yuan == pytest.approx(before.gain_yuan - gain_yuan + 0.5)
+    assert (after.saved_wait_gpu_h, after.saved_lateness_yuan) == (384.0, 1920.0)
+    assert after.example.endswith(
+        "saves ¥0.50 of energy and 384 GPU-hours of waiting, worth ¥1 920 as lateness"
+    )
+
+
 def test_moves_within_a_site_are_told_apart_and_draw_no_arrow():
     events, fleet, window = synthetic_day()
     moves = (e for e in events if e.kind is EventKind.REPLICA_MOVED)
