@@ -168,11 +168,11 @@ def _money(day: DayResult) -> str:
 
 
 def outcomes_in_words(day: DayResult) -> str:
-    """What became of all that was submitted, at the end of the drain: `784 succeeded, 40 failed by themselves, …`."""
+    """What became of all that was submitted, at the end of the drain: `784 succeeded, 40 failed as …, 17 cancelled …`."""
     said = (
         (WorkloadState.SUCCEEDED, "succeeded"),
         # the service fails a workload only when its site reports that a replica broke down
-        (WorkloadState.FAILED, "failed by themselves (the scenario's failures)"),
+        (WorkloadState.FAILED, "failed as the scenario has it"),
         (WorkloadState.CANCELLED, "cancelled by their owners"),
         (WorkloadState.RUNNING, "still run"),
         (WorkloadState.STARTING, "start"),
