@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +35,7 @@ from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceProcess
 from cluster_sim.summary import LiveDay, print_summary
+from cluster_sim.termination import TerminatedInOrder
 from cluster_sim.traces.azure_llm import azure_llm_day, read_azure_llm
 from cluster_sim.traces.openb_day import Cut, openb_day, read_openb
 from cluster_sim.world.protocol import SiteEngine
@@ -75,7 +73,8 @@ def demo(
 ) -> None:
     """Play a day of the city through a real service, compare it with three baselines, check and report it.
 
-    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
+    judged in the summary and change no exit code.
 
     Examples:
         suanli demo
@@ -83,7 +82,7 @@ def demo(
     """
     console = Console(highlight=False)
     world = _load(scenario)
-    _check_engine(engine)
+    _check_choices(OURS, engine)
     run_dir = _new_run_dir(out, world.scenario_id)
     console.print(
         f"{world.title.en} · {world.title.zh}: one day, seed {seed}, sites on {engine}, files in {run_dir}"
@@ -195,7 +194,8 @@ def simulate(
     With --trace the day comes from a recorded list; under Suanli's own policy it is submitted to a real service through
     the public client.
 
-    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
+    judged in the summary and change no exit code: a baseline may break them.
 
     Examples:
         suanli simulate tiny-cloud-edge
@@ -205,9 +205,7 @@ def simulate(
         suanli simulate --trace azure-llm --requests REQUESTS.csv --hours 2
     """
     console = Console(highlight=False, quiet=quiet)
-    _check_engine(engine)
-    if policy not in (OURS, *BASELINES):
-        _refuse(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
+    _check_choices(policy, engine)
     asked = _TraceOptions(
         trace, nodes, pods, requests, limit_pods, limit_nodes, hours, from_hour, compress, stay
     )
@@ -248,12 +246,15 @@ def audit(
         suanli audit runs/songjiang-s-20260715/suanli.jsonl
     """
     console = Console(highlight=False)
+    if log.is_dir():
+        _refuse(f"{log}: is a folder; a log is a file in it, POLICY.jsonl of a played day")
     if not log.is_file():
         _refuse(f"{log}: no such file")
     try:
         result = audit_file(log)
     except ValueError as error:
-        _refuse(f"{log}: {error}")
+        said = str(error)
+        _refuse(said if said.startswith(f"{log}:") else f"{log}: {said}")
     for violation in result.violations:
         console.print(violation, style="red", markup=False)
     console.print(f"verify: {len(result.violations)} violations in {result.checked_count} checks")
@@ -359,7 +360,7 @@ def _play_through_service(
 ) -> tuple[PlayedDay, Questions]:
     """A service of its own, everything through the public client; it and the sites start at the same time."""
     with (
-        _terminated_in_order(),
+        TerminatedInOrder(),
         ServiceProcess(run_dir) as service,
         closing(EngineToCome(engine, world, seed)) as sites,
     ):
@@ -368,26 +369,6 @@ def _play_through_service(
         day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
         gateway.client.close()
     return day, questions
-
-
-@contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that sites and service end with us; Ray sets that up on the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def unwind(number: int, _: object) -> None:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # once is enough: a second one would interrupt the unwinding
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _story(day: PlayedDay, questions: Questions | None, world: Scenario, out: Path) -> DayStory:
@@ -403,13 +384,20 @@ def _story(day: PlayedDay, questions: Questions | None, world: Scenario, out: Pa
     )
 
 
-def _check_engine(engine: str) -> None:
+def _check_choices(policy: str, engine: str) -> None:
+    """Every option that names nothing we have, in one answer."""
+    problems = []
+    if policy not in (OURS, *BASELINES):
+        problems.append(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
     if engine not in ENGINES:
-        _refuse(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}")
+        problems.append(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if problems:
+        _refuse("\n".join(problems))
 
 
 def _refuse(text: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(text, style="red")
+    # names from outside are no markup, and a problem stays one line
+    Console(stderr=True, highlight=False).print(text, style="red", markup=False, soft_wrap=True)
     raise typer.Exit(EXIT_BAD_INPUT)
 
 
@@ -439,11 +427,13 @@ def _play(
     baselines: _Baselines | None = None,
 ) -> PlayedDay:
     window = DayWindow(world.start_s, world.end_s, world.drain_end_s)
-    with LiveDay(console, world.fleet(), window, title=policy) as live:
+    with TerminatedInOrder() as termination, LiveDay(console, world.fleet(), window, title=policy) as live:
         shown = 0
 
         def on_window(progress: Progress) -> None:
             nonlocal shown
+            if not shown:
+                termination.again()  # the sites are up
             if baselines is not None:
                 baselines.start()
             live.advance(progress.now_s, gateway.log[shown:])

@@ -46,7 +46,7 @@ from cluster_sim.day_values import (
     Totals,
     tightest_first,
 )
-from cluster_sim.day_words import saved_in_words
+from cluster_sim.day_words import saved_in_words, small_amount
 from scheduler.domain.ledger import released_kwh
 from scheduler.domain.limits import caps_in_force
 from suanli.model import (
@@ -335,20 +335,11 @@ def _predicted_rtt_p99(log: DayLog, window: DayWindow) -> list[float | None]:
     return [float(np.quantile(v, 0.99)) if v.size else None for v in values]
 
 
-def released_by_plan(log: DayLog, window: DayWindow) -> dict[str, float]:
-    """What the day's first plan releases per site; a plan of another horizon speaks for its share of it.
-
-    A policy that makes no plans is judged by the same seasonal rule.
-    """
-    for plan in log.by_kind[EventKind.PLAN_COMMITTED]:
-        if window.start_s <= plan.at_s < window.day_end_s and plan.body.get("ledger"):
-            share = (window.day_end_s - window.start_s) / plan.body["horizon_s"]
-            return {row["site_id"]: row["released_kwh"] * share for row in plan.body["ledger"]}
-    return seasonal_release(log.fleet, log.policy, window)
-
-
 def seasonal_release(fleet: Fleet, policy: Policy, window: DayWindow) -> dict[str, float]:
-    """β_H of the day per site with an annual cap, by the service's own seasonal rule from the opening balance."""
+    """β_H of the day per site with an annual cap, by the service's own seasonal rule from the opening balance.
+
+    What any policy's day may take is a matter of city and season alone: no plan that it makes has a say in it.
+    """
     starts_s = np.arange(window.start_s, window.day_end_s, SECONDS_PER_HOUR, dtype=np.int64)
     hours = np.diff(np.append(starts_s, window.day_end_s)) / SECONDS_PER_HOUR
     out = {}
@@ -633,7 +624,8 @@ def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[st
     return (
         f"at {clock(log.fleet, event.at_s)} replica {body['replica_index']} of {who} went "
         f"{way if _is_between_sites(event) else f'to another node of {here}'}: "
-        f"{body['reason'].replace('_', ' ')}; the move cost ¥{body.get('cost_yuan', 0.0):.2f} and saves {saved}"
+        f"{body['reason'].replace('_', ' ')}; the move cost ¥{small_amount(body.get('cost_yuan', 0.0))} and "
+        f"saves {saved}"
     )
 
 

@@ -88,7 +88,7 @@ class SiteDay:
     """Π·E_IT − E_fac since 1 January at the start of the day; None without an annual cap."""
     balance_after_kwh: float | None
     released_kwh: float | None
-    """What the seasonal rule lets this day take from the balance, by the plan's ledger; None if none says."""
+    """What the seasonal rule lets this day take from the balance; None without an annual cap."""
     hours_over_cap: int
     """Whole open hours whose iPUE was above an hourly cap."""
     breach_debt_kwh: float
@@ -392,7 +392,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several policies on one day, ours first; caps are judged by the release of our plan's ledger."""
+    """Several policies on one day, ours first; caps are judged by one release, that of the season."""
 
     days: tuple[tuple[str, DayResult], ...]
 

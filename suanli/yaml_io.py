@@ -61,6 +61,11 @@ class Document:
         """`jobs.yaml:12` for a field path; of something missing, the line of what should hold it."""
         return f"{self.source}:{self._line(field)}"
 
+    def depth(self, field: str) -> int:
+        """How many of the field path's parts this document says, from the first on."""
+        path = _normal(field)
+        return max((n for n in range(len(path) + 1) if path[:n] in self.lines), default=0)
+
     def located(self, problems: Iterable[FieldProblem]) -> list[FieldProblem]:
         """The same problems, their fields led by file and line, in the order of the lines."""
         return [

@@ -270,7 +270,8 @@ class Round:
             step = self.scorer.chunk or len(batch)
             while placed < len(batch) and not (remember and self._is_full(key, left_s)):
                 part = batch[placed : placed + step]
-                nodes = self.choice.nodes_for(view, len(part), self._left_s(part), among)
+                longest_s = left_s if len(part) == len(batch) else self._left_s(part)
+                nodes = self.choice.nodes_for(view, len(part), longest_s, among)
                 self._commit(view, part[: len(nodes)], nodes)
                 placed += len(nodes)
                 if len(nodes) < len(part):
@@ -483,11 +484,12 @@ class Round:
             return []
         if len(rows) > per_empty_node(view, group) * size or size >= count:
             return [(first, first + count)]
-        islands = [(int(fit[i : i + size].sum()), i) for i in range(0, count, size)]
+        begins = np.arange(0, count, size)
+        room = np.add.reduceat(fit, begins)
         return [
             (first + i, min(first + i + size, first + count))
-            for room, i in sorted(islands)
-            if room >= len(rows)
+            for i in begins[np.argsort(room, kind="stable")].tolist()
+            if room[i // size] >= len(rows)
         ]
 
     def _place_spread(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
@@ -1115,7 +1117,7 @@ def shortage_codes(
     fits = usable & ~short
     codes[ReasonCode.RESERVED_FLOOR] = 0  # before the GPU's, which decides between equal counts
     if stage.gpu_milli:
-        enough = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1) >= view.need[topology.node_group[at], 2]
+        enough = snapshot.gpus_free(at) >= view.need[topology.node_group[at], 2]
         whole = snapshot.holds_one(view, at)
         codes[ReasonCode.GPU_SHORT] = int(np.count_nonzero(usable & ~enough))
         codes[ReasonCode.GPU_FRAGMENTED] = int(np.count_nonzero(fits & enough & ~whole))

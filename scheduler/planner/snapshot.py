@@ -248,6 +248,11 @@ class Snapshot:
         limited = (floor > 0.0) & view.group_ok
         return np.where(limited, np.minimum(room, MANY), MANY).astype(np.int64)
 
+    def gpus_free(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(len(at),) milli-GPUs free on each of these nodes, over all devices."""
+        free: NDArray[np.int64] = np.maximum(self.nodes.gpu_milli[at, : self._gpu_slots], 0).sum(axis=1)
+        return free
+
     @cached_property
     def _gpu_slots(self) -> int:
         return int(self.topology.group_gpu_count.max(initial=1))

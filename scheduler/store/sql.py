@@ -27,10 +27,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from scheduler.config import STORES
 from scheduler.domain.records import CommitBatch, Document, StoredRequest
 from scheduler.store.bodies import encode_body, read_event, stored_event
 from scheduler.store.schema import documents, events, requests
-from suanli.model import Conflict, Event, EventKind, Unavailable, WatchExpired
+from suanli.model import Conflict, Event, EventKind, FieldProblem, InvalidRequest, Unavailable, WatchExpired
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # longest wait for a lock that another connection holds; a checkpoint of our own file takes far less
@@ -50,8 +51,8 @@ _LAST = select(func.max(events.c.revision))
 class SqlStore:
     """The event log, documents and requests in one SQL database; thread-safe.
 
-    Raises `Unavailable` from the constructor when another process holds the same SQLite file, ValueError for a URL
-    without a file (use `MemoryStore`).
+    Raises `Unavailable` from the constructor when another process holds the same SQLite file, InvalidRequest when its
+    folder does not exist, ValueError for a URL without a file (use `MemoryStore`).
     """
 
     def __init__(self, url: str, *, outlives_power_cut: bool = True) -> None:
@@ -344,12 +345,34 @@ def _migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
+def refuse_unusable(url: str) -> None:
+    """InvalidRequest, and nothing done, when no store can be opened at `url` now: no folder, no driver, in use.
+
+    For a service to know before it listens. The store may still be taken in between; opening it then says so.
+    """
+    parsed = make_url(url)
+    if _is_sqlite(parsed):
+        try:
+            _unlock(_lock(parsed))
+        except Unavailable as error:
+            raise InvalidRequest([FieldProblem(field="store", problem=str(error), code="in_use")]) from None
+        return
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        problem = f"its driver {error.name} is not installed"
+        raise InvalidRequest([FieldProblem(field="store", problem=problem, expected=STORES)]) from None
+
+
 def _lock(url: URL) -> int | None:
     """Hold `<database>.lock` as long as this process lives; None for databases that are no files."""
     if not _is_sqlite(url) or url.database is None:
         return None
     path = Path(url.database)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        # made here, a mistyped folder would silently hold a log of its own
+        problem = f"{path}: folder {path.parent} does not exist"
+        raise InvalidRequest([FieldProblem(field="store", problem=problem, expected="a folder that exists")])
     handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -175,7 +175,7 @@ class Move(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     COST_YUAN_FIELD_NUMBER: _builtins.int
     GAIN_YUAN_FIELD_NUMBER: _builtins.int
-    SAVED_WAIT_GPU_HOURS_FIELD_NUMBER: _builtins.int
+    SAVED_WAIT_GPU_SECONDS_FIELD_NUMBER: _builtins.int
     SAVED_LATENESS_YUAN_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Workload moved."""
@@ -195,10 +195,10 @@ class Move(_message.Message):
     """What the move costs."""
     gain_yuan: _builtins.float
     """Energy that it saves for as long as it is expected to matter, money only."""
-    saved_wait_gpu_hours: _builtins.float
-    """GPU-hours, in reference GPUs, that a gang waits less because this move makes room for it; 0 for other moves."""
+    saved_wait_gpu_seconds: _builtins.float
+    """Time, in reference GPUs, that a gang waits less because this move makes room for it; 0 for other moves."""
     saved_lateness_yuan: _builtins.float
-    """What these hours are worth at the gang's own price of lateness: no money that anybody pays."""
+    """What this time is worth at the gang's own price of lateness: no money that anybody pays."""
     def __init__(
         self,
         *,
@@ -211,12 +211,12 @@ class Move(_message.Message):
         reason: _builtins.str = ...,
         cost_yuan: _builtins.float = ...,
         gain_yuan: _builtins.float = ...,
-        saved_wait_gpu_hours: _builtins.float = ...,
+        saved_wait_gpu_seconds: _builtins.float = ...,
         saved_lateness_yuan: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan", b"cost_yuan", "from_site", b"from_site", "gain_yuan", b"gain_yuan", "mode", b"mode", "reason", b"reason", "replica_index", b"replica_index", "saved_lateness_yuan", b"saved_lateness_yuan", "saved_wait_gpu_hours", b"saved_wait_gpu_hours", "stage_id", b"stage_id", "to_site", b"to_site", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan", b"cost_yuan", "from_site", b"from_site", "gain_yuan", b"gain_yuan", "mode", b"mode", "reason", b"reason", "replica_index", b"replica_index", "saved_lateness_yuan", b"saved_lateness_yuan", "saved_wait_gpu_seconds", b"saved_wait_gpu_seconds", "stage_id", b"stage_id", "to_site", b"to_site", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -281,6 +281,11 @@ def joules_from_kwh(model: str, proto: str) -> Field:
     return converted(model, proto, units.kwh_from_joules, units.joules_from_kwh)
 
 
+def seconds_from_h(model: str, proto: str) -> Field:
+    """Hours in the model, seconds on the wire."""
+    return converted(model, proto, units.h_from_seconds, units.seconds_from_h)
+
+
 def need_micros(model: str, proto: str) -> Field:
     """Milliseconds that something takes; whole microseconds on the wire, rounded up."""
     return converted(model, proto, units.ms_from_micros, units.need_micros)

@@ -19,6 +19,7 @@ from suanli.wire.codec import (
     ref,
     same,
     seconds,
+    seconds_from_h,
 )
 from suanli.wire.reasons import REASON, reason_counts
 
@@ -75,7 +76,7 @@ MOVE = Codec(
         same("reason"),
         same("cost_yuan"),
         same("gain_yuan"),
-        same("saved_wait_gpu_h", "saved_wait_gpu_hours"),
+        seconds_from_h("saved_wait_gpu_h", "saved_wait_gpu_seconds"),
         same("saved_lateness_yuan"),
     ],
     path="move",

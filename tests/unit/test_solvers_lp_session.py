@@ -195,3 +195,19 @@ def test_an_optimum_that_is_said_to_be_near_is_the_same_when_it_is_not(seed: int
         ours = session.solve(program, keys, replace(LIMITS, is_near=True))
         assert ours.objective == pytest.approx(solve(program, LIMITS).objective)
         program = replace(program, cost=rng.random(40) + 0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_from_a_feasible_basis_the_optimum_is_found_whatever_has_joined_since(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole, keys = _covering(rng, 30, 60), np.arange(60)
+    closed = rng.random(50) < 0.2
+    upper = np.where(closed, 0.0, whole.upper[:50])
+    some, session = replace(_part(whole, 30, np.arange(50)), upper=upper), Session()
+    assert session.solve(some, keys[:50], LIMITS).status is LpStatus.OPTIMAL
+    session.remember("plan")
+    session.solve(whole, keys, LIMITS)
+    session.go_back("plan")
+    again = replace(whole, upper=np.append(upper, whole.upper[50:]))
+    ours = session.solve(again, keys, replace(LIMITS, is_near=True, is_feasible=True))
+    assert ours.objective == pytest.approx(solve(again, LIMITS).objective)

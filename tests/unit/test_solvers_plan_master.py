@@ -69,6 +69,18 @@ def test_the_cheapest_route_of_all_is_found(seed):
         assert found.least[i] == pytest.approx(cost_of(master, routes, duals, nothing).min())
 
 
+def test_an_answer_means_the_same_after_columns_have_joined():
+    master = three_rooms()
+    before, x = master.with_own_columns(), np.random.default_rng(3).random(master.column_count)
+    for c in master.model.keys["serve"][0]:
+        master.add_routes(every_route(master, c))
+    master.add_columns(master.run_column)
+    assert master.column_count > before.column_count
+    wide = master.widened(x, before)
+    np.testing.assert_array_equal(master.base_values(wide), before.base_values(x))
+    assert wide @ master.program().cost == pytest.approx(x @ before.program().cost)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_of_a_class_that_brings_much_the_best_route_through_every_place_and_block_joins(seed):
     master = three_rooms()

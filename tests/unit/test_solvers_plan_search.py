@@ -14,7 +14,7 @@ from scipy.optimize import linprog
 from solvers.linear import INFINITY, LpLimits, Program, TemporaryRow
 from solvers.lp_session import Session
 from solvers.plan_levels import AtLevels, Improved, improve_at_levels, settle_levels
-from solvers.plan_master import Master
+from solvers.plan_master import NOTHING, Master, Routes
 from solvers.plan_model import PlanLimits, plan_sets, solve_plan
 from solvers.plan_pricing import Work, price_in, solve_weighted
 from solvers.plan_rules import PlanOptions, build
@@ -28,28 +28,30 @@ from tests.plan_problems import Town
 THOROUGH = PlanLimits(edge_gap_frac=0.0, fleet_gap_frac=0.0, edge_trials=40)
 
 
-def a_short_town(seed: int) -> PlacementProblem:
+def a_short_town(seed: int, slots: int = 2) -> PlacementProblem:
     """Three edge rooms that may close and a home that stays open; more work than room in some hours."""
     rng = np.random.default_rng(seed)
-    town = Town(hours=(6.0, 6.0))
+    town = Town(hours=(12.0 / slots,) * slots)
     town.site("home").group("home/cpu", "home", node_count=2, gpus=0)
     for i in range(3):
         town.site(
             f"e{i}", is_edge=True, may_close=True, fixed_kw=float(rng.uniform(0.3, 1.5)), off_kw=0.05,
-            price_yuan_per_kwh=list(rng.uniform(0.4, 1.2, 2)),
+            price_yuan_per_kwh=list(rng.uniform(0.4, 1.2, slots)),
         ).group(f"e{i}/l20", f"e{i}", node_count=int(rng.integers(1, 3)))  # fmt: skip
     for c in range(4):
         town.work(
-            f"w{c}", demand=list(rng.integers(8, 20, 2)), cpu=float(rng.choice([2, 4])), rank=2,
+            f"w{c}", demand=list(rng.integers(8, 20, slots)), cpu=float(rng.choice([2, 4])), rank=2,
             gpu={"l20": 1.0} if c % 2 else {}, unserved_yuan=1.0, migration_yuan=0.05,
         )  # fmt: skip
     return town.problem()
 
 
-def improved_plan(problem: PlacementProblem) -> tuple[Improved, AtLevels, Work]:
+def improved_plan(
+    problem: PlacementProblem, limits: PlanLimits = THOROUGH
+) -> tuple[Improved, AtLevels, Work]:
     """As `solve_plan` does, up to the search at the plan's levels."""
-    work = Work(THOROUGH, deadline=time.monotonic() + 600)
-    model = build(plan_sets(problem, PlanOptions(), THOROUGH))
+    work = Work(limits, deadline=time.monotonic() + 600)
+    model = build(plan_sets(problem, PlanOptions(), limits))
     master = Master(model, model.lp.program())
     work.counts["rows"] = master.base.matrix.shape[0]
     relaxed, bound = price_in(solve_weighted(master, work, None), master, work)
@@ -72,6 +74,30 @@ def test_the_search_at_a_plans_levels_finds_the_best_of_all_choices_of_open_site
     assert improved.bound_yuan <= min(every) + 1e-4
     assert improved.plan.objective_yuan <= min(every) * (1 + 1e-5)
     assert improved.bound_yuan >= improved.plan.objective_yuan * (1 - 1e-4), "the choice is not proven"
+
+
+def every_route(master: Master) -> Routes:
+    """All choices of a unit or nothing in each block, of every class."""
+    classes, units = [], []
+    for c in master.model.keys["serve"][0]:
+        own = np.flatnonzero(master.model.sets.problem.pairs.class_index == c)
+        places = [[NOTHING, *master._unit_of[own, b]] for b in range(master.model.sets.block_count)]
+        for unit in itertools.product(*places):
+            classes.append(c)
+            units.append(unit)
+    return Routes(np.array(classes), np.array(units))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_without_any_branching_a_plan_has_every_column_that_pays_at_its_open_sites(seed):
+    little = replace(THOROUGH, edge_trials=0, pricing_rounds=1, bound_rounds=1)
+    improved, levels, work = improved_plan(a_short_town(seed, slots=4), little)
+    on, whole = improved.plan.fixed_on, improved.master.with_own_columns()
+    assert on is not None
+    whole.add_routes(every_route(whole))
+    best = levels.solve(whole, work, (on, on))
+    assert best is not None
+    assert best.objective_yuan >= improved.plan.objective_yuan * (1 - 1e-4)
 
 
 @pytest.mark.parametrize("seed", range(12))
