@@ -115,6 +115,9 @@ def read_workloads(text: str, source: str = "-", tenant: str = DEFAULT_TENANT) -
     """
     read: list[ReadWorkload] = []
     for document in _split_workloads(parse(text, source)):
+        if stranger := _meant_for_others(document, Workload):
+            read.append(ReadWorkload(document, None, (stranger,)))
+            continue
         try:
             workload = document.validated(Workload, _with_full_name(document.raw, tenant))
             read.append(ReadWorkload(document, workload))
@@ -163,6 +166,8 @@ def read_policy(text: str, source: str = "-") -> ReadPolicy:
         InvalidRequest: the text cannot be read at all, or holds no policy or several.
     """
     document = _the_one(text, source)
+    if stranger := _meant_for_others(document, Policy):
+        raise InvalidRequest([stranger])
     try:
         return ReadPolicy(document, document.validated(Policy, document.raw))
     except InvalidRequest as error:
@@ -193,6 +198,16 @@ def _plain(value: object, complete: bool) -> Any:
     return value.model_dump(mode="json", exclude_defaults=not complete, exclude_none=complete)
 
 
+_LAYOUT = "keys of one block indented alike, and quotes around a text with `: `"
+_LAYOUT_WORDS = (
+    "mapping values are not allowed",
+    "did not find expected",
+    "could not find expected",
+    "character '\\t'",
+)
+"""Of the parser's complaints those that mostly come of indentation."""
+
+
 def parse(text: str, source: str = "-") -> list[Document]:
     """The documents of a text, empty ones left out.
 
@@ -221,7 +236,14 @@ def parse(text: str, source: str = "-") -> list[Document]:
         where = f"{source}:{mark.line + 1}" if mark is not None else source
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InvalidRequest(
-            [FieldProblem(field=where, problem=f"is not YAML: {what}", code="yaml")]
+            [
+                FieldProblem(
+                    field=where,
+                    problem=f"is not YAML: {what}",
+                    expected=_LAYOUT if any(words in what for words in _LAYOUT_WORDS) else "",
+                    code="yaml",
+                )
+            ]
         ) from None
     finally:
         if loader is not None:
@@ -307,7 +329,34 @@ class _Reader:
 
 def _load_one(cls: type[V], text: str, source: str) -> V:
     document = _the_one(text, source)
+    if stranger := _meant_for_others(document, cls):
+        raise InvalidRequest([stranger])
     return document.validated(cls, document.raw)
+
+
+_TAKEN_BY: dict[type[BaseModel], tuple[str, str]] = {
+    Workload: ("a workload", "suanli submit"),
+    Policy: ("a policy", "suanli policy set"),
+    Fleet: ("a fleet", "suanli fleet set"),
+}
+
+
+def _meant_for_others(document: Document, cls: type[BaseModel]) -> FieldProblem | None:
+    """Told where far more keys are another's than those of `cls`: the file is sound and the command is not its own."""
+    if not isinstance(document.raw, dict):
+        return None
+    keys = {str(k) for k in document.raw}
+    known = {other: len(keys & set(other.model_fields)) for other in _TAKEN_BY}
+    best = max(known, key=lambda other: known[other])
+    if known[best] <= 2 * known.get(cls, 0):
+        return None
+    what, command = _TAKEN_BY[best]
+    return FieldProblem(
+        field=f"{document.source}:{document.line}",
+        problem=f"looks like {what}",
+        expected=f"{_TAKEN_BY[cls][0]}; `{command}` takes this one",
+        code="other_kind",
+    )
 
 
 def _the_one(text: str, source: str) -> Document:
