@@ -168,7 +168,7 @@ def _money(day: DayResult) -> str:
 
 
 def outcomes_in_words(day: DayResult) -> str:
-    """What became of all that was submitted, at the end of the drain: `784 succeeded, 40 failed as …, 17 cancelled …`."""
+    """What became of all that was submitted, at the end of the drain: `784 succeeded, 17 cancelled by …`."""
     said = (
         (WorkloadState.SUCCEEDED, "succeeded"),
         # the service fails a workload only when its site reports that a replica broke down

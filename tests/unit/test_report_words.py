@@ -67,8 +67,7 @@ def test_every_workload_that_was_submitted_has_an_outcome(ours):
     counts = {WorkloadState.SUCCEEDED: 784, WorkloadState.FAILED: 40, WorkloadState.CANCELLED: 17}
     said = outcomes_in_words(replace(ours, state_counts={**counts, WorkloadState.RUNNING: 1247}))
     assert said == (
-        "784 succeeded, 40 failed as the scenario has it, 17 cancelled by their owners, "
-        "1 247 still run"
+        "784 succeeded, 40 failed as the scenario has it, 17 cancelled by their owners, 1 247 still run"
     )
     every = outcomes_in_words(replace(ours, state_counts=dict.fromkeys(WorkloadState, 1)))
     assert len(every.split(", ")) == len(WorkloadState)
