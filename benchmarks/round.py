@@ -75,6 +75,14 @@ class _HeadByHead:
         """(G,)"""
         return self._inner.group_cost(view, snapshot)
 
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,)"""
+        return self._inner.energy_yuan_per_hour(view, snapshot)
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """(S,)"""
+        return self._inner.open_sites(snapshot)
+
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(N,)"""
         return self._inner.node_cost(view, snapshot)

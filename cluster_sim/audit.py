@@ -39,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     audit_orders.move_stops_the_old,
     audit_orders.move_is_told_truly,
     audit_orders.preemption_is_lawful,
+    audit_orders.pause_is_lawful,
     audit_orders.restart_builds_on_saved_work,
     # where
     audit_orders.node_exists,

@@ -135,6 +135,8 @@ class Work:
     revision: I64
     shape: I64
     not_before_s: I64
+    deadline_s: I64
+    """NEVER without one."""
     replicas: list[tuple[int, ...]]
     """Per stage of the shape; 0 where another workload's stage is shared."""
     final_revision: I64
@@ -310,6 +312,7 @@ def _work(by_kind: dict[EventKind, list[Event]]) -> Work:
         revision=np.array([e.revision for e in first], np.int64),
         shape=np.array([e.body["shape"] for e in first], np.int64),
         not_before_s=np.array([e.body.get("not_before_s") or 0 for e in first], np.int64),
+        deadline_s=np.array([e.body.get("deadline_s") or NEVER for e in first], np.int64),
         replicas=[_replica_counts(e, shapes[e.body["shape"]]) for e in first],
         final_revision=final_revision,
         final_at_s=final_at_s,
@@ -447,6 +450,7 @@ _TOGETHER = {
     EventKind.REPLICA_STOP_ORDERED,
     EventKind.REPLICA_MOVED,
     EventKind.REPLICA_PREEMPTED,
+    EventKind.REPLICA_PAUSED,
 }
 """Orders of one decision stand together in the log."""
 

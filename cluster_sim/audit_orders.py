@@ -264,6 +264,32 @@ def preemption_is_lawful(facts: Facts) -> Judged:
     return Judged(len(events), found)
 
 
+def pause_is_lawful(facts: Facts) -> Judged:
+    """Only deferrable, preemptible work with checkpoints pauses, is told to stop, and has the time to be done by its
+    deadline."""
+    orders, work, found = facts.orders, facts.work, []
+    events = facts.of_kind(EventKind.REPLICA_PAUSED)
+    for event in events:
+        i = orders.row.get(event.subject)
+        if i is None or orders.spec[i] == UNKNOWN:
+            found.append(_at_event(event, "a placement of the log", "an unknown one"))
+            continue
+        shape, stage = work.specs[int(orders.spec[i])]
+        if not (shape.deferrable and stage.preemptible and stage.checkpoint_interval_s > 0):
+            found.append(_at_event(event, "deferrable, preemptible work with checkpoints", stage.stage_id))
+        if orders.stop_revision[i] == NEVER or orders.stop_at_s[i] > event.at_s:
+            found.append(_at_event(event, "an order to stop", "none by then"))
+        command = orders.commands[i]
+        left_s = float(command["declared_work_s"]) - float(command["done_work_s"])
+        left_s -= 0 if orders.ran_at_s[i] == NEVER else float(event.at_s - orders.ran_at_s[i])
+        deadline_s = int(work.deadline_s[work.row[event.body["workload"]]])
+        if event.body["until_s"] + left_s > deadline_s:
+            found.append(
+                _at_event(event, f"done by {deadline_s}", f"{left_s:g} s left at {event.body['until_s']}")
+            )
+    return Judged(len(events), found)
+
+
 def restart_builds_on_saved_work(facts: Facts) -> Judged:
     """An order begins with no more work done than earlier placements of the replica left behind, or have done so far
     where the log ends before they do."""

@@ -1,6 +1,7 @@
 """`python -m cluster_sim.baseline_days SCENARIO SEED FOLDER`: every baseline's day, in process, saved to the folder.
 
-Standard output gets their results, pickled for the process that started this one: (policy, `DayResult`) pairs in order.
+The folder also gets their results, pickled for the process that started this one: (policy, `DayResult`) pairs in order.
+Standard output is not asked for them: any library may print there.
 
 With `--while-stdin` it ends when standard input, a pipe, is closed: a killed run leaves nothing behind that computes.
 It then also gives way to the run beside it, whose every step waits for the one before.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from cluster_sim.baselines import strategy_of
 from cluster_sim.in_process import InProcessGateway
-from cluster_sim.play import BASELINES, play_day
+from cluster_sim.play import BASELINE_RESULTS, BASELINES, play_day
 from cluster_sim.result import DayResult
 from cluster_sim.scenarios.loader import load_scenario
 from scheduler.workers import InlineSolverPool
@@ -46,5 +47,6 @@ if __name__ == "__main__":
     if sys.argv[4:] == ["--while-stdin"]:
         os.nice(NICENESS_BESIDE_A_RUN)
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-    played = main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
-    sys.stdout.buffer.write(pickle.dumps(played))
+    into = Path(sys.argv[3])
+    played = main(sys.argv[1], int(sys.argv[2]), into)
+    (into / BASELINE_RESULTS).write_bytes(pickle.dumps(played))

@@ -7,6 +7,7 @@ plan is the product's own plan with the plants and caps taken out.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from scheduler.domain.state import ClusterState
 from scheduler.planner.feasibility import SpecView, Views, zone_legs
 from scheduler.planner.horizon import HorizonStrategy, PlannerSettings
-from scheduler.planner.scoring import Scorer
+from scheduler.planner.marginal import marginal_yuan_per_kwh
+from scheduler.planner.scoring import Scorer, energy_yuan_per_hour
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask, Strategy
 from solvers.solution import PlanSolution
@@ -51,7 +53,25 @@ class _NoPlan:
 
 
 class _Greedy:
-    """Common part of the greedy scorers: nothing waits for a price, nothing has a quota."""
+    """Common part of the greedy scorers: nothing waits for a price, nothing has a quota, no site is closed.
+
+    What a replica costs they tell as everybody does; they do not look at it.
+    """
+
+    def __init__(self, state: ClusterState, now_s: int) -> None:
+        self._state, self._now_s = state, now_s
+
+    @cached_property
+    def _marginal_yuan_per_kwh(self) -> NDArray[np.float64]:
+        return marginal_yuan_per_kwh(self._state, self._now_s)
+
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """Energy at tariff and marginal iPUE of the hour."""
+        return energy_yuan_per_hour(view, snapshot, self._marginal_yuan_per_kwh)
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """All."""
+        return np.ones(snapshot.topology.site_count, bool)
 
     def quota(self, spec: int, snapshot: Snapshot) -> dict[int, float]:
         """None."""
@@ -65,7 +85,8 @@ class _Greedy:
 class _LeastLoadedScorer(_Greedy):
     chunk = 8
 
-    def __init__(self) -> None:
+    def __init__(self, state: ClusterState, now_s: int) -> None:
+        super().__init__(state, now_s)
         self._used: dict[int, _Used] = {}
 
     def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
@@ -147,7 +168,7 @@ class LeastLoaded(_NoPlan):
 
     def scorer(self, state: ClusterState, guide: dict[str, Any], now_s: int) -> Scorer:
         """Independent of any plan."""
-        return _LeastLoadedScorer()
+        return _LeastLoadedScorer(state, now_s)
 
 
 class NearestEdge(_NoPlan):
@@ -157,7 +178,7 @@ class NearestEdge(_NoPlan):
 
     def scorer(self, state: ClusterState, guide: dict[str, Any], now_s: int) -> Scorer:
         """Independent of any plan."""
-        return _NearestEdgeScorer()
+        return _NearestEdgeScorer(state, now_s)
 
 
 def strategy_of(name: str) -> Strategy:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +19,15 @@ from rich.console import Console
 from cluster_sim.audit import audit_file, audit_log
 from cluster_sim.client_gateway import ClientGateway
 from cluster_sim.driver import Progress
-from cluster_sim.play import BASELINES, ENGINES, EngineToCome, LoggedGateway, PlayedDay, play_day
+from cluster_sim.play import (
+    BASELINE_RESULTS,
+    BASELINES,
+    ENGINES,
+    EngineToCome,
+    LoggedGateway,
+    PlayedDay,
+    play_day,
+)
 from cluster_sim.questions import Questions
 from cluster_sim.report import write_report
 from cluster_sim.result import Comparison, DayResult, DayStory, DayWindow, RunChecks
@@ -30,6 +35,7 @@ from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceProcess
 from cluster_sim.summary import LiveDay, print_summary
+from cluster_sim.termination import TerminatedInOrder
 from cluster_sim.traces.azure_llm import azure_llm_day, read_azure_llm
 from cluster_sim.traces.openb_day import Cut, openb_day, read_openb
 from cluster_sim.world.protocol import SiteEngine
@@ -67,7 +73,8 @@ def demo(
 ) -> None:
     """Play a day of the city through a real service, compare it with three baselines, check and report it.
 
-    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
+    judged in the summary and change no exit code.
 
     Examples:
         suanli demo
@@ -75,7 +82,7 @@ def demo(
     """
     console = Console(highlight=False)
     world = _load(scenario)
-    _check_engine(engine)
+    _check_choices(OURS, engine)
     run_dir = _new_run_dir(out, world.scenario_id)
     console.print(
         f"{world.title.en} · {world.title.zh}: one day, seed {seed}, sites on {engine}, files in {run_dir}"
@@ -187,7 +194,8 @@ def simulate(
     With --trace the day comes from a recorded list; under Suanli's own policy it is submitted to a real service through
     the public client.
 
-    Exit codes: 0 all held, 1 something did not (said last), 2 bad input.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
+    judged in the summary and change no exit code: a baseline may break them.
 
     Examples:
         suanli simulate tiny-cloud-edge
@@ -197,9 +205,7 @@ def simulate(
         suanli simulate --trace azure-llm --requests REQUESTS.csv --hours 2
     """
     console = Console(highlight=False, quiet=quiet)
-    _check_engine(engine)
-    if policy not in (OURS, *BASELINES):
-        _refuse(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
+    _check_choices(policy, engine)
     asked = _TraceOptions(
         trace, nodes, pods, requests, limit_pods, limit_nodes, hours, from_hour, compress, stay
     )
@@ -240,12 +246,15 @@ def audit(
         suanli audit runs/songjiang-s-20260715/suanli.jsonl
     """
     console = Console(highlight=False)
+    if log.is_dir():
+        _refuse(f"{log}: is a folder; a log is a file in it, POLICY.jsonl of a played day")
     if not log.is_file():
         _refuse(f"{log}: no such file")
     try:
         result = audit_file(log)
     except ValueError as error:
-        _refuse(f"{log}: {error}")
+        said = str(error)
+        _refuse(said if said.startswith(f"{log}:") else f"{log}: {said}")
     for violation in result.violations:
         console.print(violation, style="red", markup=False)
     console.print(f"verify: {len(result.violations)} violations in {result.checked_count} checks")
@@ -351,35 +360,15 @@ def _play_through_service(
 ) -> tuple[PlayedDay, Questions]:
     """A service of its own, everything through the public client; it and the sites start at the same time."""
     with (
-        _terminated_in_order(),
+        TerminatedInOrder(),
         ServiceProcess(run_dir) as service,
-        EngineToCome(engine, world, seed) as sites,
+        closing(EngineToCome(engine, world, seed)) as sites,
     ):
-        gateway = ClientGateway(service.address)
+        gateway = ClientGateway(service.await_address())
         questions = Questions(gateway.client, world)
         day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
         gateway.client.close()
     return day, questions
-
-
-@contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that sites and service end with us; Ray sets that up on the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def unwind(number: int, _: object) -> None:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # once is enough: a second one would interrupt the unwinding
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _story(day: PlayedDay, questions: Questions | None, world: Scenario, out: Path) -> DayStory:
@@ -395,13 +384,20 @@ def _story(day: PlayedDay, questions: Questions | None, world: Scenario, out: Pa
     )
 
 
-def _check_engine(engine: str) -> None:
+def _check_choices(policy: str, engine: str) -> None:
+    """Every option that names nothing we have, in one answer."""
+    problems = []
+    if policy not in (OURS, *BASELINES):
+        problems.append(f"--policy {policy!r}: expected {OURS} or one of {', '.join(BASELINES)}")
     if engine not in ENGINES:
-        _refuse(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}")
+        problems.append(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    if problems:
+        _refuse("\n".join(problems))
 
 
 def _refuse(text: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(text, style="red")
+    # names from outside are no markup, and a problem stays one line
+    Console(stderr=True, highlight=False).print(text, style="red", markup=False, soft_wrap=True)
     raise typer.Exit(EXIT_BAD_INPUT)
 
 
@@ -431,11 +427,13 @@ def _play(
     baselines: _Baselines | None = None,
 ) -> PlayedDay:
     window = DayWindow(world.start_s, world.end_s, world.drain_end_s)
-    with LiveDay(console, world.fleet(), window, title=policy) as live:
+    with TerminatedInOrder() as termination, LiveDay(console, world.fleet(), window, title=policy) as live:
         shown = 0
 
         def on_window(progress: Progress) -> None:
             nonlocal shown
+            if not shown:
+                termination.again()  # the sites are up
             if baselines is not None:
                 baselines.start()
             live.advance(progress.now_s, gateway.log[shown:])
@@ -460,9 +458,6 @@ class _Baselines:
     def __init__(self, scenario: str, seed: int, run_dir: Path) -> None:
         self._scenario, self._seed, self._dir = scenario, seed, run_dir
         self._process: subprocess.Popen[bytes] | None = None
-        self._answer = b""
-        # read as it comes: a process whose pipe is full would end only when the day is over
-        self._reader = threading.Thread(target=self._read, name="suanli-baselines", daemon=True)
 
     def __enter__(self) -> _Baselines:
         return self
@@ -481,14 +476,7 @@ class _Baselines:
             "--while-stdin",
         ]
         with (self._dir / "baselines.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE
-            )
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        self._answer = self._process.stdout.read()
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.PIPE)
 
     def __exit__(self, *_: object) -> None:
         if self._process is None:
@@ -496,21 +484,18 @@ class _Baselines:
         if self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def results(self, console: Console) -> list[tuple[str, DayResult]]:
         """Wait for them; RuntimeError with the end of their log when one failed."""
         assert self._process is not None
         with console.status("waiting for the baselines …"):
-            self._reader.join()
             code = self._process.wait()
         if code != 0:
             tail = (self._dir / "baselines.log").read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the baselines ended with exit code {code}:\n{tail}")
-        results: list[tuple[str, DayResult]] = pickle.loads(
-            self._answer
-        )  # from our own process, through a pipe
+        file = self._dir / BASELINE_RESULTS
+        results: list[tuple[str, DayResult]] = pickle.loads(file.read_bytes())  # from our own process
+        file.unlink()
         return results

@@ -138,7 +138,7 @@ def read_log(path: Path) -> list[Event]:
                     first = error.errors(include_url=False, include_input=False)[0]
                     where = ".".join(map(str, first["loc"]))
                     what = f"{where}: {first['msg']}" if where else first["msg"]
-                    raise BrokenLogError(f"{path.name}:{number}: not an event: {what}") from error
+                    raise BrokenLogError(f"{path}:{number}: not an event: {what}") from error
     return events
 
 

@@ -46,6 +46,7 @@ from cluster_sim.day_values import (
     Totals,
     tightest_first,
 )
+from cluster_sim.day_words import saved_in_words, small_amount
 from scheduler.domain.ledger import released_kwh
 from scheduler.domain.limits import caps_in_force
 from suanli.model import (
@@ -110,14 +111,14 @@ def _carbon_kg_per_kwh(fleet: Fleet, at_s: I64) -> F64:
     """(T,) grid intensity by local hour; zeros when the fleet gives none."""
     if not fleet.carbon_g_per_kwh_by_hour:
         return np.zeros(at_s.size)
-    offset_s = fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR
+    offset_s = fleet.utc_offset_hours * SECONDS_PER_HOUR
     by_hour = np.array(fleet.carbon_g_per_kwh_by_hour)
     return np.asarray(by_hour[((at_s + offset_s) // SECONDS_PER_HOUR) % by_hour.size] / MILLI)
 
 
 def _energy_account(log: DayLog, from_s: int, until_s: int) -> tuple[F64, F64, F64, F64, F64]:
     """(S,) IT, useful IT and facility kWh, yuan, kg CO₂ of a span."""
-    offset_s = log.fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if log.fleet.tariffs else 0
+    offset_s = log.fleet.utc_offset_hours * SECONDS_PER_HOUR
     edges = _hour_edges(from_s, until_s, offset_s)
     it = _energy_per_bin(log, log.meters.it_kwh, edges)
     useful = _energy_per_bin(log, log.meters.useful_it_kwh, edges)
@@ -300,7 +301,7 @@ def _hours_over(log: DayLog, site: int, cap: float | None, window: DayWindow) ->
     """Whole local hours, open throughout, in which E_fac > Π·E_IT."""
     if cap is None:
         return 0
-    offset_s = log.fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if log.fleet.tariffs else 0
+    offset_s = log.fleet.utc_offset_hours * SECONDS_PER_HOUR
     edges = _hour_edges(window.start_s, window.day_end_s, offset_s)
     it = _energy_per_bin(log, log.meters.it_kwh, edges)[site]
     facility = _energy_per_bin(log, log.meters.facility_kwh, edges)[site]
@@ -334,20 +335,11 @@ def _predicted_rtt_p99(log: DayLog, window: DayWindow) -> list[float | None]:
     return [float(np.quantile(v, 0.99)) if v.size else None for v in values]
 
 
-def released_by_plan(log: DayLog, window: DayWindow) -> dict[str, float]:
-    """What the day's first plan releases per site; a plan of another horizon speaks for its share of it.
-
-    A policy that makes no plans is judged by the same seasonal rule.
-    """
-    for plan in log.by_kind[EventKind.PLAN_COMMITTED]:
-        if window.start_s <= plan.at_s < window.day_end_s and plan.body.get("ledger"):
-            share = (window.day_end_s - window.start_s) / plan.body["horizon_s"]
-            return {row["site_id"]: row["released_kwh"] * share for row in plan.body["ledger"]}
-    return seasonal_release(log.fleet, log.policy, window)
-
-
 def seasonal_release(fleet: Fleet, policy: Policy, window: DayWindow) -> dict[str, float]:
-    """β_H of the day per site with an annual cap, by the service's own seasonal rule from the opening balance."""
+    """β_H of the day per site with an annual cap, by the service's own seasonal rule from the opening balance.
+
+    What any policy's day may take is a matter of city and season alone: no plan that it makes has a say in it.
+    """
     starts_s = np.arange(window.start_s, window.day_end_s, SECONDS_PER_HOUR, dtype=np.int64)
     hours = np.diff(np.append(starts_s, window.day_end_s)) / SECONDS_PER_HOUR
     out = {}
@@ -596,6 +588,8 @@ def moves_by_mode(
             gain_yuan=sum(e.body.get("gain_yuan", 0.0) for e in moved),
             example=_move_in_words(log, max(moved, key=_telling), class_names) if moved else "",
             within_site_count=sum(not _is_between_sites(e) for e in moved),
+            saved_wait_gpu_h=sum(e.body.get("saved_wait_gpu_h", 0.0) for e in moved),
+            saved_lateness_yuan=sum(e.body.get("saved_lateness_yuan", 0.0) for e in moved),
         )
         for mode, moved in by_mode.items()
     )
@@ -606,8 +600,9 @@ def _is_between_sites(event: Event) -> bool:
 
 
 def _telling(event: Event) -> tuple[bool, float, int]:
-    """A move between sites if there is one; of those the one that gained most, of equals the earliest."""
-    return _is_between_sites(event), event.body.get("gain_yuan", 0.0), -event.revision
+    """A move between sites if there is one; of those the one worth most, of equals the earliest."""
+    worth_yuan = event.body.get("gain_yuan", 0.0) + event.body.get("saved_lateness_yuan", 0.0)
+    return _is_between_sites(event), worth_yuan, -event.revision
 
 
 def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[str, str]]) -> str:
@@ -618,19 +613,25 @@ def _move_in_words(log: DayLog, event: Event, class_names: Mapping[str, tuple[st
     workload_class = log.workloads.classes[int(log.workloads.class_code[row])]
     what = log.workloads.displays[row] or class_names.get(workload_class, (workload_class, ""))[0]
     who = f"{name} ({what})" if what != name else name
-    gain, cost = body.get("gain_yuan", 0.0), body.get("cost_yuan", 0.0)
+    saved = saved_in_words(
+        body.get("gain_yuan", 0.0),
+        body.get("saved_wait_gpu_h", 0.0),
+        body.get("saved_lateness_yuan", 0.0),
+        decimals=2,
+    )
     here = origin.display_name or origin.site_id
     way = f"from {here} to {target.display_name or target.site_id}"
     return (
         f"at {clock(log.fleet, event.at_s)} replica {body['replica_index']} of {who} went "
         f"{way if _is_between_sites(event) else f'to another node of {here}'}: "
-        f"{body['reason'].replace('_', ' ')}; the move cost ¥{cost:.2f} and saves ¥{gain:.2f}"
+        f"{body['reason'].replace('_', ' ')}; the move cost ¥{small_amount(body.get('cost_yuan', 0.0))} and "
+        f"saves {saved}"
     )
 
 
 def clock(fleet: Fleet, at_s: float) -> str:
     """Local wall clock of the fleet, HH:MM."""
-    offset_s = fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if fleet.tariffs else 0
+    offset_s = fleet.utc_offset_hours * SECONDS_PER_HOUR
     minutes = int(at_s + offset_s) // SECONDS_PER_MINUTE
     return f"{minutes // 60 % HOURS_PER_DAY:02d}:{minutes % 60:02d}"
 

@@ -88,7 +88,7 @@ class SiteDay:
     """Π·E_IT − E_fac since 1 January at the start of the day; None without an annual cap."""
     balance_after_kwh: float | None
     released_kwh: float | None
-    """What the seasonal rule lets this day take from the balance, by the plan's ledger; None if none says."""
+    """What the seasonal rule lets this day take from the balance; None without an annual cap."""
     hours_over_cap: int
     """Whole open hours whose iPUE was above an hourly cap."""
     breach_debt_kwh: float
@@ -152,9 +152,14 @@ class MoveCount:
     count: int
     cost_yuan: float
     gain_yuan: float
+    """Energy that they are expected to save."""
     example: str
     within_site_count: int = 0
     """Of these, from one node of a site to another: room for a gang, or a node that may sleep."""
+    saved_wait_gpu_h: float = 0.0
+    """GPU-hours that gangs waited less because some of these made room for them."""
+    saved_lateness_yuan: float = 0.0
+    """What these hours are worth at the gangs' own price of lateness: no money that anybody saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +392,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several policies on one day, ours first; caps are judged by the release of our plan's ledger."""
+    """Several policies on one day, ours first; caps are judged by one release, that of the season."""
 
     days: tuple[tuple[str, DayResult], ...]
 

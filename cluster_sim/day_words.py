@@ -1,8 +1,10 @@
 """The words and numbers in which a day is told: shared by the terminal summary, the live line and the report.
 
-one_sentence      the day for a stranger
+one_sentence      the day for a stranger; outcomes_in_words what became of its workloads
 reason_in_words   one no of an Explanation; blocked_in_words all of them, place by place
 event_in_words    one event of the log, None when it tells nothing on its own
+asked_in_words    the instant for which an Explanation speaks
+saved_in_words    what moves save: energy in yuan, waiting in GPU-hours
 wrapped           lines of a width that tear no figure apart
 number, percent   figures with thin groups: 1 204
 """
@@ -17,7 +19,8 @@ import numpy as np
 from rich.cells import cell_len
 
 from cluster_sim.day_values import ClassLatency, Comparison, DayResult
-from suanli.model import Event, EventKind, Fleet, MoveMode, Reason
+from suanli.model import Event, EventKind, Explanation, Fleet, MoveMode, Reason, WorkloadState
+from suanli.model.units import SECONDS_PER_HOUR, utc
 from suanli.model.words import blocked_places, nodes_words, reason_words
 
 GROUP = " "
@@ -39,8 +42,31 @@ def number(value: float | None, digits: int = 0) -> str:
     return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
 
 
-_BREAK = re.compile(r" (?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b))")
-"""Where a line may end: at spaces that do not stand inside a figure or between a figure and its unit."""
+SMALLEST_SHOWN_YUAN = 1e-6
+
+
+def small_amount(value_yuan: float, digits: int = 2) -> str:
+    """`12.50`, and of what would round to nothing two significant digits: `0.0042`."""
+    size = abs(value_yuan)
+    if digits and SMALLEST_SHOWN_YUAN <= size < 0.5 * 10.0**-digits:
+        digits = 1 - math.floor(math.log10(size))
+    return number(value_yuan, digits)
+
+
+def saved_in_words(energy_yuan: float, wait_gpu_h: float, lateness_yuan: float, *, decimals: int = 0) -> str:
+    """What moves save: money for energy, and apart from it time that gangs wait less, with what that is worth."""
+    energy = f"¥{small_amount(energy_yuan, decimals)} of energy"
+    if wait_gpu_h <= 0:
+        return energy
+    return (
+        f"{energy} and {number(wait_gpu_h)} GPU-hours of waiting, worth ¥{number(lateness_yuan)} as lateness"
+    )
+
+
+_BREAK = re.compile(
+    r" (?!(?<=\d for )energy\b)(?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b|for energy\b))"
+)
+"""Where a line may end: at spaces that do not stand inside a figure or between a figure and its unit or use."""
 
 
 def wrapped(text: str, width: int) -> str:
@@ -114,8 +140,9 @@ def minutes(duration_s: float) -> str:
 def one_sentence(comparison: Comparison, versus: str = "least-loaded") -> str:
     """The day for a stranger: what was placed, how well promises were kept, what it cost, how far from the best.
 
-    Money is what the day cost until drained; the comparison is per delivered GPU-hour, so that leaving work undone
-    never looks like saving. The proof is the worst gap of the day's fleet plans.
+    Money is what the day and its drain cost, and in brackets what was paid before the day ended; the comparison is
+    per delivered GPU-hour, so that leaving work undone never looks like saving. The proof is the worst gap of the
+    day's fleet plans.
     """
     day = comparison.ours
     held, capped = day.caps
@@ -125,12 +152,35 @@ def one_sentence(comparison: Comparison, versus: str = "least-loaded") -> str:
     else:
         parts.append(f"{number(day.latency.outside_count)} outside their latency")
     parts.append(f"caps held at {held} of {capped} sites")
-    parts.append(f"¥{number(day.drained.cost_yuan)} for energy")
+    parts.append(_money(day))
     saving = comparison.below_frac(versus)
     if saving is not None:
         parts.append(f"{below(saving)} {versus} per GPU-hour")
     parts.append(_proof(day))
     return ", ".join(parts) + "."
+
+
+def _money(day: DayResult) -> str:
+    spent = f"¥{number(day.drained.cost_yuan)} for energy"
+    if day.window.drained_until_s == day.window.day_end_s:
+        return spent
+    return f"{spent} until drained (¥{number(day.day.cost_yuan)} in the day)"
+
+
+def outcomes_in_words(day: DayResult) -> str:
+    """What became of all that was submitted, at the end of the drain: `784 succeeded, 40 failed as …, 17 cancelled …`."""
+    said = (
+        (WorkloadState.SUCCEEDED, "succeeded"),
+        # the service fails a workload only when its site reports that a replica broke down
+        (WorkloadState.FAILED, "failed as the scenario has it"),
+        (WorkloadState.CANCELLED, "cancelled by their owners"),
+        (WorkloadState.RUNNING, "still run"),
+        (WorkloadState.STARTING, "start"),
+        (WorkloadState.PENDING, "wait"),
+        (WorkloadState.PLANNED, "planned for later"),
+    )
+    counts = ((day.state_counts.get(state, 0), words) for state, words in said)
+    return ", ".join(f"{number(count)} {words}" for count, words in counts if count)
 
 
 def learned_in_words(day: DayResult) -> str:
@@ -155,6 +205,15 @@ def _proof(day: DayResult) -> str:
     if fleet.bounded_count < fleet.plan_count:
         return f"proven within {gap_percent(fleet.max_frac)} in {fleet.bounded_count} of {fleet.plan_count} plans"
     return f"proven within {gap_percent(fleet.max_frac)}"
+
+
+def asked_in_words(fleet: Fleet, explanation: Explanation) -> str:
+    """`at 00:59 on 15 July: `, local time of the fleet; empty where the answer does not say when it was given."""
+    if not explanation.at_s:
+        return ""
+    offset_s = fleet.utc_offset_hours * SECONDS_PER_HOUR
+    local = utc(explanation.at_s + offset_s)
+    return f"at {local:%H:%M} on {local.day} {local:%B}: "
 
 
 def reason_in_words(reason: Reason) -> str:
@@ -194,6 +253,8 @@ def event_in_words(event: Event, fleet: Fleet) -> str | None:
     if event.kind is EventKind.REPLICA_PREEMPTED:
         by, lost = body["by"].split("/")[-1], body["lost_gpu_hours"]
         return f"{event.subject.split('/')[3]} gives way to {by}, which starts now; {lost:.2g} GPU-hours lost"
+    if event.kind is EventKind.REPLICA_PAUSED:
+        return f"{event.subject.split('/')[3]} pauses while electricity is dear"
     if event.kind is EventKind.PLAN_COMMITTED:
         gap = next(
             (b["gap_frac"] for b in body.get("bounds", ()) if b.get("scope", "fleet") == "fleet"), None

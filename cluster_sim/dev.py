@@ -21,14 +21,17 @@ from cluster_sim.play import ENGINES, engine_of
 from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceError, ServiceProcess
+from cluster_sim.termination import TerminatedInOrder
 from cluster_sim.world.arrivals import arrivals
 from cluster_sim.world.build import weather_of
+from scheduler.rpc import refuse_taken
 from suanli.client.core import DEFAULT_ADDRESS
 from suanli.model import InvalidRequest, TelemetryReport
 from suanli.model.units import SECONDS_PER_HOUR
 
 DEFAULT_PORT = int(DEFAULT_ADDRESS.rpartition(":")[2])
 """Where the command line looks when nobody tells it."""
+LOOPBACK = "127.0.0.1"
 FORECAST_HOURS = 30
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -37,7 +40,10 @@ EXIT_BAD_INPUT = 2
 def dev(
     scenario: Annotated[str, typer.Argument(help="Shipped scenario or path to a YAML file.")] = "songjiang-s",
     engine: Annotated[str, typer.Option(help="Who simulates the sites: local or ray.")] = "local",
-    port: Annotated[int, typer.Option(help="gRPC port of the service on loopback.")] = DEFAULT_PORT,
+    port: Annotated[
+        int,
+        typer.Option(help="gRPC port of the service on loopback; 0 takes any free one.", min=0, max=65535),
+    ] = DEFAULT_PORT,
     seed: Annotated[int, typer.Option(help="Seed of everything random in the simulated city.")] = 42,
     every_s: Annotated[float, typer.Option(help="Seconds between telemetry reports.", min=0.2)] = 2.0,
     out: Annotated[Path, typer.Option(help="Folder for the service's store and log.")] = Path("runs/dev"),
@@ -52,22 +58,33 @@ def dev(
     try:
         world = today(load_scenario(scenario), datetime.now(timezone(timedelta(hours=8))))
     except InvalidRequest as error:
-        Console(stderr=True).print(str(error), style="red")
+        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_BAD_INPUT) from error
     if engine not in ENGINES:
         Console(stderr=True).print(f"--engine {engine!r}: expected one of {', '.join(ENGINES)}", style="red")
         raise typer.Exit(EXIT_BAD_INPUT)
+    try:
+        refuse_taken(LOOPBACK, port)
+    except OSError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from error
     run_dir = out / uuid.uuid4().hex[:8]
     try:
-        with ServiceProcess(run_dir, virtual=False, port=port) as service:
-            _greet(console, world, service.address, run_dir)
-            _keep_up(world, seed, engine, ClientGateway(service.address), every_s, console)
+        with (
+            TerminatedInOrder() as termination,
+            ServiceProcess(run_dir, virtual=False, host=LOOPBACK, port=port) as service,
+        ):
+            address = service.await_address()
+            _greet(console, world, address, run_dir)
+            _keep_up(world, seed, engine, ClientGateway(address), every_s, console, termination)
     except ServiceError as error:
-        hint = f"\nif something else listens on port {port}: --port takes another one"
-        Console(stderr=True).print(str(error) + hint, style="red", markup=False)
+        Console(stderr=True).print(str(error), style="red", markup=False)
         raise typer.Exit(EXIT_FAILED) from error
     except KeyboardInterrupt:
         console.print("\nthe city closes")
+    except SystemExit:
+        console.print("\nthe city closes: told to terminate")
+        raise
 
 
 def _greet(console: Console, world: Scenario, address: str, run_dir: Path) -> None:
@@ -96,13 +113,20 @@ def today(world: Scenario, now: datetime) -> Scenario:
 
 
 def _keep_up(
-    world: Scenario, seed: int, engine_name: str, gateway: ClientGateway, every_s: float, console: Console
+    world: Scenario,
+    seed: int,
+    engine_name: str,
+    gateway: ClientGateway,
+    every_s: float,
+    console: Console,
+    termination: TerminatedInOrder,
 ) -> None:
     submitted = arrivals(world, seed)
     standing = [
         w for at_s, w in submitted.items if at_s == world.start_s and all(s.is_service for s in w.stages)
     ]
     engine = engine_of(engine_name, world, seed, dict(submitted.fates))
+    termination.again()
     weather = weather_of(world, seed)
     forecast_due_s = 0
     try:

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import orjson
 
@@ -22,14 +21,14 @@ from cluster_sim.result import DayResult, DayWindow, build_day_result, read_log
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.world.network import LatencyMeter
 from cluster_sim.world.protocol import Command, SiteEngine, SiteReport
+from scheduler.domain.records import GC_THRESHOLD
 from suanli.model import Event
 
 ENGINES = ("ray", "local")
 BASELINES = ("least-loaded", "nearest-edge", "pue-blind")
 """What a day is compared with; the policies themselves are in `cluster_sim.baselines`."""
-
-GC_THRESHOLD = (50_000, 20, 50)
-"""As in the service (`scheduler.app`): a day leaves tens of thousands of events."""
+BASELINE_RESULTS = "baselines.pickle"
+"""In the run's folder, from the process that plays them to the one that waits for them."""
 
 
 class LoggedGateway(Gateway, Protocol):
@@ -104,7 +103,7 @@ def engine_of(name: str, scenario: Scenario, seed: int, fates: dict[str, object]
 class EngineToCome:
     """A scenario's sites, started on a thread of their own; who first steps them waits until they are there.
 
-    A service can start, and decide what is due at the opening, while Ray starts. A context manager; a failed start is
+    A service can start, and decide what is due at the opening, while Ray starts. To be closed; a failed start is
     raised by the first step. The thread lives as long as the sites: the kernel ends Ray's processes with the thread
     that started them.
     """
@@ -130,14 +129,6 @@ class EngineToCome:
         with self._thread:
             if self._made.exception() is None:
                 self._thread.submit(self._made.result().close).result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @contextmanager

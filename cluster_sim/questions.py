@@ -1,6 +1,7 @@
 """Two questions asked of the service while the day runs: why does this one wait, why does that one lie where it does.
 
-They are asked at some whole hours through the public client; the answers with the most to tell are kept.
+They are asked at some whole hours through the public client; the answers with the most to tell are kept. Of what waits,
+that which still does at the end is told before everything that waited on the way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ ASKED_PER_HOUR = 3
 PENDING_ASKED_AT_HOURS = (1, 2, 3, 8, 10, 12, 15, 19, 23)
 PLACED_ASKED_AT_HOURS = (10, 12, 15)
 """Of a day of 24 hours; a shorter one is asked at the same parts of it."""
+NOTHING_TOLD = (-1, -1, -1)
+"""Less than (instant if it waits at an end, rules that conflict, different reasons) of any answer."""
 
 
 class Questions:
@@ -25,21 +28,21 @@ class Questions:
     def __init__(self, client: Client, scenario: Scenario) -> None:
         self._client = client
         self._scenario = scenario
+        self._pending_telling = NOTHING_TOLD
         self.pending: Explanation | None = None
         self.placed: Explanation | None = None
 
     def ask(self, now_s: int) -> None:
-        """Ask at the hours meant for it."""
-        elapsed_s = now_s - self._scenario.start_s
-        if not elapsed_s or now_s > self._scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
+        """Ask at the hours meant for it; of what waits also at the end of the day and of its drain."""
+        scenario = self._scenario
+        if now_s in (scenario.end_s, scenario.drain_end_s):
+            self._ask_pending(at_end=True)
+        elapsed_s = now_s - scenario.start_s
+        if not elapsed_s or now_s > scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
             return  # at the opening everything waits, and only because it has just come
         hour = elapsed_s // SECONDS_PER_HOUR
-        if hour in hours_of(PENDING_ASKED_AT_HOURS, self._scenario.day.hours):
-            # what only waits for a cheaper hour is asked about when nothing waits in earnest
-            for name in self._names("state = PENDING") or self._names("state = PLANNED"):
-                answer = self._client.explain_workload(name)
-                if _telling(answer) > _telling(self.pending):
-                    self.pending = self._client.explain_workload(name, with_relaxations=True)
+        if now_s < scenario.end_s and hour in hours_of(PENDING_ASKED_AT_HOURS, scenario.day.hours):
+            self._ask_pending(at_end=False)
         if hour in hours_of(PLACED_ASKED_AT_HOURS, self._scenario.day.hours):
             for name in self._names('state = RUNNING AND workload_class = "W9"') + self._names(
                 "state = RUNNING"
@@ -47,6 +50,17 @@ class Questions:
                 answer = self._client.explain_workload(name)
                 if _contested(answer) > _contested(self.placed):
                     self.placed = answer
+
+    def _ask_pending(self, *, at_end: bool) -> None:
+        """At the end of the drain, which comes last, whatever waits with a reason is told before the day's end's."""
+        # what only waits for a cheaper hour is asked about when nothing waits in earnest
+        for name in self._names("state = PENDING") or self._names("state = PLANNED"):
+            answer = self._client.explain_workload(name)
+            has_reason = bool(answer.reasons or answer.conflict)
+            telling = (answer.at_s if at_end and has_reason else 0, *_telling(answer))
+            if telling > self._pending_telling:
+                self._pending_telling = telling
+                self.pending = self._client.explain_workload(name, with_relaxations=True)
 
     def _names(self, filter_text: str) -> list[str]:
         records = self._client.list_workloads(filter=filter_text, page_size=ASKED_PER_HOUR)
@@ -58,10 +72,8 @@ def hours_of(asked: Sequence[int], day_hours: float) -> set[int]:
     return {max(1, round(hour * day_hours / HOURS_PER_DAY)) for hour in asked}
 
 
-def _telling(answer: Explanation | None) -> tuple[int, int]:
+def _telling(answer: Explanation) -> tuple[int, int]:
     """Conflicts of several rules say more than one; then the number of different reasons."""
-    if answer is None:
-        return (-1, -1)
     return (len(answer.conflict), len({r.code for r in answer.reasons}))
 
 

@@ -26,6 +26,7 @@ from cluster_sim.day_values import DayResult, SiteDay
 from cluster_sim.day_words import (
     MODE_NAMES,
     NONE,
+    asked_in_words,
     below,
     blocked_in_words,
     gap_percent,
@@ -34,8 +35,10 @@ from cluster_sim.day_words import (
     minutes,
     number,
     one_sentence,
+    outcomes_in_words,
     percent,
     reason_in_words,
+    saved_in_words,
     signed,
 )
 from cluster_sim.report_data import DRAWN_SHARE, chart_data
@@ -157,7 +160,7 @@ def _site_cell(kind: SiteKind, name: str, name_zh: str, after: str = "") -> str:
 
 def _header(story: DayStory, title: str, title_zh: str) -> str:
     day = story.comparison.ours
-    offset_s = day.fleet.tariffs[0].utc_offset_hours * SECONDS_PER_HOUR if day.fleet.tariffs else 0
+    offset_s = day.fleet.utc_offset_hours * SECONDS_PER_HOUR
     date = utc(day.window.start_s + offset_s)
     hours = number((day.window.drained_until_s - day.window.day_end_s) / SECONDS_PER_HOUR, 1)
     links = (
@@ -190,14 +193,14 @@ def _tiles(story: DayStory) -> str:
         (f"{number(day.placed_count)}", f"of {number(day.submitted_count)} workloads placed", ""),
         (number(outside), "outside their latency", "" if outside is None else "bad" if outside else "good"),
         (f"{held} / {capped}", "sites held their cap", "good" if held == capped else "bad"),
-        (f"¥{number(day.drained.cost_yuan)}", "paid for energy", ""),
-        (number(day.drained.delivered_gpu_h), "GPU-hours delivered", ""),
-        (number(day.drained.ipue, 3), "iPUE of all sites", ""),
+        (f"¥{number(day.drained.cost_yuan)}", "paid for energy until drained", ""),
+        (number(day.drained.delivered_gpu_h), "GPU-hours delivered until drained", ""),
+        (number(day.day.ipue, 3), "iPUE of all sites in the day", ""),
     ]
     if saving is not None:
         tiles.insert(4, (below(saving), f"{story.versus}, per GPU-hour", "good" if saving >= 0 else "bad"))
     if day.drained.carbon_kg:
-        tiles.append((f"{number(day.drained.carbon_kg / 1000, 2)} t", "CO₂ of that energy", ""))
+        tiles.append((f"{number(day.drained.carbon_kg / 1000, 2)} t", "CO₂ of the energy until drained", ""))
     return (
         "<div class=tiles>"
         + "".join(
@@ -257,9 +260,10 @@ def _sites_section(day: DayResult) -> str:
         "mean price<br>yuan/kWh",
         "p99 RTT<br>ms",
     )
+    hours = number((day.window.day_end_s - day.window.start_s) / SECONDS_PER_HOUR)
     predicted = any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites)
     note = (
-        "Tightest cap first, over the 24 hours of the day. Balance is cap × IT energy − facility energy "
+        f"Tightest cap first, over the {hours} hours of the day. Balance is cap × IT energy − facility energy "
         "since 1 January; room left is what the day could still have used, as a share of its facility "
         "energy." + (" A p99 RTT with * was predicted when the work was placed." if predicted else "")
     )
@@ -417,12 +421,11 @@ def _queue_section(day: DayResult) -> str:
         ("reason", "replicas"),
         [(escape(r.replace("_", " ")), number(n)) for r, n in day.pending_by_reason.items()],
     )
-    ended = ", ".join(f"{number(n)} {state.value}" for state, n in day.state_counts.items() if n)
     return _section(
         "waiting",
         "Queue",
         "排队",
-        f"Workloads over the day. At the end of the drain: {escape(ended)}.",
+        f"Workloads over the day. At the end of the drain: {escape(outcomes_in_words(day))}.",
         _chart("queue", "Running, starting and pending workloads over the day")
         + _folded("Table: why work waited in the last round of the day", reasons),
     )
@@ -551,14 +554,19 @@ def _moves_section(day: DayResult) -> str:
         + "</li>"
         for m in day.moves
     )
-    saved, cost = sum(m.gain_yuan for m in day.moves), sum(m.cost_yuan for m in day.moves)
+    cost_yuan = sum(m.cost_yuan for m in day.moves)
+    saved = saved_in_words(
+        sum(m.gain_yuan for m in day.moves),
+        sum(m.saved_wait_gpu_h for m in day.moves),
+        sum(m.saved_lateness_yuan for m in day.moves),
+    )
     within = sum(m.within_site_count for m in day.moves)
     return _section(
         "moved",
         "Moves",
         "云边协同",
         "Running work that changed its place, in the plan's three modes: "
-        f"¥{number(cost)} of moving for ¥{number(saved)} of expected savings"
+        f"moving cost ¥{number(cost_yuan)} and is expected to save {saved}"
         + (f"; {number(within)} of the moves stayed within their site." if within else "."),
         _chart("moves", "Number of moves per mode", "low") + f"<ul class=list>{examples}</ul>",
     )
@@ -605,7 +613,7 @@ def _explanations(story: DayStory) -> str:
         if count
         else "Nothing waits at the end of the day."
     )
-    pending = _pending(story.pending) if story.pending else f"<p>{silent}</p>"
+    pending = _pending(day, story.pending) if story.pending else f"<p>{silent}</p>"
     placed = _placed(day, story.placed) if story.placed else "<p>No placement was explained.</p>"
     return _section(
         "why",
@@ -617,7 +625,16 @@ def _explanations(story: DayStory) -> str:
     )
 
 
-def _pending(e: Explanation) -> str:
+def _asked(day: DayResult, e: Explanation) -> str:
+    said = asked_in_words(day.fleet, e)
+    said = said[:1].upper() + said[1:]
+    return (
+        f"<p>{escape(said)}<code>{escape(e.workload)}</code> <span class=chip>{escape(e.state)}</span> "
+        f"{escape(e.summary)}</p>"
+    )
+
+
+def _pending(day: DayResult, e: Explanation) -> str:
     # every reason, not the first
     rows = [(escape(where), escape(blocks)) for where, blocks in blocked_in_words(e.reasons)]
     conflict = "".join(f"<li>{escape(rule)}</li>" for rule in e.conflict)
@@ -626,7 +643,7 @@ def _pending(e: Explanation) -> str:
         for x in e.relaxations
     )
     return (
-        f"<p><code>{escape(e.workload)}</code> <span class=chip>{escape(e.state)}</span> {escape(e.summary)}</p>"
+        _asked(day, e)
         + _table(("where", "what blocks it"), rows, words=2)
         + _noted_list(
             "Smallest set of rules that conflict; without any one of them it runs:", "conflict", conflict
@@ -665,10 +682,7 @@ def _placed(day: DayResult, e: Explanation) -> str:
         "marginal iPUE",
         "yuan per hour",
     )
-    return (
-        f"<p><code>{escape(e.workload)}</code> <span class=chip>{escape(e.state)}</span> {escape(e.summary)}</p>"
-        + _table(head, rows, words=3)
-    )
+    return _asked(day, e) + _table(head, rows, words=3)
 
 
 def _optimality_section(day: DayResult) -> str:
@@ -683,9 +697,8 @@ def _optimality_section(day: DayResult) -> str:
     ]
     plans = [
         (
-            escape(p.plan_id.split("/")[-1]),
-            escape(b.scope),
             clock(day.fleet, p.at_s),
+            escape(b.scope),
             p.status.value,
             f"¥{number(b.objective_yuan, 1)}",
             NONE if b.bound_yuan is None else f"¥{number(b.bound_yuan, 1)}",
@@ -712,7 +725,7 @@ def _optimality_section(day: DayResult) -> str:
         + _folded(
             "Table: every plan",
             _table(
-                ("plan", "scope", "at", "status", "objective", "bound", "gap", "unplaced", "model"),
+                ("plan of", "scope", "status", "objective", "bound", "gap", "unplaced", "model"),
                 plans,
                 words=2,
             ),

@@ -38,7 +38,7 @@ from cluster_sim.day_tables import (
     plan_proofs,
     power_curves,
     queue_curves,
-    released_by_plan,
+    seasonal_release,
     site_table,
     state_counts_at,
     totals,
@@ -89,14 +89,14 @@ def build_day_result(
 ) -> DayResult:
     """Fold a canonical log into the day's tables.
 
-    `released_kwh` overrides what the first plan's ledger releases per site. Raises BrokenLogError where the
+    `released_kwh` overrides what the seasonal rule releases per site. Raises BrokenLogError where the
     log refers to sites, shapes or workloads that it never introduced.
     """
     log = read_columns(events, fleet)
     power = power_curves(log, window)
     outages = outages_of(log, window)
     breaches = breaches_of(log, window)
-    released = dict(released_kwh) if released_kwh is not None else released_by_plan(log, window)
+    released = dict(released_kwh) if released_kwh is not None else seasonal_release(fleet, log.policy, window)
     states = state_intervals(log)
     return DayResult(
         policy=policy,

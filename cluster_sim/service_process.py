@@ -24,7 +24,7 @@ class ServiceError(RuntimeError):
 class ServiceProcess:
     """One service process with its own store in `run_dir`; a context manager.
 
-    Entering it launches the process; whoever asks for its address waits until it listens.
+    Entering it launches the process and watches it from then on; `await_address` waits until it listens.
     """
 
     def __init__(
@@ -35,19 +35,18 @@ class ServiceProcess:
         self._host = host
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopping = threading.Event()
+        self._stopping, self._has_begun = threading.Event(), threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="suanli-service-watch", daemon=True)
         # the service ends when the write end closes, which a killed simulation cannot forget
         self._lifeline: tuple[int, int] | None = None
         self.restart_count = 0
         self._failure = ""
 
-    @property
-    def address(self) -> str:
-        """host:port of the service, once it listens; ServiceError when it does not come up."""
-        if self._watcher.ident is None:
-            self._await_port()
-            self._watcher.start()
+    def await_address(self) -> str:
+        """host:port of the service, once it listens; ServiceError when it does not come up or was given up."""
+        self._has_begun.wait()
+        if self._failure:
+            raise ServiceError(self._failure)
         return f"{self._host}:{self._port}"
 
     @property
@@ -78,14 +77,14 @@ class ServiceProcess:
         except BaseException:
             self._cut_lifeline()
             raise
+        self._watcher.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        if self._watcher.ident is not None:
-            self._watcher.join()
+        self._watcher.join()
         self._cut_lifeline()
         if self._process is None or self._process.poll() is not None:
             return
@@ -131,6 +130,8 @@ class ServiceProcess:
         assert self._process is not None
         port_file, deadline = self._port_file, time.monotonic() + START_TIMEOUT_S
         while not port_file.exists() or not port_file.read_text().strip():
+            if self._stopping.is_set():
+                return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceError(f"the service did not start:\n{self.log_tail()}")
             time.sleep(0.02)
@@ -141,6 +142,13 @@ class ServiceProcess:
         return self.log_path.read_text(errors="replace")[-characters:] if self.log_path.exists() else ""
 
     def _watch(self) -> None:
+        try:
+            self._await_port()
+        except ServiceError as error:
+            self._failure = str(error)
+            return
+        finally:
+            self._has_begun.set()
         while not self._stopping.wait(WATCH_S):
             if self._process is None or self._process.poll() is None:
                 continue

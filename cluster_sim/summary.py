@@ -27,6 +27,7 @@ from cluster_sim.day_values import Comparison, DayResult, SiteDay
 from cluster_sim.day_words import (
     MODE_NAMES,
     NONE,
+    asked_in_words,
     blocked_in_words,
     event_in_words,
     gap_percent,
@@ -35,8 +36,10 @@ from cluster_sim.day_words import (
     learned_in_words,
     number,
     one_sentence,
+    outcomes_in_words,
     percent,
     reason_in_words,
+    saved_in_words,
     signed,
     wrapped,
 )
@@ -57,7 +60,10 @@ def print_summary(console: Console, story: DayStory) -> None:
     day = story.comparison.ours
     console.print()
     console.print(Text(wrapped(one_sentence(story.comparison, story.versus), console.width), style="bold"))
-    _section(console, "Sites, tightest cap first")
+    if outcomes := outcomes_in_words(day):
+        console.print(Text(wrapped(f"At the end of the drain: {outcomes}.", console.width)))
+    hours = number((day.window.day_end_s - day.window.start_s) / SECONDS_PER_HOUR)
+    _section(console, f"Sites over the {hours} h of the day, tightest cap first")
     _print_sites(console, day)
     _section(console, "Moves")
     _print_moves(console, day)
@@ -113,14 +119,14 @@ def _indented(console: Console, text: str, style: str = "", by: int = 2) -> None
     console.print(Padding(Text(wrapped(text, console.width - by), style=style), (0, 0, 0, by)))
 
 
-def _fits(console: Console, table: Table) -> bool:
-    """Whether the table's names and figures stand whole in the console's width; only words may fold."""
+def _fits(console: Console, table: Table, indent: int = 0) -> bool:
+    """Whether the table's names and figures stand whole in the console's width after `indent`; only words may fold."""
     needed = 0
     for column in table.columns:
         cells = [str(column.header), *map(str, column.cells)]
         parts = cells if column.no_wrap else [word for cell in cells for word in cell.split()]
         needed += max(map(cell_len, parts), default=0)
-    return needed + COLUMN_GAP * (len(table.columns) - 1) <= console.width
+    return indent + needed + COLUMN_GAP * (len(table.columns) - 1) <= console.width
 
 
 def _print_legend(console: Console, names: Sequence[tuple[str, str, str]]) -> None:
@@ -130,7 +136,7 @@ def _print_legend(console: Console, names: Sequence[tuple[str, str, str]]) -> No
         table.add_column(no_wrap=True, style="dim")
     for row in names:
         table.add_row(*row)
-    if _fits(console, table):
+    if _fits(console, table, indent=2):
         console.print(Padding(table, (0, 0, 0, 2)))
     else:
         _indented(console, "; ".join(" ".join(filter(None, row)) for row in names), "dim")
@@ -151,9 +157,8 @@ def _print_first_fitting(console: Console, *layouts: Callable[[], Sequence[Table
 def _print_sites(console: Console, day: DayResult) -> None:
     _print_first_fitting(
         console,
-        lambda: [_sites_whole(day, names=True, room=True)],
-        lambda: [_sites_whole(day, names=False, room=True)],
-        lambda: [_sites_whole(day, names=False, room=False)],
+        lambda: [_sites_whole(day, names=True)],
+        lambda: [_sites_whole(day, names=False)],
         lambda: _sites_halves(day),
     )
     marked = {(m.site_id, m.from_s, m.until_s) for m in day.marks}
@@ -165,6 +170,8 @@ def _print_sites(console: Console, day: DayResult) -> None:
         was_down = (mark.site_id, mark.from_s, mark.until_s) in down
         _print_span(console, day, mark.site_id, mark.from_s, mark.until_s, mark.label, down=was_down)
     _indented(console, "balance = cap × IT energy − facility energy, since 1 January", "dim")
+    if any(s.room_frac is not None for s in day.sites):
+        _indented(console, "room = what the day could still have used, of its facility energy", "dim")
     if any(s.cap_held is not None for s in day.sites):
         _indented(
             console,
@@ -180,7 +187,7 @@ def _print_sites(console: Console, day: DayResult) -> None:
         )
     if any(s.rtt_p99_ms is not None and not s.rtt_is_measured for s in day.sites):
         _indented(console, "* RTT as predicted when placed; the network did not measure it", "dim")
-    if not _fits(console, _sites_whole(day, names=True, room=True)):
+    if not _fits(console, _sites_whole(day, names=True)):
         sites = [day.fleet.site(s.site_id) for s in day.sites]
         _print_legend(console, [(s.site_id, s.display_name, s.display_name_zh) for s in sites])
 
@@ -199,7 +206,13 @@ def _sites_halves(day: DayResult) -> list[Table]:
         ("site", "|"), ("placed", ">"), ("IT kWh", ">"), ("fac. kWh", ">"), ("iPUE", ">"), ("p99 ms", ">")
     )
     second = _table(
-        ("site", "|"), ("cap", ">"), ("before", ">"), ("after kWh", ">"), ("held", ">"), ("¥/kWh", ">")
+        ("site", "|"),
+        ("cap", ">"),
+        ("before", ">"),
+        ("after kWh", ">"),
+        ("room", ">"),
+        ("held", ">"),
+        ("¥/kWh", ">"),
     )
     for s in day.sites:
         first.add_row(
@@ -215,13 +228,14 @@ def _sites_halves(day: DayResult) -> list[Table]:
             _cap(s),
             signed(s.balance_before_kwh),
             signed(s.balance_after_kwh),
+            percent(s.room_frac),
             _held(s),
             number(s.price_yuan_per_kwh, 3),
         )
     return [first, second]
 
 
-def _sites_whole(day: DayResult, *, names: bool, room: bool) -> Table:
+def _sites_whole(day: DayResult, *, names: bool) -> Table:
     """All of a site in one row."""
     table = _table(
         ("site", "|"),
@@ -233,7 +247,8 @@ def _sites_whole(day: DayResult, *, names: bool, room: bool) -> Table:
         ("cap", ">"),
         ("bal. before", ">"),
         ("after kWh", ">"),
-        *([("room", ">"), ("down min", ">")] if room else []),
+        ("room", ">"),
+        ("down min", ">"),
         ("held", ">"),
         ("¥/kWh", ">"),
         ("p99 ms", ">"),
@@ -249,7 +264,8 @@ def _sites_whole(day: DayResult, *, names: bool, room: bool) -> Table:
             _cap(s),
             signed(s.balance_before_kwh),
             signed(s.balance_after_kwh),
-            *((percent(s.room_frac), number(s.outage_min) if s.outage_min else "") if room else ()),
+            percent(s.room_frac),
+            number(s.outage_min) if s.outage_min else "",
             _held(s),
             number(s.price_yuan_per_kwh, 3),
             _rtt(s),
@@ -283,7 +299,8 @@ def _print_moves(console: Console, day: DayResult) -> None:
             f"{english} {chinese}: {number(move.count)}"
             + (f", {number(move.within_site_count)} of them within a site" if move.within_site_count else "")
             + (
-                f", cost ¥{number(move.cost_yuan, 2)}, saves ¥{number(move.gain_yuan, 2)}"
+                f", cost ¥{number(move.cost_yuan, 2)}, saves "
+                + saved_in_words(move.gain_yuan, move.saved_wait_gpu_h, move.saved_lateness_yuan, decimals=2)
                 if move.count
                 else ""
             ),
@@ -356,15 +373,15 @@ def _print_gpus(console: Console, day: DayResult) -> None:
 
 
 def _print_comparison(console: Console, comparison: Comparison) -> None:
-    ours = comparison.rows[0].yuan_per_gpu_h
     money, promises = (
-        (("MWh", ">"), ("¥", ">"), ("GPU-h", ">"), ("¥/GPU-h", ">"), ("vs ours", ">")),
+        (("MWh", ">"), ("¥", ">"), ("GPU-h", ">"), ("¥/GPU-h", ">"), ("ours", ">")),
         (("caps", ">"), ("outside", ">"), ("hard", ">"), ("waits", ">")),
     )
     rows = []
     for row in comparison.rows:
-        more = row.yuan_per_gpu_h / ours - 1 if ours and row.yuan_per_gpu_h else None
-        versus = "" if row is comparison.rows[0] else NONE if more is None else f"{signed(more * 100, 1)} %"
+        is_ours = row is comparison.rows[0]
+        below_frac = None if is_ours else comparison.below_frac(row.policy)
+        versus = "" if is_ours else NONE if below_frac is None else f"{signed(-below_frac * 100, 1)} %"
         mwh, yuan = number(row.facility_kwh / 1000, 2), number(row.cost_yuan)
         costs = (mwh, yuan, number(row.delivered_gpu_h), number(row.yuan_per_gpu_h, 3), versus)
         kept = (
@@ -391,8 +408,8 @@ def _print_comparison(console: Console, comparison: Comparison) -> None:
     _print_first_fitting(console, whole, halves)
     _indented(
         console,
-        "energy of all facilities; outside, hard: workloads (of hard classes) outside their latency; "
-        "waits: pending or planned",
+        "energy of all facilities; ours: our ¥/GPU-h against theirs; outside, hard: workloads (of hard classes) "
+        "outside their latency; waits: pending or planned",
         "dim",
     )
 
@@ -411,9 +428,7 @@ def _print_pending(console: Console, day: DayResult, pending: Explanation | None
         if not (waiting or planned or day.pending_by_reason):
             _indented(console, "nothing waits at the end of the day")
         return
-    _indented(
-        console, f"{pending.workload} {pending.state}" + (f": {pending.summary}" if pending.summary else "")
-    )
+    _indented(console, asked_in_words(day.fleet, pending) + _explained(pending))
     for where, blocks in blocked_in_words(pending.reasons):
         _indented(console, f"• {where}: {blocks}", "", by=4)
     if pending.conflict:
@@ -427,13 +442,15 @@ def _print_pending(console: Console, day: DayResult, pending: Explanation | None
         _indented(console, f"+ {relaxation.change}{price}", "", by=4)
 
 
+def _explained(answer: Explanation) -> str:
+    return f"{answer.workload} {answer.state}" + (f": {answer.summary}" if answer.summary else "")
+
+
 def _print_placed(console: Console, day: DayResult, placed: Explanation | None) -> None:
     if placed is None:
         _indented(console, "no placement was explained")
         return
-    _indented(
-        console, f"{placed.workload} {placed.state}" + (f": {placed.summary}" if placed.summary else "")
-    )
+    _indented(console, asked_in_words(day.fleet, placed) + _explained(placed))
     wide, named = console.width >= MEDIUM_COLUMNS, console.width >= NAMES_COLUMNS
     table = _table(
         ("", "|"),
@@ -511,7 +528,7 @@ def _print_next(console: Console, story: DayStory) -> None:
 class LiveDay:
     """Progress while a day is played: feed it every new event; it never reads anything else.
 
-    On a terminal one line that changes; elsewhere one line per simulated hour.
+    On a terminal a bar and one line that change; elsewhere one line per simulated hour.
     """
 
     def __init__(self, console: Console, fleet: Fleet, window: DayWindow, *, title: str = "") -> None:
@@ -527,9 +544,8 @@ class LiveDay:
         self._last = "the day begins"
         self._at_s = window.start_s
         self._next_line_s = window.start_s + SECONDS_PER_HOUR
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
+        moves_its_cursor = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, auto_refresh=False, transient=True) if moves_its_cursor else None
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -598,6 +614,6 @@ class LiveDay:
         span_s = self._window.drained_until_s - self._window.start_s
         bar = ProgressBar(total=span_s, completed=self._at_s - self._window.start_s, width=None)
         head = Text(self._title, style="bold") if self._title else Text("")
-        self._live.update(
-            Group(head, bar, Text(self._line(), overflow="ellipsis", no_wrap=True)), refresh=True
-        )
+        figures = Text(self._line(), overflow="ellipsis", no_wrap=True)
+        # a bar ends without a new line: unpadded, the figures would stand behind it, off the screen
+        self._live.update(Group(head, Padding(bar), figures), refresh=True)

@@ -1,6 +1,7 @@
 """Composition root: settings in, a running service out. The only place that knows which part goes with which.
 
-run     1 listen (health says NOT_SERVING)   2 open and migrate the store   3 fold the log   4 serve
+run     1 listen (health says NOT_SERVING), unless port or store cannot be had
+        2 open and migrate the store   3 fold the log   4 serve
         5 on SIGTERM or SIGINT drain: no new calls, streams end, calls in flight finish, the store closes;
           likewise when whoever started it is gone, if asked to live no longer
 """
@@ -23,12 +24,13 @@ from prometheus_client import start_http_server
 
 from scheduler.config import Settings
 from scheduler.cycle import Cycle
+from scheduler.domain.records import GC_THRESHOLD
 from scheduler.planner.horizon import HorizonStrategy, PlannerSettings
 from scheduler.ports import SolverPool, Store
 from scheduler.rpc import RpcServer
 from scheduler.service import Metrics, Pace, Service
 from scheduler.service.logs import get_logger
-from scheduler.store import open_store
+from scheduler.store import open_store, refuse_unusable_store
 from scheduler.workers import DumpingPool, LadderPool
 
 log = get_logger(__name__)
@@ -36,9 +38,6 @@ log = get_logger(__name__)
 MS_PER_S = 1000.0
 # Python's default lets a busy planner keep the event loop waiting for 5 ms at each turn
 SWITCH_S = 0.001
-# events and rows come by the ten thousand and hold no cycles; at Python's default the collector took half of the time
-# of a batch looking for some
-GC_THRESHOLD = (50_000, 20, 50)
 
 Announce = Callable[[str], None]
 
@@ -97,6 +96,7 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         _watch_lifeline(loop, lifeline, stop)
+    refuse_unusable_store(settings.store)
     metrics = Metrics()
     server = RpcServer(metrics, with_reflection=settings.reflection)
     port = await server.listen(f"{settings.host}:{settings.port}")
@@ -133,7 +133,7 @@ def _watch_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, stop: asynci
 
 
 def run(settings: Settings, lifeline: int | None = None) -> None:
-    """Configure logging and serve. Unavailable when the store is taken, OSError when the port is."""
+    """Configure logging and serve. InvalidRequest when the store cannot be had, OSError when the port cannot."""
     configure_logging(settings)
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(*GC_THRESHOLD)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from scheduler.config import load
+from scheduler.config import STORES, load
 
 config_app = typer.Typer(help="Settings of the service.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(help="gRPC port; 0 takes any free one.")] = None,
     port_file: Annotated[Path | None, typer.Option(help="File that gets the port.")] = None,
-    store: Annotated[str | None, typer.Option(help="`memory` or sqlite:///PATH.")] = None,
+    store: Annotated[str | None, typer.Option(help=f"{STORES}.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0 none, -1 any.")] = None,
     virtual: Annotated[bool | None, typer.Option("--virtual/--real", help="Virtual time only.")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,

@@ -23,6 +23,8 @@ CONFIG_VARIABLE = PREFIX + "CONFIG"
 
 
 STORE_SCHEMES = ("sqlite:", "postgresql:", "postgresql+")
+STORES = "`memory`, sqlite:///PATH, or a URL of PostgreSQL with a driver of your own"
+"""What a store may be, as help and errors say it."""
 
 
 class Settings(BaseSettings):
@@ -36,7 +38,7 @@ class Settings(BaseSettings):
     port: int = Field(7411, ge=0, le=65535, description="gRPC port; 0 takes any free one and prints it")
     port_file: Path | None = Field(None, description="file that gets the gRPC port once the server listens")
     metrics_port: int = Field(0, ge=-1, le=65535, description="port of /metrics; 0 none, -1 any free one")
-    store: str = Field("sqlite:///suanli.db", description="`memory`, or an SQLAlchemy URL")
+    store: str = Field("sqlite:///suanli.db", description=STORES)
     virtual: bool = Field(False, description="time stands still until a simulation run advances it")
     reflection: bool = Field(True, description="let gRPC clients ask for the API's descriptors")
     round_debounce_ms: int = Field(
@@ -58,7 +60,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_store(cls, url: str) -> str:
         if url != "memory" and not url.startswith(STORE_SCHEMES):
-            raise ValueError(f"{url!r} is no store: `memory`, sqlite:///PATH, or a URL of PostgreSQL")
+            raise ValueError(f"{url!r} is no store: {STORES}")
         return url
 
     @classmethod

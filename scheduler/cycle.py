@@ -8,7 +8,7 @@ made) differs between the product and the baselines it is compared with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +30,10 @@ from scheduler.domain.state import STATE_CODE, ClusterState, Phase
 from scheduler.planner.admission import impossible
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.consolidate import consolidate
-from scheduler.planner.defragment import defragment, no_longer_needed, undo_moves
+from scheduler.planner.defragment import make_room, undo_moves
 from scheduler.planner.drafts import (
-    start_draft,
+    Start,
+    start_drafts,
     state_changes,
     state_draft,
     stop_of_row,
@@ -43,11 +44,11 @@ from scheduler.planner.explain import Explainer, WaitingStatus, sample_reasons
 from scheduler.planner.feasibility import Views
 from scheduler.planner.gang_moves import move_gangs
 from scheduler.planner.marginal import marginal_ipue
-from scheduler.planner.moves import PlannedMove, kept_work_s, propose_moves
+from scheduler.planner.moves import Moving, PlannedMove, kept_work_s, propose_moves
 from scheduler.planner.queue import wakes_of_queue
 from scheduler.planner.reports import report_events
 from scheduler.planner.round import PatternCache, Placed, Round, RoundResult, run_round
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask, Strategy
 from scheduler.ports import SolverPool
@@ -163,8 +164,8 @@ class Cycle:
         if outcome is not None:
             documents.append(_plan_document(state, outcome, moves))
         # 5. check, with nothing shared
-        gone = [p.row for p in result.preempted]
-        violations = audit_placements(state, [*result.placed, *(m.placed for m in moves)], gone)
+        placed = [*result.placed, *(m.placed for m in moves)]
+        violations = audit_placements(state, placed, sorted(result.room_given()))
         if violations:
             raise AssertionError("round produced an impossible placement: " + "; ".join(violations[:5]))
         # 6. commit: who leaves, who starts, who moves, states, the round itself
@@ -172,7 +173,7 @@ class Cycle:
         events += _start_events(state, views, scorer, snapshot, result.placed, now_s)
         events += _move_events(state, views, scorer, snapshot, moves, now_s)
         events += _states_after(state, result, now_s)
-        if result.placed or moves or result.displaced or outcome is not None:
+        if result.placed or moves or result.displaced or result.paused or outcome is not None:
             samples = sample_reasons(state, snapshot, [p.row for p in result.placed], now_s)
             events.append(_round_event(state, result, moves, samples, now_s))
         return CommitBatch(tuple(events), tuple(documents))
@@ -405,12 +406,17 @@ class Cycle:
         }
         waits = [name for name, count in missing.items() if count]
         explainer = Explainer(trial, views, patterns, scorer, now_s, done)
-        explanations = {name: explainer.explain(name) for name in waits[:MAX_EXPLAINED]}
+        asked = waits[:MAX_EXPLAINED]
+        explanations = {name: explainer.explain(name) for name in asked if not placed_of[name]}
         before = Snapshot.take(trial, views)
         events = _start_events(trial, views, scorer, done.snapshot, mine, now_s)
         added = _added(trial, before, scorer, mine, marginal_ipue(trial, now_s))
         trial.apply(_as_events(events, trial.revision))
         after = Explainer(trial, views, patterns, scorer, now_s, done)
+        if in_part := [name for name in asked if placed_of[name]]:
+            # asked beside what is placed of them: the round that has just been run placed that
+            beside = Explainer(trial, views, patterns, scorer, now_s)
+            explanations |= {name: beside.explain(name) for name in in_part}
         starts = [name for name, count in missing.items() if not count]
         explanations |= {name: _would_start(after.explain(name)) for name in starts[:MAX_EXPLAINED]}
         return DryRun(
@@ -451,7 +457,7 @@ def _added(
     for p in placed:
         view = before.views[int(state.replicas["spec"][p.row])]
         group, site = int(topology.node_group[p.node]), int(topology.node_site[p.node])
-        it_w, yuan = float(view.watts[group]), _yuan_per_hour(scorer.group_cost(view, before)[group])
+        it_w, yuan = float(view.watts[group]), float(scorer.energy_yuan_per_hour(view, before)[group])
         if before.empty_node[p.node] and p.node not in woken:
             woken.add(p.node)
             it_w += float(topology.group_idle_w[group])
@@ -466,11 +472,6 @@ def _added(
     return found
 
 
-def _yuan_per_hour(cost: float) -> float:
-    """The price in a score: without the wall around a site that the plan keeps closed."""
-    return float(cost - CLOSED_SITE_YUAN_PER_HOUR if cost >= CLOSED_SITE_YUAN_PER_HOUR else cost)
-
-
 def _would_start(found: Explanation) -> Explanation:
     """The explanation of a placement that is only planned."""
     summary = found.summary.replace("runs at", "would be placed at", 1)
@@ -481,7 +482,7 @@ def _would_start(found: Explanation) -> Explanation:
 
 
 def _leaving_events(state: ClusterState, result: RoundResult, now_s: int) -> list[EventDraft]:
-    """Stop orders of what gives way, before the starts that take its room: who, for whom and what is lost and won."""
+    """Stop orders of what gives way or pauses, before the starts that take its room: who, why, what is lost and won."""
     replicas = state.replicas
     events = []
     for p in result.preempted:
@@ -498,6 +499,15 @@ def _leaving_events(state: ClusterState, result: RoundResult, now_s: int) -> lis
             "gain": f"{by} starts now instead of waiting",
         }
         events += [stop, EventDraft(now_s, EventKind.REPLICA_PREEMPTED, stop.subject, body)]
+    for pause in result.paused:
+        stop = stop_of_row(state, pause.row, now_s, "paused until the tariff falls")
+        body = {
+            "workload": state.names[int(replicas["workload"][pause.row])],
+            "site_id": stop.body["site_id"],
+            "until_s": pause.until_s,
+            "lost_gpu_hours": round(pause.lost_gpu_s / SECONDS_PER_HOUR, 6),
+        }
+        events += [stop, EventDraft(now_s, EventKind.REPLICA_PAUSED, stop.subject, body)]
     return events + [stop_of_row(state, d.row, now_s, d.cause) for d in result.displaced]
 
 
@@ -512,84 +522,56 @@ def _start_events(
     views: Views,
     scorer: Scorer,
     snapshot: Snapshot,
-    placed: Iterable[Placed],
+    placed: Sequence[Placed],
     now_s: int,
 ) -> list[EventDraft]:
-    """Start orders; the members of a gang start together from the least that any of them kept."""
-    placed = list(placed)
-    costs: dict[int, NDArray[np.float64]] = {}
-    gangs: dict[tuple[int, int], list[int]] = {}
-    for p in placed:
-        spec = int(state.replicas["spec"][p.row])
-        if spec not in costs:
-            costs[spec] = scorer.group_cost(views[spec], snapshot)
+    """Start orders of what the round has placed: work goes on from what it kept when it stopped."""
+    kept_s = state.replicas["done_work_s"][[p.row for p in placed]].tolist()
+    return start_drafts(state, views, _starts(state, views, scorer, snapshot, placed, kept_s), now_s)
+
+
+def _starts(
+    state: ClusterState,
+    views: Views,
+    scorer: Scorer,
+    snapshot: Snapshot,
+    placed: Sequence[Placed],
+    kept_s: Sequence[float],
+) -> list[Start]:
+    """Where each starts, at which price and from which work (s): members of a gang from the least that any kept."""
+    rows, group_of = [p.row for p in placed], views.topology.node_group
+    specs, workloads = (state.replicas[column][rows].tolist() for column in ("spec", "workload"))
+    energy = {spec: scorer.energy_yuan_per_hour(views[spec], snapshot) for spec in dict.fromkeys(specs)}
+    gangs: dict[tuple[int, int], list[float]] = {}
+    for workload, spec, kept in zip(workloads, specs, kept_s, strict=True):
         if views[spec].spec.stage.gang:
-            gangs.setdefault((int(state.replicas["workload"][p.row]), spec), []).append(p.row)
-    events = []
-    for p in placed:
-        spec = int(state.replicas["spec"][p.row])
-        together = gangs.get((int(state.replicas["workload"][p.row]), spec), [p.row])
-        events.append(
-            start_draft(
-                state,
-                views[spec],
-                p.row,
-                p.node,
-                p.gpu_mask,
-                now_s,
-                gang_size=len(together),
-                done_work_s=float(state.replicas["done_work_s"][together].min()),
-                price_yuan_per_hour=_yuan_per_hour(costs[spec][int(views.topology.node_group[p.node])]),
-            )
-        )
-    return events
+            gangs.setdefault((workload, spec), []).append(kept)
+    starts = []
+    for p, workload, spec, kept in zip(placed, workloads, specs, kept_s, strict=True):
+        together = gangs.get((workload, spec), [kept])
+        price = float(energy[spec][group_of[p.node]])
+        starts.append(Start(p.row, p.node, p.gpu_mask, len(together), min(together), price))
+    return starts
+
+
+MOVERS: tuple[Callable[[Moving, int, Collection[int]], list[PlannedMove]], ...] = (
+    propose_moves,  # towards the plan's counts
+    evacuate,  # off sites it closes
+    move_gangs,  # whole gangs to where it wants them
+    make_room,  # for gangs that wait
+    undo_moves,  # back, once those are gone
+    consolidate,  # off nodes that may sleep
+)
+"""In their order; they share one budget, and a replica moves once."""
 
 
 def _moves_after_plan(done: Round, guide: dict[str, Any]) -> list[PlannedMove]:
-    """Moves towards the plan, off sites it closes, for gangs that wait, back once those are gone, off nodes that may
-    sleep; one budget."""
-    state, snapshot, scorer, now_s = done.state, done.snapshot, done.scorer, done.now_s
-    budget = state.policy.move_budget_per_hour
-    leaving = {d.row for d in done.result.displaced} | {p.row for p in done.result.preempted}
-    moves = propose_moves(state, snapshot, scorer, guide, now_s, leaving)
-    leaving |= {m.placed.row for m in moves}
-    kept = done.reservations.over(snapshot)
-    moves += evacuate(
-        state,
-        snapshot,
-        done.patterns,
-        scorer,
-        guide,
-        now_s,
-        budget - len(moves),
-        placed=done.result.placed,
-        leaving=leaving,
-        kept=kept,
-    )
-    leaving |= {m.placed.row for m in moves}
-    moves += move_gangs(
-        state,
-        snapshot,
-        done.patterns,
-        scorer,
-        guide,
-        now_s,
-        budget - len(moves),
-        leaving=leaving,
-        kept=kept,
-    )
-    leaving |= {m.placed.row for m in moves}
-    placed = {p.row for p in done.result.placed}
-    for helped in defragment(
-        state, snapshot, scorer, now_s, budget - len(moves), placed=placed, leaving=leaving, kept=kept
-    ):
-        moves += helped.moves
-        leaving |= {m.placed.row for m in helped.moves}
-        kept.close(helped.nodes)
-    back = no_longer_needed(state)
-    moves += undo_moves(state, snapshot, scorer, back, now_s, budget - len(moves), leaving=leaving, kept=kept)
-    leaving |= {m.placed.row for m in moves}
-    moves += consolidate(state, snapshot, scorer, now_s, budget - len(moves), leaving=leaving, kept=kept)
+    """What each mover proposes on the snapshot that those before it have left."""
+    moving, budget = Moving.after(done, guide), done.state.policy.move_budget_per_hour
+    leaving = done.result.leaving()
+    moves: list[PlannedMove] = []
+    for mover in MOVERS:
+        moves += mover(moving, budget - len(moves), leaving | {m.placed.row for m in moves})
     return moves
 
 
@@ -601,38 +583,22 @@ def _move_events(
     moves: Sequence[PlannedMove],
     now_s: int,
 ) -> list[EventDraft]:
-    """Start orders of new places; the members of a gang start together from the least that any of them kept."""
+    """Start orders of new places, from the last checkpoint, each with what the move costs and saves."""
+    placed = [m.placed for m in moves]
+    kept_s = [kept_work_s(state, p.row, now_s) for p in placed]
+    orders = start_drafts(state, views, _starts(state, views, scorer, snapshot, placed, kept_s), now_s)
     events = []
-    gangs: dict[int, list[int]] = {}
-    for move in moves:
-        row = move.placed.row
-        if views[int(state.replicas["spec"][row])].spec.stage.gang:
-            gangs.setdefault(int(state.replicas["workload"][row]), []).append(row)
-    for move in moves:
-        p = move.placed
-        view = views[int(state.replicas["spec"][p.row])]
-        cost = scorer.group_cost(view, snapshot)
-        together = gangs.get(int(state.replicas["workload"][p.row]), [p.row])
-        start = start_draft(
-            state,
-            view,
-            p.row,
-            p.node,
-            p.gpu_mask,
-            now_s,
-            gang_size=len(together),
-            done_work_s=min(kept_work_s(state, row, now_s) for row in together),
-            price_yuan_per_hour=_yuan_per_hour(cost[int(views.topology.node_group[p.node])]),
-        )
+    for move, order in zip(moves, orders, strict=True):
         body = move.body(state)
         if move.makes_room_for:
             body["makes_room_for"] = move.makes_room_for
-        events += [start, EventDraft(now_s, EventKind.REPLICA_MOVED, start.subject, body)]
+        events += [order, EventDraft(now_s, EventKind.REPLICA_MOVED, order.subject, body)]
     return events
 
 
 def _states_after(state: ClusterState, result: RoundResult, now_s: int) -> list[EventDraft]:
     phase = {p.row: Phase.WAITING for p in result.preempted}
+    phase |= {p.row: Phase.WAITING for p in result.paused}
     phase |= {d.row: Phase.WAITING for d in result.displaced}
     phase |= {p.row: Phase.ORDERED for p in result.placed}
     touched = {int(state.replicas["workload"][row]) for row in phase}
@@ -691,6 +657,7 @@ def _round_event(
         "placed": len(result.placed),
         "moved": len(moves),
         "preempted": len(result.preempted),
+        "paused": len(result.paused),
         "pending": sum(waiting.values()),
         "pending_by_reason": waiting,
         "moves": [m.body(state) for m in moves],

@@ -10,14 +10,12 @@ proves more. The search's own bound, which branching raises further, stays besid
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from solvers.archive import FloatArray
 from solvers.assignment import AssignmentProblem
 from solvers.assignment_bounds import dantzig_prices
-from solvers.binding import binding_constraints
+from solvers.binding import certified
 from solvers.dual_bound import (
     LEVEL_COUNT,
     LEVEL_OF_RANK,
@@ -47,24 +45,21 @@ def with_certificate(
     leaf = Leaf(
         np.zeros(sites, dtype=bool), np.ones(sites, dtype=bool), _multipliers(problem, core, job_price)
     )
-    objective = objective_yuan(problem, plan, leaf.multipliers.block_of_slot)
     prices = tuple(job_price.tolist())
     bound = max(
         certified_bound_yuan(problem, plan, [leaf]),
         whole_bound_yuan(problem, usable_pairs(problem), prices),
     )
     certificate = Certificate(
-        objective_yuan=objective,
-        bound_yuan=min(bound, objective),
+        objective_yuan=objective_yuan(problem, plan, leaf.multipliers.block_of_slot),
+        bound_yuan=bound,
         leaves=(leaf,),
         policy_revision=problem.policy_revision,
         base_revision=problem.base_revision,
         model=WHOLE_MODEL,
         whole_class_yuan=prices,
     )
-    certified = replace(plan, certificate=certificate)
-    binding = tuple(binding_constraints(problem, certified))
-    return replace(certified, certificate=replace(certificate, binding=binding))
+    return certified(problem, plan, certificate)
 
 
 def _multipliers(p: PlacementProblem, core: AssignmentProblem, job_price: FloatArray) -> Multipliers:

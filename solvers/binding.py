@@ -7,14 +7,15 @@ is at most `TIGHT` of its limit, as exact as plans are checked; latency rules bi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from solvers.alone import alone_on_node
-from solvers.dual_bound import filled_share, usable_pairs
+from solvers.dual_bound import filled_share, refutes, usable_pairs
 from solvers.problem import NODE, NODE_COLUMNS, RESOURCES, PlacementProblem
-from solvers.solution import BindingConstraint, Multipliers, PlanSolution
+from solvers.solution import BindingConstraint, Certificate, Multipliers, PlanSolution
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,6 +37,20 @@ def binding_constraints(problem: PlacementProblem, plan: PlanSolution) -> list[B
         _gang_room,
     )  # fmt: skip
     return [found for rule in rules for found in rule(problem, plan, prices)]
+
+
+def certified(problem: PlacementProblem, plan: PlanSolution, certificate: Certificate) -> PlanSolution:
+    """The plan with a certificate of its objective and of the bound that its multipliers prove; what binds is added.
+
+    As it is where nothing is proven, or more than the plan costs: such a proof is wrong. Above the objective by no more
+    than plans are exact, the bound states the objective.
+    """
+    proven, objective = certificate.bound_yuan, certificate.objective_yuan
+    if not np.isfinite(proven) or refutes(proven, objective):
+        return plan
+    certificate = replace(certificate, bound_yuan=min(proven, objective))
+    binding = tuple(binding_constraints(problem, replace(plan, certificate=certificate)))
+    return replace(plan, certificate=replace(certificate, binding=binding))
 
 
 def _tight(value: Floats, limit: Floats) -> npt.NDArray[np.bool_]:

@@ -15,10 +15,7 @@ import numpy as np
 from solvers.archive import BoolArray, FloatArray
 from solvers.bulk_model import BulkModel
 from solvers.linear import Program
-
-ROUNDING = 1e-14
-"""Of the sizes of all terms: what a bound gives up so that sums of numbers far apart prove nothing by their rounding.
-On fleets of 10 000 nodes 0.00001 yuan; where facts of 1e14 meet facts of 1, all of the bound."""
+from solvers.rounding import ROUNDING
 
 
 @dataclass(frozen=True, eq=False)

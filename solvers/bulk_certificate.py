@@ -11,12 +11,10 @@ Two kinds of multipliers are not taken from the duals but chosen for the others:
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from solvers.archive import FloatArray, IntArray
-from solvers.binding import binding_constraints
+from solvers.binding import certified
 from solvers.bulk_bound import Leaf as DualLeaf
 from solvers.bulk_model import HARD_CAP_YUAN, SHARP_FUNCTIONS, BulkModel
 from solvers.bulk_relax import Relaxation
@@ -27,13 +25,13 @@ from solvers.dual_bound import (
     derived_facts,
     leaf_bound_yuan,
     level_values,
+    objective_yuan,
 )
 from solvers.linear import Program
 from solvers.problem import NODE_COLUMNS, RESOURCES
+from solvers.rounding import NOISE
 from solvers.solution import NODES_MODEL, Certificate, Leaf, Multipliers, PlanSolution
 
-NOISE = 1e-12
-"""Duals below this are what rounding leaves of nothing."""
 CERTAIN = 2.0
 """Weight of a level that nothing is left out of, over the dearest class: no choice of prices makes leaving out pay."""
 
@@ -46,20 +44,17 @@ def with_certificate(relaxation: Relaxation, solution: PlanSolution) -> PlanSolu
     facts, levels = derived_facts(problem), level_values(problem, solution)
     leaves = tuple(_leaf(relaxation, leaf, levels) for leaf in relaxation.leaves)
     bound = min(leaf_bound_yuan(problem, facts, levels, leaf, on_nodes=True) for leaf in leaves)
-    if not np.isfinite(bound):
-        return solution
-    objective = solution.cost.total_yuan - solution.cost.unserved_yuan
     certificate = Certificate(
-        objective_yuan=objective,
-        bound_yuan=min(bound, objective),
+        objective_yuan=objective_yuan(
+            problem, solution, leaves[0].multipliers.block_of_slot, facts, on_nodes=True
+        ),
+        bound_yuan=bound,
         leaves=leaves,
         policy_revision=problem.policy_revision,
         base_revision=problem.base_revision,
         model=NODES_MODEL,
     )
-    certified = replace(solution, certificate=certificate)
-    binding = tuple(binding_constraints(problem, certified))
-    return replace(certified, certificate=replace(certificate, binding=binding))
+    return certified(problem, solution, certificate)
 
 
 def _leaf(relaxation: Relaxation, leaf: DualLeaf, levels: FloatArray) -> Leaf:

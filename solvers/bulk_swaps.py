@@ -34,7 +34,7 @@ def swap_for_quotas(filling: Filling, v: IntArray, missing: IntArray) -> None:
     movable &= filling.node_most[s.pair_class] >= np.floor(1.0 / np.maximum(s.dominant, LEAST_SHARE))
     worth = movable[v] & (missing > 0) & (missing * s.dominant[v] >= WORTH_NODES)
     for pair, count in zip(v[worth].tolist(), missing[worth].tolist(), strict=True):
-        _Group(filling, int(s.pair_group[pair]), movable).make_room(pair, count, MOST_SWAPS)
+        _Group(filling, int(s.pair_group[pair]), movable).make_room(pair, count)
 
 
 class _Group:
@@ -69,15 +69,15 @@ class _Group:
         self.capacity = np.maximum(fleet.capacity[group], 1)
         self.moved_share: FloatArray = (np.maximum(self.freed, 0) / self.capacity).sum(axis=1)
 
-    def make_room(self, v: int, wanted: int, most_swaps: int) -> int:
-        """Up to `wanted` replicas of candidate v; the swaps made."""
-        filling, made = self.filling, 0
+    def make_room(self, v: int, wanted: int) -> None:
+        """Places up to `wanted` replicas of candidate v, with at most `MOST_SWAPS` swaps."""
+        filling = self.filling
         c = int(filling.sets.pair_class[v])
         need = filling.need[v]
         on_devices = np.zeros((len(self.nodes), len(need)), dtype=np.int64)
         on_devices[:, GPU_MILLI] = need[GPU_MILLI]
         goal = filling.placed[v] + wanted
-        while made < most_swaps and len(self.rows):
+        for _ in range(MOST_SWAPS if len(self.rows) else 0):
             left = int(min(goal - filling.placed[v], filling.rest[c]))
             if left <= 0:
                 break
@@ -87,13 +87,11 @@ class _Group:
                 break
             node, partner, which = swap
             self._swap(node, partner, which)
-            made += 1
             here, before = self.nodes[node : node + 1], filling.placed[v]
             fit = np.minimum(filling.fleet.fit(here, need[None]), left)
             filling.place_on(c, v, here, fit)
             if filling.placed[v] == before:
                 break  # a floor, link or power limit is in the way
-        return made
 
     def _best_swap(self, need: IntArray, by_devices: IntArray) -> tuple[int, int, int] | None:
         """(node, partner, swap) that moves the least of a node for each replica that then fits."""

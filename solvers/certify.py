@@ -8,15 +8,16 @@ nothing of these programs; so a mistake here costs tightness and never truth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from solvers.archive import FloatArray
-from solvers.binding import binding_constraints
+from solvers.binding import certified
 from solvers.dual_bound import Charged, charge, derived_facts, leaf_bound_yuan, level_values, objective_yuan
 from solvers.plan_rules import OpenCuts, PlanModel
 from solvers.problem import NODE_COLUMNS, RESOURCES
+from solvers.rounding import NOISE
 from solvers.solution import Certificate, Leaf, Multipliers, PlanSolution
 
 
@@ -71,19 +72,14 @@ def with_certificate(model: PlanModel, evidence: Sequence[Search], solution: Pla
         least = min(of_part for of_part, _ in found)
         if not leaves or least > bound:
             bound, leaves = least, tuple(leaf for _, leaf in found)
-    if not np.isfinite(bound):
-        return solution
-    objective = objective_yuan(problem, solution, model.sets.block_of_slot, facts)
     certificate = Certificate(
-        objective_yuan=objective,
-        bound_yuan=min(bound, objective),
+        objective_yuan=objective_yuan(problem, solution, model.sets.block_of_slot, facts),
+        bound_yuan=bound,
         leaves=leaves,
         policy_revision=problem.policy_revision,
         base_revision=problem.base_revision,
     )
-    certified = replace(solution, certificate=certificate)
-    binding = tuple(binding_constraints(problem, certified))
-    return replace(certified, certificate=replace(certificate, binding=binding))
+    return certified(problem, solution, certificate)
 
 
 def leaf_of(model: PlanModel, part: Duals, multipliers: Multipliers) -> Leaf:
@@ -144,7 +140,3 @@ def named_multipliers(model: PlanModel, duals: Duals) -> Multipliers:
         portfolio=float(portfolio[0]) if len(portfolio) else 0.0,
         move_budget=float(budget[0]) if len(budget) else 0.0,
     )
-
-
-NOISE = 1e-12
-"""Duals below this are what rounding leaves of nothing."""

@@ -13,7 +13,8 @@ Plans on nodes (`NODES_MODEL`) have whole replicas on whole nodes of one slot: t
 `solvers.node_rows`, and of a class that shrank only those count as moved that are still wanted.
 
 The sum of their optima is no more than the cost of any plan whose levels are no worse, whatever the multipliers are:
-they need not be trusted, only their signs are enforced. Nothing is shared with the model that plans.
+they need not be trusted, only their signs are enforced, and every term is `lowered` by what rounding may do to it.
+Nothing is shared with the model that plans.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from solvers.alone import alone_on_node, takes_whole_node
 from solvers.node_rows import is_node_row, node_row
 from solvers.problem import NODE_COLUMNS, RESOURCES, Graph, PlacementProblem
+from solvers.rounding import lowered
 from solvers.solution import (
     BLOCK_MODEL,
     NODES_MODEL,
@@ -39,7 +41,7 @@ from solvers.solution import (
     PlanSolution,
 )
 from solvers.verify import Violation, site_allowed
-from solvers.whole_bound import misfits, whole_bound_yuan
+from solvers.whole_bound import WHOLE, misfits, whole_bound_yuan
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -83,7 +85,7 @@ def leaf_bound_yuan(
     if charged is None:
         charged = charge(problem, facts, leaf.multipliers, blocks, on_nodes=on_nodes)
     value = charged.yuan + _sites_yuan(problem, charged.signed, blocks, leaf)
-    bound = value - float(charged.signed.level_yuan @ levels)
+    bound = value + _levels_yuan(charged.signed, levels)
     return bound if np.isfinite(bound) else -np.inf
 
 
@@ -92,7 +94,12 @@ def free_slots_bound_yuan(problem: PlacementProblem, plan: PlanSolution, multipl
     blocks = np.arange(problem.slot_count)
     charged = charge(problem, derived_facts(problem), multipliers, blocks)
     value = charged.yuan + _sites_yuan(problem, charged.signed, blocks, None)
-    return value - float(charged.signed.level_yuan @ level_values(problem, plan))
+    return value + _levels_yuan(charged.signed, level_values(problem, plan))
+
+
+def _levels_yuan(m: _Signed, levels: Floats) -> float:
+    """What plans with these levels pay for them at their weights, taken off."""
+    return float(lowered(-m.level_yuan * levels).sum())
 
 
 def all_choices(problem: PlacementProblem, leaves: Sequence[Leaf]) -> bool:
@@ -458,19 +465,19 @@ def _unit_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
     g, c = p.pairs.group_index, p.pairs.class_index
     site, hours = p.groups.site[g], p.slots.hours
     power = _finite(m.raw.power)[site]
-    unit = f.dynamic_kw[:, None] * power + p.pairs.other_yuan_per_replica_h[:, None] * hours
+    unit = lowered(f.dynamic_kw[:, None] * power) + lowered(p.pairs.other_yuan_per_replica_h[:, None] * hours)
     low = p.classes.priority_rank[c] >= 2
     floors = np.where(low[:, None, None], _floors(p, m)[g], 0.0)
     for r in range(len(NODE_COLUMNS)):
         per_node = m.capacity[g, r] + (floors[:, r] if r < len(RESOURCES) else 0.0)
-        unit = unit + f.share[:, r, None] * per_node
+        unit = unit + lowered(f.share[:, r, None] * per_node)
     for (function, parameter), yuan in m.node_rows.items():
-        unit = unit + (node_row(p, function, parameter) * yuan[g])[:, None]
-    unit = unit - p.terms.padding_factor * f.filled[:, None] * m.padding[g]
+        unit = unit + lowered(node_row(p, function, parameter) * yuan[g])[:, None]
+    unit = unit + lowered(-p.terms.padding_factor * f.filled[:, None] * m.padding[g])
     if p.terms.ledger_load == "useful":
-        unit = unit - f.counted_kw[:, None] * m.load_yuan[site]
+        unit = unit + lowered(-f.counted_kw[:, None] * m.load_yuan[site])
     if m.link.any():
-        unit = unit + _link_yuan(p, m)[c, site]
+        unit = unit + lowered(_link_yuan(p, m)[c, site])
     return np.asarray(unit)
 
 
@@ -513,18 +520,21 @@ def _constants_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
         :, None
     ]
     kept = kept_share(p, f)
-    total = -float((m.padding * p.terms.padding_node_count).sum())
-    total -= float((_floors(p, m) * floor_room).sum())
-    total -= float(m.ledger @ np.where(m.ledger > 0, p.sites.ledger_beta_kwh, 0.0))
-    total -= m.portfolio * p.terms.portfolio_beta_kwh
-    total -= float((m.peak * p.sites.demand_peak_kw[:, None]).sum())
-    total -= float((m.link * usable[:, None]).sum())
-    total -= float((m.spread_yuan * _most_on_a_site(p, f, m)).sum())
-    total += _staying_yuan(p, f, m) if m.on_nodes else float(m.stay @ kept + m.stay_batch @ kept)
-    total -= float(m.wake[:, 0] @ p.groups.initial_on_count)
-    if p.terms.move_budget_count is not None:
-        total -= m.move_budget * p.terms.move_budget_count
-    return total
+    taken_off = (
+        m.padding * p.terms.padding_node_count,
+        _floors(p, m) * floor_room,
+        m.ledger * np.where(m.ledger > 0, p.sites.ledger_beta_kwh, 0.0),
+        m.portfolio * p.terms.portfolio_beta_kwh,
+        m.peak * p.sites.demand_peak_kw[:, None],
+        m.link * usable[:, None],
+        m.spread_yuan * _most_on_a_site(p, f, m),
+        m.wake[:, 0] * p.groups.initial_on_count,
+        m.move_budget * (p.terms.move_budget_count or 0),
+    )
+    saved = _staying_yuan(p, f, m) if m.on_nodes else (m.stay * kept, m.stay_batch * kept)
+    return float(
+        sum(lowered(np.negative(yuan)).sum() for yuan in taken_off) + sum(lowered(y).sum() for y in saved)
+    )
 
 
 def _most_on_a_site(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
@@ -536,8 +546,8 @@ def _most_on_a_site(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> Floats:
     return np.asarray(np.divide(np.floor(demand * most + 1e-9), demand, out=most, where=demand > 0))
 
 
-def _staying_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
-    """What whole replicas that stay save, where of a class as many leave for free as it has more than it wants.
+def _staying_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> tuple[Floats, Floats]:
+    """What whole replicas that stay save, [K] and [C]; of a class as many leave for free as it has more than it wants.
 
     Of class c move Σ_k max(run[k] − x[k], 0) + e − s, where e runs on pairs that forbid it and s is surplus. For
     multipliers z[k] ≤ w ≤ the price of a move that costs Σ z[k]·(run[k] − x[k]) + w·(e − s) or more: w is that price
@@ -551,7 +561,7 @@ def _staying_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed) -> float:
     leave_anyway = _forced_less_surplus(p, f)
     weight = np.where(leave_anyway > 0, price, largest)
     running = np.where(f.may_use, p.pairs.running_count, 0.0)
-    return float(per_replica @ running + weight @ leave_anyway)
+    return per_replica * running, weight * leave_anyway
 
 
 def _forced_less_surplus(p: PlacementProblem, f: DerivedFacts) -> Floats:
@@ -575,7 +585,7 @@ def _routes_yuan(
     hours, c = p.slots.hours, p.pairs.class_index
     held = np.flatnonzero(f.may_use & np.isin(c, wanted))
     cost = _sum_over(block_of_slot, f.demand[c[held]] * unit[held])
-    cost[:, 0] -= m.stay[held]
+    cost[:, 0] += lowered(-m.stay[held])
     same_blocks = np.array_equal(block_of_slot, m.raw.block_of_slot)
     _charge_cuts_and_spread(p, m, held, cost, block_of_slot, same_blocks)
     demand_h = _sum_over(block_of_slot, f.demand * hours)
@@ -588,7 +598,7 @@ def _routes_yuan(
     at_group[c[held], p.pairs.group_index[held]] = cost
     at_group = np.where((demand_h > 0)[:, None, :], at_group, 0.0)
     nothing = demand_h * (m.level_yuan[_level_of_class(p)] * p.classes.unserved_yuan_per_replica_h)[:, None]
-    state = np.concatenate([at_group, nothing[:, None]], axis=1)[wanted]
+    state = np.concatenate([at_group, lowered(nothing)[:, None]], axis=1)[wanted]
     mean = demand_h / _sum_over(block_of_slot, hours)
     move = p.classes.migration_yuan[:, None] * np.minimum(mean[:, :-1], mean[:, 1:])
     path = state[:, :, 0]
@@ -607,11 +617,11 @@ def _charge_cuts_and_spread(
 ) -> None:
     """Rules that speak of one block: as they are, or spread evenly over the block's slots if blocks are finer now."""
     site = p.pair_site[held]
-    cost += _sum_over(block_of_slot, m.cut_paid[p.pairs.class_index[held], site])
+    cost += _sum_over(block_of_slot, lowered(m.cut_paid[p.pairs.class_index[held], site]))
     weight = _block_weights(m.raw.block_of_slot, block_of_slot, same_blocks)
     rules = zip(
         m.raw.spread_class.tolist(), m.raw.spread_site.tolist(), m.raw.spread_block.tolist(),
-        m.spread_yuan.tolist(), strict=True,
+        lowered(m.spread_yuan).tolist(), strict=True,
     )  # fmt: skip
     for c, s, b, yuan in rules:
         cost[(p.pairs.class_index[held] == c) & (site == s)] += yuan * weight[b]
@@ -638,7 +648,7 @@ def _batch_yuan(p: PlacementProblem, f: DerivedFacts, m: _Signed, unit: Floats) 
     c, hours, slots = p.pairs.class_index, p.slots.hours, np.arange(p.slot_count)
     held = np.flatnonzero(f.may_use & f.is_batch[c])
     cost = np.array(unit[held])
-    cost[:, 0] -= m.stay_batch[held]
+    cost[:, 0] += lowered(-m.stay_batch[held])
     usable = (p.groups.node_count[p.pairs.group_index[held]] > 0) & (
         slots >= p.classes.release_slot[c[held], None]
     )
@@ -674,7 +684,7 @@ def _graph_yuan(
     graph = p.graphs[index]
     count = np.asarray(graph.count, dtype=float)
     count_h = _sum_over(era, count * p.slots.hours)
-    nothing = count_h * m.level_yuan[_graph_level(p, graph)] * _graph_penalty(p, graph)
+    nothing = lowered(count_h * m.level_yuan[_graph_level(p, graph)] * _graph_penalty(p, graph))
     sites, processing, costs = [], [], []
     budgeted = {i for path in graph.paths for i in path.via if i >= 0}
     for i, c in enumerate(graph.stage_class):
@@ -708,8 +718,8 @@ def _stage_options(
     if (c, counts) not in f.options:
         f.options[c, counts] = _options_of(p, pairs[f.may_use[pairs]], counts)
     pairs, keys, option = f.options[c, counts]
-    cost = _sum_over(era, f.demand[c] * unit[pairs] + m.cut_paid[c, p.pair_site[pairs]])
-    cost[:, 0] -= m.stay[pairs]
+    cost = _sum_over(era, f.demand[c] * unit[pairs] + lowered(m.cut_paid[c, p.pair_site[pairs]]))
+    cost[:, 0] += lowered(-m.stay[pairs])
     least = np.full((keys.shape[1], era_count), np.inf)
     np.minimum.at(least, option, cost)
     return keys[0].astype(np.int64), keys[1], least
@@ -768,9 +778,9 @@ def _pattern_yuan(
         b = sites[flow.to_stage][option[flow.to_stage]]
         per_h = p.network.transfer_yuan_per_gb * flow.mbps * GB_PER_H_PER_MBPS
         np.fill_diagonal(per_h, 0.0)
-        total = total + per_h[a, b][:, None] * count_h
+        total = total + lowered(per_h[a, b][:, None] * count_h)
         if paid_per_mbps is not None and flow.mbps > 0:
-            total = total + flow.mbps * paid_per_mbps[a, b]
+            total = total + lowered(flow.mbps * paid_per_mbps[a, b])
     return np.asarray(total)
 
 
@@ -790,8 +800,8 @@ def _paid_between_sites(p: PlacementProblem, link_yuan: Floats) -> Floats:
 def _sites_yuan(p: PlacementProblem, m: _Signed, block_of_slot: Ints, leaf: Leaf | None) -> float:
     """Σ over sites: open or closed per block as the leaf allows, with what starting costs, each slot at its best."""
     open_yuan = _sum_over(block_of_slot, open_site_yuan(p, m))
-    closed_yuan = _sum_over(block_of_slot, m.facility_yuan * p.sites.off_kw)
-    open_yuan = open_yuan - _sum_over(block_of_slot, m.cut_gain)
+    closed_yuan = _sum_over(block_of_slot, lowered(m.facility_yuan * p.sites.off_kw))
+    open_yuan = open_yuan + _sum_over(block_of_slot, lowered(-m.cut_gain))
     stays = ~p.sites.may_close
     closed_yuan = np.where(stays[:, None], np.inf, closed_yuan)
     if leaf is not None:
@@ -833,7 +843,8 @@ def open_site_yuan(p: PlacementProblem, m: _Signed) -> Floats:
     for power in candidates:
         at = np.clip(np.where(np.isfinite(power), power, 0.0), 0.0, limit)
         facility_kw = s.fixed_kw + slope * at + curve * at**2
-        yuan = a * facility_kw - given * at + e * np.maximum(facility_kw - cap * at, 0.0)
+        excess_kw = np.maximum(lowered(facility_kw) + lowered(-cap * at), 0.0)
+        yuan = lowered(a * facility_kw) + lowered(-given * at) + lowered(e * excess_kw)
         best = np.minimum(best, yuan)
     return best + _nodes_yuan(p, m)
 
@@ -842,10 +853,10 @@ def _nodes_yuan(p: PlacementProblem, m: _Signed) -> Floats:
     """[S,T] nodes on where their worth to the work exceeds their idle power, as many as there are."""
     site = p.groups.site
     later = np.concatenate([m.wake[:, 1:], np.zeros((p.group_count, 1))], axis=1)
-    each = p.groups.idle_w[:, None] / 1000.0 * _finite(m.raw.power)[site]
-    each = each - m.capacity.sum(axis=1) + m.padding + m.wake - later
+    each = lowered(p.groups.idle_w[:, None] / 1000.0 * _finite(m.raw.power)[site])
+    each = each + lowered(-m.capacity).sum(axis=1) + lowered(m.padding) + lowered(m.wake) + lowered(-later)
     for yuan in m.node_rows.values():
-        each = each - yuan[:, None]
+        each = each + lowered(-yuan)[:, None]
     total = np.zeros((p.site_count, p.slot_count))
     np.add.at(total, site, np.minimum(each, 0.0) * p.groups.node_count)
     return total
@@ -963,7 +974,7 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
         yield Violation("leaves", "some choices of open sites lie in no leaf, or in several")
         return
     on_nodes = stated.model == NODES_MODEL
-    reasons = _not_on_nodes(p) if on_nodes else []
+    reasons = _not_on_nodes(p, plan) if on_nodes else []
     if reasons:
         yield Violation("certified_model", f"{stated.model}: {', '.join(reasons)}")
         return
@@ -989,17 +1000,32 @@ def _certificate(p: PlacementProblem, plan: PlanSolution, stated: Certificate) -
             bound = max(bound, whole_bound_yuan(p, usable_pairs(p), stated.whole_class_yuan))
     if not stated.bound_yuan <= bound + RELATIVE * abs(bound) + ABSOLUTE:
         yield Violation("certified_bound", "claims more than the multipliers prove", stated.bound_yuan, bound)
+    if refutes(bound, objective):
+        yield Violation("refuted_by_bound", "no plan of this model costs so little", objective, bound)
     yield from _moves_counted_per_class(p, plan) if on_nodes else _moves_counted(p, plan)
 
 
-def _not_on_nodes(p: PlacementProblem) -> list[str]:
-    """Why a proof for plans on nodes says nothing about a problem; empty: it does."""
+def refutes(bound_yuan: float, objective_yuan: float) -> bool:
+    """Whether a plan costs less than what is proven of all plans, it among them: then it is none of the plans that the
+    proof speaks of, or the proof is wrong.
+    """
+    return bound_yuan > objective_yuan + RELATIVE * abs(objective_yuan) + ABSOLUTE
+
+
+def _not_on_nodes(p: PlacementProblem, plan: PlanSolution) -> list[str]:
+    """Why a proof for plans on nodes says nothing about a plan; empty: it does."""
     tests = {
         "more than one slot": p.slot_count != 1,
         "batch work": bool((p.classes.work_replica_h > 0).any()),
         "stage graphs": bool(p.graphs),
+        "parts of nodes": not _is_whole(plan.nodes_on),
+        "parts of replicas": not _is_whole(plan.running_count),
     }
     return [name for name, is_so in tests.items() if is_so]
+
+
+def _is_whole(count: Floats) -> bool:
+    return bool((np.abs(count - np.rint(count)) <= WHOLE).all())
 
 
 def _moves_counted_per_class(p: PlacementProblem, plan: PlanSolution) -> Iterator[Violation]:

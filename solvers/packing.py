@@ -160,11 +160,11 @@ class PackingModel:
         d = len(self.sizes)
         weights = self.weights[self._cell(group, cpu_milli, memory_mib)]
         total = features[:, 2 * d + 1]
-        worth: FloatArray = (features[:, d : 2 * d] * weights[:, :d]).sum(axis=1)
+        worth: FloatArray = np.einsum("ij,ij->i", features[:, d : 2 * d], weights[:, :d])
         if self.multi:
             size, count = self._multi_columns
             together = np.where(features[:, size] >= count, features[:, d + size], 0.0)
-            worth += (together * weights[:, d:]).sum(axis=1)
+            worth += np.einsum("ij,ij->i", together, weights[:, d:])
         served = np.floor(
             np.minimum(cpu_milli / self.cpu_milli_per_gpu, memory_mib / self.memory_mib_per_gpu)
             * MILLI_PER_GPU

@@ -561,17 +561,18 @@ class Placer:
                 picked = preference.argmin(axis=1)[:, None]
             else:
                 picked = preference.argsort(axis=1, kind="stable")[:, :count]
-            room = np.take_along_axis(preference, picked[:, -1:], axis=1)[:, 0] < np.inf
+            room = preference[np.arange(len(free)), picked[:, -1]] < np.inf
         return np.where(room[:, None], picked, -1)
 
     def _gpu_change(self, cut: IntArray, free: IntArray, picked: IntArray, need: Need) -> FloatArray:
         """[R, F] change of features when the picked GPUs are taken."""
         table = self.model.gpu_features
+        if need.gpu_count == 1:
+            of_one = free[np.arange(len(free)), picked[:, 0]]
+            one: FloatArray = table[cut, of_one - need.gpu_milli] - table[cut, of_one]
+            return one
         before = np.take_along_axis(free, picked, axis=1)
         after = before - need.gpu_milli
-        if need.gpu_count == 1:
-            one: FloatArray = table[cut, after[:, 0]] - table[cut, before[:, 0]]
-            return one
         if need.gpu_milli == MILLI_PER_GPU:
             whole: FloatArray = (table[:, 0] - table[:, MILLI_PER_GPU])[cut] * need.gpu_count
             return whole

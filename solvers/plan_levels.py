@@ -38,8 +38,6 @@ SETTLE_ROUNDS = 2
 """Rounds of pricing for a level that is minimised by itself."""
 SETTLE_FACTOR = 100.0
 """A level that is settled counts so many times its weight, which is itself far above what serving it costs."""
-TINY_YUAN = 1e-300
-"""So that nothing of no penalty is not infinity times zero."""
 SETTLED_FRAC = 1e-4
 """A level is settled when no routes could lower it by more than this share."""
 TIGHT = 1e-4
@@ -123,7 +121,7 @@ def _nothing_yuan(
             row += 1
     rank = master.model.sets.problem.classes.priority_rank
     of_class = level_yuan[np.array(LEVEL_OF_RANK)[rank]][:, None]
-    return np.where(master.penalty_yuan > 0, of_class, 0.0) * np.maximum(master.penalty_yuan, TINY_YUAN)
+    return np.where(master.penalty_yuan > 0, of_class, 0.0) * master.penalty_yuan
 
 
 @dataclass(frozen=True, eq=False)

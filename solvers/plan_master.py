@@ -219,14 +219,14 @@ class Master:
         paying = _best_of_each(c * p.slot_count + slot, reduced, RUNS_PER_ROUND)
         return self.run_column[paying], float(per_h @ p.classes.work_replica_h)
 
-    def cheapest_patterns(self, duals: FloatArray, *, money: float = 1.0) -> tuple[IntArray, float]:
+    def cheapest_patterns(self, duals: FloatArray) -> tuple[IntArray, float]:
         """Patterns that pay at some duals, the best of each graph and era; and the most all valid ones can gain.
 
         The patterns of a graph and era add up to at most 1. Where not all valid ones are described here, the
         others are counted too.
         """
         duals = duals[: self._patterns.shape[0]]
-        reduced = money * self.base.cost[self.pattern_column] - self._patterns.T @ duals
+        reduced = self.base.cost[self.pattern_column] - self._patterns.T @ duals
         paying = _best_of_each(self.pattern_of, reduced, PATTERNS_PER_ROUND)
         least = np.zeros(int(self.pattern_of.max(initial=-1)) + 1)
         np.minimum.at(least, self.pattern_of, reduced)
@@ -357,10 +357,6 @@ class Master:
         cost = selector.T @ self.base.cost[self.unit_column] + self._move_yuan_of(routes)
         return _RouteColumns(sp.csc_array(self._units @ selector + serving), cost)
 
-    def level_amounts(self, level: int) -> FloatArray:
-        """[columns of `program`] what one unit of each column adds to a level."""
-        return np.asarray(self.all_level_amounts()[level])
-
     def all_level_amounts(self) -> FloatArray:
         """[levels, columns of `program`] what one unit of each column adds to each level."""
         amounts = np.zeros((LEVEL_COUNT, self.column_count))
@@ -402,17 +398,13 @@ class Master:
         moves = (group[:, 1:] != group[:, :-1]) & (group[:, 1:] >= 0) & (group[:, :-1] >= 0)
         return np.asarray((moves * self._move_yuan[routes.class_index]).sum(axis=1))
 
-    def cheapest_routes(
-        self, duals: FloatArray, nothing_yuan: FloatArray, *, money: float = 1.0
-    ) -> RouteCosts:
+    def cheapest_routes(self, duals: FloatArray, nothing_yuan: FloatArray) -> RouteCosts:
         """Shortest path over (group or nothing) × block per class, at reduced costs of units; exact.
 
-        `duals` of the base rows; `nothing_yuan`[C,B] what nothing in a block costs in this objective (inf: forbidden);
-        `money`: what a yuan of cost counts in it.
+        `duals` of the base rows; `nothing_yuan`[C,B] what nothing in a block costs (inf: forbidden).
         """
         p, sets = self.model.sets.problem, self.model.sets
-        unit_cost = money * self.base.cost[self.unit_column] - self._units.T @ duals[: self._units.shape[0]]
-        move_yuan = money * self._move_yuan
+        unit_cost = self.base.cost[self.unit_column] - self._units.T @ duals[: self._units.shape[0]]
         best, arg = self._state_costs(np.asarray(unit_cost))
         nothing = np.where(self.has_demand, nothing_yuan, 0.0)
         classes, groups, blocks = p.class_count, p.group_count, sets.block_count
@@ -423,7 +415,7 @@ class Master:
         for b in range(1, blocks):
             nearest = path[:, :groups].argmin(axis=1)
             from_group = np.repeat(path[every, nearest][:, None], groups + 1, axis=1)
-            from_group[:, :groups] += move_yuan[:, b - 1 : b]
+            from_group[:, :groups] += self._move_yuan[:, b - 1 : b]
             from_nothing = np.repeat(path[:, groups:], groups + 1, axis=1)
             ways = np.stack([path, from_group, from_nothing])
             pick = ways.argmin(axis=0)
@@ -442,7 +434,7 @@ class Master:
         classes_of = np.repeat(wanted, ends.shape[1])
         gains = np.minimum(reduced[:, 0], 0.0)
         heavy = wanted[(gains < 0) & (gains <= HEAVY_FRAC * gains.sum())]
-        through, of_heavy = self._routes_through(heavy, state_cost[heavy], arg[heavy], move_yuan)
+        through, of_heavy = self._routes_through(heavy, state_cost[heavy], arg[heavy])
         return RouteCosts(
             reduced[:, 0],
             np.concatenate([reduced.ravel(), through - duals[self._serve_row[of_heavy.class_index]]]),
@@ -453,7 +445,7 @@ class Master:
         )
 
     def _routes_through(
-        self, classes: IntArray, state_cost: FloatArray, unit_of: IntArray, move_yuan: FloatArray
+        self, classes: IntArray, state_cost: FloatArray, unit_of: IntArray
     ) -> tuple[FloatArray, Routes]:
         """(cost, route) of the cheapest route of some classes through every state (group or nothing) of every block.
 
@@ -462,7 +454,7 @@ class Master:
         """
         count, states, blocks = state_cost.shape
         step = np.broadcast_to(
-            move_yuan[classes][:, None, None, :], (count, states, states, blocks - 1)
+            self._move_yuan[classes][:, None, None, :], (count, states, states, blocks - 1)
         ).copy()
         same = np.arange(states)
         step[:, same, same] = 0.0

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers.problem import PlacementProblem
+from solvers.rounding import lowered
 from solvers.solution import PlanSolution
 
 Floats = npt.NDArray[np.float64]
@@ -32,9 +33,12 @@ Bools = npt.NDArray[np.bool_]
 MOST_CELLS = 200_000_000
 """Items times capacity of one knapsack; beyond that it is bounded by Dantzig's bound, which is larger (0.5 s)."""
 
+WHOLE = 1e-6
+"""A count so near to a whole number is one."""
+
 
 def misfits(problem: PlacementProblem, plan: PlanSolution) -> list[str]:
-    """Why this proof says nothing about a problem; empty: it does."""
+    """Why this proof says nothing about a plan; empty: it does."""
     p = problem
     tests = {
         "more than one slot": p.slot_count != 1,
@@ -47,6 +51,7 @@ def misfits(problem: PlacementProblem, plan: PlanSolution) -> list[str]:
         # the plant's curvature is left out, which adds to the cost only where energy costs something
         "energy that pays": bool((_yuan_per_kw(p) < 0).any()),
         "classes left out": bool((plan.unserved_count > 0).any()),
+        "classes in parts": bool((np.abs(plan.running_count - np.rint(plan.running_count)) > WHOLE).any()),
     }
     return [name for name, is_so in tests.items() if is_so]
 
@@ -66,15 +71,16 @@ def whole_bound_yuan(problem: PlacementProblem, may_use: Bools, class_yuan: Sequ
     base, extra, yuan_per_kw = _site_yuan(p)
     pair_yuan = p.pairs.dynamic_w / 1000.0 * (yuan_per_kw * (1 + p.sites.loss_slope[:, 0]))[p.pair_site]
     pair_yuan = pair_yuan + p.pairs.other_yuan_per_replica_h * p.slots.hours[0]
-    worth = np.where(may_use, price[p.pairs.class_index] - pair_yuan, 0.0)
-    opening = extra.copy()
+    # no less than what it is worth: it is taken off
+    worth = np.where(may_use, -(lowered(-price[p.pairs.class_index]) + lowered(pair_yuan)), 0.0)
+    opening = lowered(extra)
     for g in range(p.group_count):
         here = np.flatnonzero((p.pairs.group_index == g) & (worth > 0) & (need <= capacity[g]))
         opening[p.groups.site[g]] -= knapsack_value(worth[here], need[here], int(capacity[g]))
     used = np.sort(opening)
     fewest = _fewest_sites(p, may_use, need, capacity)
     count = max(fewest, int((used < 0).sum()))
-    return float(base.sum() + price.sum() + used[:count].sum())
+    return float(lowered(base).sum() + lowered(price).sum() + used[:count].sum())
 
 
 def knapsack_value(worth: Floats, size: Ints, capacity: int) -> float:

@@ -61,6 +61,11 @@ class Document:
         """`jobs.yaml:12` for a field path; of something missing, the line of what should hold it."""
         return f"{self.source}:{self._line(field)}"
 
+    def depth(self, field: str) -> int:
+        """How many of the field path's parts this document says, from the first on."""
+        path = _normal(field)
+        return max((n for n in range(len(path) + 1) if path[:n] in self.lines), default=0)
+
     def located(self, problems: Iterable[FieldProblem]) -> list[FieldProblem]:
         """The same problems, their fields led by file and line, in the order of the lines."""
         return [
@@ -110,6 +115,9 @@ def read_workloads(text: str, source: str = "-", tenant: str = DEFAULT_TENANT) -
     """
     read: list[ReadWorkload] = []
     for document in _split_workloads(parse(text, source)):
+        if stranger := _meant_for_others(document, Workload):
+            read.append(ReadWorkload(document, None, (stranger,)))
+            continue
         try:
             workload = document.validated(Workload, _with_full_name(document.raw, tenant))
             read.append(ReadWorkload(document, workload))
@@ -128,6 +136,43 @@ def load_policy(text: str, source: str = "-") -> Policy:
         InvalidRequest: with every problem.
     """
     return _load_one(Policy, text, source)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    """The policy of a text, and what is wrong with it; then the policy is mended, or None beyond mending."""
+
+    document: Document
+    policy: Policy | None
+    problems: tuple[FieldProblem, ...] = ()
+
+    def located(self, problems: Iterable[FieldProblem]) -> list[FieldProblem]:
+        """Those of the service by file and line, without what the text's own problems brought about."""
+        own = {p.field.rpartition(": ")[2] for p in self.problems}
+        told = []
+        for p in problems:
+            field = p.field.removeprefix("policy_revision").lstrip(".")
+            is_known = any(field.startswith(o) or o.startswith(field) for o in own) if field else False
+            is_made = p.code == "duplicate_target" and any(o.endswith(".target") for o in own)
+            if not (is_known or is_made):
+                told.append(p.model_copy(update={"field": field}))
+        return self.document.located(told)
+
+
+def read_policy(text: str, source: str = "-") -> ReadPolicy:
+    """The one policy of a text with every problem of it.
+
+    Raises:
+        InvalidRequest: the text cannot be read at all, or holds no policy or several.
+    """
+    document = _the_one(text, source)
+    if stranger := _meant_for_others(document, Policy):
+        raise InvalidRequest([stranger])
+    try:
+        return ReadPolicy(document, document.validated(Policy, document.raw))
+    except InvalidRequest as error:
+        mended = error.mended if isinstance(error.mended, Policy) else None
+        return ReadPolicy(document, mended, error.problems)
 
 
 def load_fleet(text: str, source: str = "-") -> Fleet:
@@ -151,6 +196,16 @@ def _plain(value: object, complete: bool) -> Any:
     if not isinstance(value, BaseModel):
         return value
     return value.model_dump(mode="json", exclude_defaults=not complete, exclude_none=complete)
+
+
+_LAYOUT = "keys of one block indented alike, and quotes around a text with `: `"
+_LAYOUT_WORDS = (
+    "mapping values are not allowed",
+    "did not find expected",
+    "could not find expected",
+    "character '\\t'",
+)
+"""Of the parser's complaints those that mostly come of indentation."""
 
 
 def parse(text: str, source: str = "-") -> list[Document]:
@@ -181,7 +236,14 @@ def parse(text: str, source: str = "-") -> list[Document]:
         where = f"{source}:{mark.line + 1}" if mark is not None else source
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InvalidRequest(
-            [FieldProblem(field=where, problem=f"is not YAML: {what}", code="yaml")]
+            [
+                FieldProblem(
+                    field=where,
+                    problem=f"is not YAML: {what}",
+                    expected=_LAYOUT if any(words in what for words in _LAYOUT_WORDS) else "",
+                    code="yaml",
+                )
+            ]
         ) from None
     finally:
         if loader is not None:
@@ -266,11 +328,43 @@ class _Reader:
 
 
 def _load_one(cls: type[V], text: str, source: str) -> V:
+    document = _the_one(text, source)
+    if stranger := _meant_for_others(document, cls):
+        raise InvalidRequest([stranger])
+    return document.validated(cls, document.raw)
+
+
+_TAKEN_BY: dict[type[BaseModel], tuple[str, str]] = {
+    Workload: ("a workload", "suanli submit"),
+    Policy: ("a policy", "suanli policy set"),
+    Fleet: ("a fleet", "suanli fleet set"),
+}
+
+
+def _meant_for_others(document: Document, cls: type[BaseModel]) -> FieldProblem | None:
+    """Told where far more keys are another's than those of `cls`: the file is sound and the command is not its own."""
+    if not isinstance(document.raw, dict):
+        return None
+    keys = {str(k) for k in document.raw}
+    known = {other: len(keys & set(other.model_fields)) for other in _TAKEN_BY}
+    best = max(known, key=lambda other: known[other])
+    if known[best] <= 2 * known.get(cls, 0):
+        return None
+    what, command = _TAKEN_BY[best]
+    return FieldProblem(
+        field=f"{document.source}:{document.line}",
+        problem=f"looks like {what}",
+        expected=f"{_TAKEN_BY[cls][0]}; `{command}` takes this one",
+        code="other_kind",
+    )
+
+
+def _the_one(text: str, source: str) -> Document:
     documents = parse(text, source)
     if len(documents) != 1:
         problem = f"holds {len(documents)} documents"
         raise InvalidRequest([FieldProblem(field=source, problem=problem, expected="one", code="length")])
-    return documents[0].validated(cls, documents[0].raw)
+    return documents[0]
 
 
 def _split_workloads(documents: Iterable[Document]) -> Iterator[Document]:

@@ -22,6 +22,9 @@ from scheduler.cycle import Cycle
 from scheduler.domain.records import CommitBatch
 from scheduler.domain.state import ClusterState
 from scheduler.planner.feasibility import SpecView, Views
+from scheduler.planner.moves import Moving
+from scheduler.planner.reserve import Reservations
+from scheduler.planner.round import PatternCache
 from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
 from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.strategy import PlanOutcome, PlanTask
@@ -170,6 +173,12 @@ class a_fleet:  # noqa: N801
         self._price_yuan_per_kwh = (1.0,) * hour + (0.1,) * (HOURS_PER_DAY - hour)
         return self
 
+    def priced(self, *yuan_per_kwh: float) -> Self:
+        """Energy's price in each hour of the day, counted from START_S; the last one holds until the day ends."""
+        rest = (yuan_per_kwh[-1],) * (HOURS_PER_DAY - len(yuan_per_kwh))
+        self._price_yuan_per_kwh = yuan_per_kwh + rest
+        return self
+
     def dataset(self, dataset_id: str, *site_ids: str) -> Self:
         """A data set of 10 GiB."""
         self._datasets.append(Dataset(dataset_id=dataset_id, size_gib=10, site_ids=site_ids))
@@ -260,6 +269,10 @@ class a_workload:  # noqa: N801
         """Over different nodes or sites."""
         return self._last(spread=Spread(over=over, min_domains=min_domains))  # type: ignore[arg-type]
 
+    def starts_up_in(self, startup_s: int) -> Self:
+        """From the start order until it works."""
+        return self._last(startup_s=startup_s)
+
     def lasts(self, duration_s: int) -> Self:
         """Work with an end."""
         return self._last(duration_s=duration_s)
@@ -341,35 +354,43 @@ def name_of(name: str) -> str:
 
 @dataclass
 class PlainScorer:
-    """Costs by site (default 1 yuan/h), quotas and deferral as told; nodes in use come first."""
+    """Costs by site (default 1 yuan/h), quotas by fold and deferral as told; nodes in use come first."""
 
     cost_by_site: Mapping[str, float] = field(default_factory=dict)
     quotas: Mapping[int, dict[int, float]] = field(default_factory=dict)
     wanted_deferred: int | None = None
     closed: frozenset[str] = frozenset()
+    wake_yuan: float = 1e-3
+    """An hour of a node that is on."""
     chunk: int = 0
 
     def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(G,)"""
+        wall = np.where(self.open_sites(snapshot), 0.0, CLOSED_SITE_YUAN_PER_HOUR)
+        return self.energy_yuan_per_hour(view, snapshot) + wall[snapshot.topology.group_site]
+
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,)"""
         site_ids = snapshot.topology.site_ids
-        by_site = [
-            self.cost_by_site.get(s, 1.0) + (CLOSED_SITE_YUAN_PER_HOUR if s in self.closed else 0.0)
-            for s in site_ids
-        ]
-        cost: NDArray[np.float64] = np.array(by_site)[snapshot.topology.group_site]
-        return cost
+        by_site = [self.cost_by_site.get(s, 1.0) for s in site_ids]
+        energy: NDArray[np.float64] = np.array(by_site)[snapshot.topology.group_site]
+        return energy
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """(S,)"""
+        return np.array([s not in self.closed for s in snapshot.topology.site_ids])
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(N,)"""
-        return snapshot.empty_node.astype(np.float64) * 1e-3
+        return snapshot.empty_node.astype(np.float64) * self.wake_yuan
 
     def wake_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(G,)"""
-        return np.full(len(snapshot.topology.group_ids), 1e-3)
+        return np.full(len(snapshot.topology.group_ids), self.wake_yuan)
 
     def quota(self, spec: int, snapshot: Snapshot) -> dict[int, float]:
-        """Group → replicas."""
-        return self.quotas.get(spec, {})
+        """Group → replicas; as plans count, for all specs of a fold together."""
+        return self.quotas.get(int(snapshot.fold[spec]), {})
 
     def may_start_deferred(self, spec: int, snapshot: Snapshot) -> int | None:
         """As told, less what runs."""
@@ -441,6 +462,22 @@ class City:
         self.log: list[Event] = []
         self.workloads: dict[str, Workload] = {}
         self.apply(self.cycle.register_fleet(self.state, now_s, fleet))
+
+    def moving(self, scorer: PlainScorer | None = None, guide: dict[str, Any] | None = None) -> Moving:
+        """What movers work on now, after a round that has placed nothing and keeps no nodes."""
+        assert self.state.topology is not None
+        views = Views(self.state.topology, self.state.shapes)
+        snapshot = Snapshot.take(self.state, views)
+        return Moving(
+            state=self.state,
+            snapshot=snapshot,
+            patterns=PatternCache(views),
+            scorer=scorer or self.strategy.plain,
+            guide=guide or {},
+            now_s=self.now_s,
+            placed=(),
+            kept=Reservations(snapshot, self.now_s),
+        )
 
     # -------------------------------------------------------------- events
 

@@ -28,8 +28,10 @@ from suanli.model import (
     EventKind,
     Explanation,
     Facility,
+    FieldProblem,
     Fleet,
     FleetRecord,
+    InvalidRequest,
     Link,
     Network,
     Node,
@@ -217,6 +219,8 @@ class FakeService(
         self.answers: dict[str, tuple[bytes, Any]] = {}
         self.fleet = a_fleet()
         self.cordoned: set[str] = set()
+        self.policy_problems: list[FieldProblem] = []
+        """Those of code `warning` let a revision pass."""
         self.policies = [Policy(revision=1, etag="p1", created_at_s=NOON_S)]
         self.placements: list[Placement] = []
         self.commands: list[Command] = []
@@ -623,9 +627,12 @@ class FakeService(
             raise Conflict("the policy has a newer revision")
         number = self.policies[-1].revision + 1
         revised = policy.model_copy(update={"revision": number, "etag": f"p{number}", "created_at_s": NOON_S})
+        refused = [p for p in self.policy_problems if p.code != "warning"]
+        if refused:
+            raise InvalidRequest(refused)
         if not request.validate_only:
             self.policies.append(revised)
-        return wire.policy_to_proto(revised)
+        return wire.policy_to_proto(revised.model_copy(update={"warnings": tuple(self.policy_problems)}))
 
     def GetPolicyRevision(self, request: Any, context: Any) -> Any:
         wanted = request.name.rpartition("/")[2]

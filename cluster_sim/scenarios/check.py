@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
+from cluster_sim.day_words import number, percent
 from cluster_sim.scenarios.derive import days_by_month
 from cluster_sim.scenarios.loader import ScenarioError, load_scenario
 from cluster_sim.scenarios.schema import Scenario, StatelessPattern, TrainingPattern
@@ -729,8 +730,8 @@ def table(verdict: Verdict, beside: Verdict | None = None) -> str:
         lines += _wrapped("sites that may host a class: ", _hosts_in_words(verdict))
         lines += [
             f"largest gang: {verdict.largest_gang[0]} GPUs",
-            f"energy cost of a day: blind {verdict.blind_yuan:,.0f} yuan, aware {verdict.aware_yuan:,.0f} yuan,"
-            f" room {verdict.room_frac:.1%}",
+            f"energy cost of a day: blind ¥{number(verdict.blind_yuan)}, aware ¥{number(verdict.aware_yuan)}, "
+            f"room {percent(verdict.room_frac)}",
         ]
     lines += [f"PROBLEM {p}" for p in verdict.problems] or ["playable"]
     return "\n".join(lines)
@@ -771,7 +772,9 @@ def _month_lines(verdict: Verdict) -> list[str]:
         lines.append(f"{row.site_id:15s} " + " ".join(f"{c:>6s}" for c in cells))
     if set(verdict.yuan_by_month) >= set(MONTHS):
         room = [1 - aware / blind if blind else 0.0 for blind, aware in _in_months(verdict)]
-        lines.append(f"{'aware k¥/day':15s} " + " ".join(f"{a / 1000:6.1f}" for _, a in _in_months(verdict)))
+        lines.append(
+            f"{'aware ¥1000/day':15s} " + " ".join(f"{a / 1000:6.1f}" for _, a in _in_months(verdict))
+        )
         lines.append(f"{'room to blind':15s} " + " ".join(f"{r:6.1%}" for r in room))
     return lines
 

@@ -1,28 +1,32 @@
 """From a name or a file to a `Scenario`: extend, keep, check; every problem in one answer.
 
 load_scenario   1 find the file   2 merge it over what it extends   3 keep only what it asks for
-                4 check fields    5 check references                 6 raise all problems together
+                4 check fields    5 check references                 6 raise all problems together, each with the
+                                                                       file and line where its field is set
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from cluster_sim.scenarios.schema import Scenario
 from suanli import yaml_io
 from suanli.model import FieldProblem, InvalidRequest
+from suanli.model.problems import validate
 
 SHIPPED_SUFFIX = ".yaml"
 BASE_SUFFIX = "-base"
 """Of files that only others extend."""
 Raw = dict[str, Any]
+ABSENT = ("missing", "model_type", "dict_type", "list_type")
+"""Codes of problems after which nothing can be said of the field's parts."""
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same loader in C, where the library was built with it: six times faster."""
 
@@ -48,7 +52,12 @@ def shipped_files() -> tuple[str, ...]:
 
 def load_scenario(name_or_path: str | Path) -> Scenario:
     """The scenario of that name, or of that YAML file; `ScenarioError` names all problems at once."""
-    return scenario_from_raw(_read_extended(str(name_or_path), Path.cwd(), ()))
+    files: list[yaml_io.Document] = []
+    raw = _read_extended(str(name_or_path), Path.cwd(), (), files)
+    try:
+        return scenario_from_raw(raw)
+    except ScenarioError as error:
+        raise ScenarioError(_located(error.problems, files)) from None
 
 
 def scenario_from_raw(raw: Raw) -> Scenario:
@@ -61,31 +70,37 @@ def scenario_from_raw(raw: Raw) -> Scenario:
     problems += _reference_problems(raw)
     scenario: Scenario | None = None
     try:
-        scenario = Scenario.model_validate(raw)
-    except ValidationError as error:
-        problems += [_field_problem(e["loc"], e["msg"], e["type"], e.get("input")) for e in error.errors()]
+        scenario = validate(Scenario, raw)
+    except InvalidRequest as error:
+        problems += _told_once([p.model_copy(update={"field": _dotted(p.field)}) for p in error.problems])
     if problems or scenario is None:
         raise ScenarioError(problems)
     return scenario
 
 
-def _read_extended(name: str, folder: Path, seen: tuple[str, ...]) -> Raw:
-    """The file's tree merged over the one it extends."""
+def _read_extended(
+    name: str, folder: Path, seen: tuple[str, ...], files: list[yaml_io.Document] | None = None
+) -> Raw:
+    """The file's tree merged over the one it extends; `files` gets what was read from outside, the outermost first."""
     if name in seen:
         raise ScenarioError([FieldProblem(field="extends", problem=f"circle {' -> '.join((*seen, name))}")])
     if name in shipped_files():
         raw = yaml.load(_shipped_text(name), Loader=_SAFE_LOADER)
     else:
         path = _file_of(name, folder)
-        raw, folder = _tree_of_file(path, name), path.parent
+        document, folder = _document_of_file(path, name), path.parent
+        raw = document.raw if document is not None else None
+        if files is not None and document is not None:
+            files.append(document)
     if not isinstance(raw, dict):
         raise ScenarioError(
             [FieldProblem(field=name, problem="a scenario is a mapping", expected="keys and values")]
         )
-    base = raw.pop("extends", None)
+    base = raw.get("extends")
+    own = {key: value for key, value in raw.items() if key != "extends"}
     if base is None:
-        return raw
-    return _merged(_read_extended(str(base), folder, (*seen, name)), raw)
+        return own
+    return _merged(_read_extended(str(base), folder, (*seen, name), files), own)
 
 
 def _file_of(name: str, folder: Path) -> Path:
@@ -107,9 +122,9 @@ def _shipped_text(name: str) -> str:
     return (resources.files("cluster_sim.scenarios") / (name + SHIPPED_SUFFIX)).read_text(encoding="utf-8")
 
 
-def _tree_of_file(path: Path, name: str) -> Any:
-    """The tree of a file from outside, read with all the care that `suanli.yaml_io` takes: a key given twice, deep
-    nesting, endless aliases and what is no text are told, not followed."""
+def _document_of_file(path: Path, name: str) -> yaml_io.Document | None:
+    """The one document of a file from outside, read with all the care that `suanli.yaml_io` takes: a key given twice,
+    deep nesting, endless aliases and what is no text are told, not followed; None when there is not just one."""
     try:
         documents = yaml_io.parse(path.read_text(encoding="utf-8"), name)
     except UnicodeDecodeError as error:
@@ -119,7 +134,31 @@ def _tree_of_file(path: Path, name: str) -> Any:
         raise ScenarioError(error.problems) from None
     if problems := [p for d in documents for p in d.problems]:
         raise ScenarioError(problems)
-    return documents[0].raw if len(documents) == 1 else None
+    return documents[0] if len(documents) == 1 else None
+
+
+def _located(problems: Sequence[FieldProblem], files: Sequence[yaml_io.Document]) -> list[FieldProblem]:
+    """The problems with the file and line that says most of their field; file by file, in the order of the lines.
+
+    Shipped files are sound: what is wrong with one's own was said, or left out, in one's own.
+    """
+    if not files:
+        return list(problems)
+    lacking = [p for p in problems if p.code == "missing" and "." not in p.field]
+    by_file: list[list[FieldProblem]] = [[] for _ in files]
+    if lacking and "extends" not in files[-1].raw:
+        problems = [p for p in problems if p not in lacking]
+        hint = FieldProblem(
+            field="extends",
+            problem=f"is missing, and so are {', '.join(p.field for p in lacking)}",
+            expected=f"one of {', '.join(shipped_scenarios())}, or a file",
+            code="missing",
+        )
+        by_file[-1].append(hint)
+    for problem in problems:
+        depths = [document.depth(problem.field) for document in files]
+        by_file[depths.index(max(depths))].append(problem)
+    return [p for document, own in zip(files, by_file, strict=True) for p in document.located(own)]
 
 
 def _merged(base: Raw, over: Raw) -> Raw:
@@ -278,9 +317,18 @@ def _mapping(value: Any) -> Raw:
     return value if isinstance(value, dict) else {}
 
 
-def _field_problem(loc: tuple[int | str, ...], message: str, code: str, value: Any) -> FieldProblem:
-    """A pydantic error as one problem with the path a reader of the YAML knows."""
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
-    shown = "" if isinstance(value, dict | list) or code == "missing" else f" (got {value!r})"
-    message = "is not a field" if code == "extra_forbidden" else message
-    return FieldProblem(field=path, problem=message + shown, code=code)
+def _told_once(problems: Sequence[FieldProblem]) -> list[FieldProblem]:
+    """Without what lies at or under a field that is missing or no mapping at all: that is told already."""
+    absent = {p.field for p in problems if p.field and p.code in ABSENT}
+    told: dict[str, FieldProblem] = {}
+    for problem in problems:
+        parts = problem.field.split(".")
+        if not any(".".join(parts[:n]) in absent for n in range(1, len(parts))):
+            key = problem.field if problem.field in absent else f"{problem.field}: {problem.problem}"
+            told.setdefault(key, problem)
+    return list(told.values())
+
+
+def _dotted(field: str) -> str:
+    """`sites.rows.ai-core.plant` for `sites.rows[ai-core].plant`: keys as a reader of the YAML knows them."""
+    return re.sub(r"\[(?!\d+\])([^\]]*)\]", r".\1", field)

@@ -31,7 +31,7 @@ class SiteLimits:
 
 def limits_in_force(site: Site, policy: Policy) -> SiteLimits:
     """Caps in both forms, power limit and floor of a registered site under a policy revision."""
-    overrides = _overrides(site, policy)
+    overrides = overrides_of(site, policy)
     limits_kw = [o.power_limit_kw for o in overrides if o.power_limit_kw is not None]
     floors = [o.reserved_floor_frac for o in overrides if o.reserved_floor_frac > 0]
     return SiteLimits(
@@ -43,7 +43,7 @@ def limits_in_force(site: Site, policy: Policy) -> SiteLimits:
 
 def caps_in_force(site: Site, policy: Policy) -> PueCap:
     """Only the caps of `limits_in_force`."""
-    return _caps_in_force(site.caps, _overrides(site, policy), policy)
+    return _caps_in_force(site.caps, overrides_of(site, policy), policy)
 
 
 def fleet_in_force(registered: Fleet, policy: Policy) -> Fleet:
@@ -62,7 +62,7 @@ def floors_in_force(registered: Fleet, policy: Policy) -> NDArray[np.float64]:
     return np.array([limits_in_force(s, policy).reserved_floor_frac for s in registered.sites], np.float64)
 
 
-def _overrides(site: Site, policy: Policy) -> list[SitePolicy]:
+def overrides_of(site: Site, policy: Policy) -> list[SitePolicy]:
     """Overrides that speak of the site, the most special last."""
     targets = ("fleet", f"class:{site.kind.value}", f"sites/{site.site_id}")
     return [o for target in targets for o in policy.sites if o.target == target]
@@ -86,4 +86,6 @@ def _caps_in_force(own: PueCap, overrides: list[SitePolicy], policy: Policy) -> 
     return caps
 
 
-__all__ = ["SiteLimits", "caps_in_force", "fleet_in_force", "floors_in_force", "limits_in_force"]
+__all__ = [
+    "SiteLimits", "caps_in_force", "fleet_in_force", "floors_in_force", "limits_in_force", "overrides_of",
+]  # fmt: skip

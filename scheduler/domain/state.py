@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
 MAX_GPUS_PER_NODE = 16
 STATES = tuple(WorkloadState)
 STATE_CODE = {s: i for i, s in enumerate(STATES)}
+_STATE_OF_WORD = {s.value: s for s in STATES}
 IS_ACTIVE = np.array([not s.is_final for s in STATES])
 """By state code."""
 NEVER_S = 2**62
@@ -211,16 +214,20 @@ class ClusterState:
             EventKind.SITE_METERED: self._metered,
             EventKind.SITE_MODEL_LEARNED: self._learned,
             EventKind.SHAPE_INTERNED: self._shape_interned,
-            EventKind.WORKLOAD_SUBMITTED: self._submitted,
-            EventKind.WORKLOAD_STATE: self._state_changed,
-            EventKind.REPLICA_START_ORDERED: self._start_ordered,
             EventKind.REPLICA_MOVED: self._moved,
             EventKind.REPLICA_STOP_ORDERED: self._stop_ordered,
             EventKind.REPLICA_PREEMPTED: self._preempted,
+            EventKind.REPLICA_PAUSED: self._paused,
             EventKind.REPLICA_RUNNING: self._running,
             EventKind.REPLICA_ENDED: self._ended,
             EventKind.PLAN_COMMITTED: self._planned,
             EventKind.RUN_ADVANCED: self._advanced,
+        }
+        # what comes by the hundred: all events of one kind that stand in a row
+        self._fold_together: dict[EventKind, Callable[[Sequence[Event]], None]] = {
+            EventKind.WORKLOAD_SUBMITTED: self._submitted,
+            EventKind.WORKLOAD_STATE: self._states_changed,
+            EventKind.REPLICA_START_ORDERED: self._starts_ordered,
         }
 
     @classmethod
@@ -230,11 +237,14 @@ class ClusterState:
 
     def apply(self, events: Sequence[Event]) -> None:
         """Fold events in order of revision."""
-        for event in events:
-            handler = self._fold.get(event.kind)
-            if handler is not None:
-                handler(event)
-            self.revision = event.revision
+        for kind, run in groupby(events, attrgetter("kind")):
+            alike = list(run)
+            if (together := self._fold_together.get(kind)) is not None:
+                together(alike)
+            elif (handler := self._fold.get(kind)) is not None:
+                for event in alike:
+                    handler(event)
+            self.revision = alike[-1].revision
 
     # ------------------------------------------------------------------ what planning reads
 
@@ -311,6 +321,9 @@ class ClusterState:
         twin.energy = {k: copy.copy(v) for k, v in self.energy.items()}
         twin.recent_meters, twin.last_meter = list(self.recent_meters), dict(self.last_meter)
         twin._fold = {kind: getattr(twin, handler.__name__) for kind, handler in self._fold.items()}
+        twin._fold_together = {
+            k: getattr(twin, handler.__name__) for k, handler in self._fold_together.items()
+        }
         return twin
 
     def digest(self) -> str:
@@ -494,79 +507,116 @@ class ClusterState:
     def _shape_interned(self, event: Event) -> None:
         self.shapes.add(event.body["shape"])
 
-    def _submitted(self, event: Event) -> None:
-        body = event.body
-        index = len(self.names)
-        self.names.append(event.subject)
-        self.index_of[event.subject] = index
-        tenant_id = event.subject.split("/")[1]
-        if tenant_id not in self.tenant_index:
-            self.tenant_index[tenant_id] = len(self.tenants)
+    def _submitted(self, events: Sequence[Event]) -> None:
+        """Submissions in a row, whose columns grow once for all of them."""
+        begin = len(self.names)
+        tenants, replica_counts = [], []
+        # one entry per stage: whose it is, its spec, the replicas of its own and the work of each
+        owners: list[int] = []
+        specs: list[int] = []
+        counts: list[int] = []
+        work_s: list[float] = []
+        for index, event in enumerate(events, begin):
+            body = event.body
+            self.names.append(event.subject)
+            self.index_of[event.subject] = index
+            tenants.append(self._tenant(event.subject.split("/", 2)[1]))
+            total = 0
+            for spec, n, duration_s in zip(
+                self.shapes.specs_of_shape[body["shape"]], body["replicas"], body["duration_s"], strict=True
+            ):
+                shared_with = self.shapes.specs[spec].stage.shared_with
+                if shared_with is not None:
+                    self.sharers.setdefault(shared_with, []).append(index)
+                    continue
+                owners.append(index)
+                specs.append(spec)
+                counts.append(n)
+                work_s.append(SERVICE_WORK_S if duration_s is None else float(duration_s))
+                total += n
+            replica_counts.append(total)
+        first = self._add_replicas(owners, specs, counts, work_s)
+        bodies = [event.body for event in events]
+        self.workloads.append(
+            len(events),
+            shape=[body["shape"] for body in bodies],
+            tenant=tenants,
+            state=STATE_CODE[WorkloadState.PENDING],
+            submitted_s=[event.at_s for event in events],
+            not_before_s=[event.body["not_before_s"] or event.at_s for event in events],
+            deadline_s=[body["deadline_s"] or NEVER_S for body in bodies],
+            first_replica=first + np.cumsum(replica_counts) - replica_counts,
+            replica_count=replica_counts,
+        )
+
+    def _tenant(self, tenant_id: str) -> int:
+        """Index of a tenant, who may be new."""
+        index = self.tenant_index.get(tenant_id)
+        if index is None:
+            index = self.tenant_index[tenant_id] = len(self.tenants)
             self.tenants.append(tenant_id)
-        specs = self.shapes.specs_of_shape[body["shape"]]
-        counts = [
-            0 if self.spec(s).stage.shared_with else int(n)
-            for s, n in zip(specs, body["replicas"], strict=True)
-        ]
-        for s in specs:
-            shared_with = self.spec(s).stage.shared_with
-            if shared_with is not None:
-                self.sharers.setdefault(shared_with, []).append(index)
-        total = sum(counts)
-        first = self.replicas.append(
+        return index
+
+    def _add_replicas(
+        self, owners: Sequence[int], specs: Sequence[int], counts: Sequence[int], work_s: Sequence[float]
+    ) -> int:
+        """Rows of the replicas of these stages, all waiting; the index of the first."""
+        each = np.array(counts, np.int64)
+        total = int(each.sum())
+        return self.replicas.append(
             total,
-            workload=index,
-            spec=np.repeat(specs, counts),
-            index=np.concatenate([np.arange(n) for n in counts]) if total else 0,
+            workload=np.repeat(np.array(owners, np.int64), each),
+            spec=np.repeat(np.array(specs, np.int64), each),
+            index=np.arange(total) - np.repeat(np.cumsum(each) - each, each),
             node=-1,
             incarnation=-1,
-            work_s=np.repeat([SERVICE_WORK_S if d is None else float(d) for d in body["duration_s"]], counts),
-        )
-        self.workloads.append(
-            1,
-            shape=body["shape"],
-            tenant=self.tenant_index[tenant_id],
-            state=STATE_CODE[WorkloadState.PENDING],
-            submitted_s=event.at_s,
-            not_before_s=body["not_before_s"] or event.at_s,
-            deadline_s=body["deadline_s"] or NEVER_S,
-            first_replica=first,
-            replica_count=total,
+            work_s=np.repeat(np.array(work_s, np.float64), each),
         )
 
-    def _state_changed(self, event: Event) -> None:
-        state, index = WorkloadState(event.body["state"]), self.index_of[event.subject]
-        self.workloads["state"][index] = STATE_CODE[state]
-        if state.is_final and self.stopped:
-            own = self.rows_of(index)
-            self.stopped = {r: s for r, s in self.stopped.items() if not own.start <= r < own.stop}
+    def _states_changed(self, events: Sequence[Event]) -> None:
+        indices = [self.index_of[event.subject] for event in events]
+        states = [_STATE_OF_WORD[event.body["state"]] for event in events]
+        # of several changes of one workload the last one stands
+        self.workloads["state"][indices] = [STATE_CODE[state] for state in states]
+        if self.stopped and any(state.is_final for state in states):
+            for index, state in zip(indices, states, strict=True):
+                if state.is_final:
+                    own = self.rows_of(index)
+                    self.stopped = {r: s for r, s in self.stopped.items() if not own.start <= r < own.stop}
 
-    def _start_ordered(self, event: Event) -> None:
+    def _starts_ordered(self, events: Sequence[Event]) -> None:
+        """Orders in a row; a replica that runs already moves, and its old placement drains."""
+        rows = [self._row_of_order(event.body["command"]) for event in events]
+        if len(set(rows)) < len(rows):
+            # a later order of one row rests on the earlier one
+            for event in events:
+                self._starts_ordered([event])
+            return
         assert self.topology is not None
-        command = event.body["command"]
-        index = self.index_of[command["workload"]]
-        row = self._row(index, command["stage_id"], command["replica_index"])
-        replicas = self.replicas
-        group = self.topology.group_index[(command["site_id"], command["group_id"])]
-        node = int(self.topology.group_first_node[group]) + command["node_index"]
-        if replicas["node"][row] >= 0:
-            self.draining[row] = Draining(
-                self.placement_id(row),
-                int(replicas["node"][row]),
-                int(replicas["gpu_mask"][row]),
-                int(replicas["spec"][row]),
-            )
-        mask = sum(1 << g for g in command["gpu_ids"])
-        replicas["incarnation"][row] += 1
-        replicas["node"][row] = node
-        replicas["gpu_mask"][row] = mask
-        replicas["phase"][row] = Phase.ORDERED
-        replicas["placed_s"][row] = event.at_s
-        replicas["done_work_s"][row] = command["done_work_s"]
-        replicas["hold_until_s"][row] = 0
-        self.stopped.pop(row, None)
-        self.row_of_placement[event.subject] = row
-        self._take(node, mask, int(replicas["spec"][row]), +1)
+        replicas, topology = self.replicas, self.topology
+        commands = [event.body["command"] for event in events]
+        group = np.array([topology.group_index[c["site_id"], c["group_id"]] for c in commands], np.int64)
+        node = topology.group_first_node[group] + np.array([c["node_index"] for c in commands], np.int64)
+        masks = [sum(1 << g for g in c["gpu_ids"]) for c in commands]
+        for row, at in zip(rows, replicas["node"][rows].tolist(), strict=True):
+            if at >= 0:
+                self.draining[row] = Draining(
+                    self.placement_id(row), at, int(replicas["gpu_mask"][row]), int(replicas["spec"][row])
+                )
+        replicas["incarnation"][rows] += 1
+        replicas["node"][rows] = node
+        replicas["gpu_mask"][rows] = masks
+        replicas["phase"][rows] = Phase.ORDERED
+        replicas["placed_s"][rows] = [event.at_s for event in events]
+        replicas["done_work_s"][rows] = [c["done_work_s"] for c in commands]
+        replicas["hold_until_s"][rows] = 0
+        for event, row in zip(events, rows, strict=True):
+            self.stopped.pop(row, None)
+            self.row_of_placement[event.subject] = row
+        self._take_many(node, masks, replicas["spec"][rows].tolist())
+
+    def _row_of_order(self, command: dict[str, Any]) -> int:
+        return self._row(self.index_of[command["workload"]], command["stage_id"], command["replica_index"])
 
     def _row(self, index: int, stage_id: str, replica_index: int) -> int:
         row = int(self.workloads["first_replica"][index])
@@ -608,6 +658,15 @@ class ClusterState:
             self.stopped[row] = Stopped(
                 event.at_s,
                 f"it gave way, for {event.body['cause']}; {lost:.2g} GPU-hours of its work are lost",
+            )
+
+    def _paused(self, event: Event) -> None:
+        """Until when, told to whoever asks for it; it goes on from its checkpoint."""
+        row = self.row_of_placement.get(event.subject)
+        if row is not None and self.topology is not None:
+            until = self.topology.local_time(event.body["until_s"])
+            self.stopped[row] = Stopped(
+                event.at_s, f"it pauses while electricity is dear, at least until {until}"
             )
 
     def _end_draining(self, row: int) -> None:
@@ -660,6 +719,21 @@ class ClusterState:
         self.nodes.cpu_milli[node] -= sign * cpu_milli
         self.nodes.memory_mib[node] -= sign * memory_mib
         self.nodes.storage_gib[node] -= sign * storage_gib
+        self._take_gpus(node, gpu_mask, gpu_milli, sign)
+
+    def _take_many(self, nodes: NDArray[np.int64], gpu_masks: Sequence[int], specs: Sequence[int]) -> None:
+        """As `_take` for one replica on each of these nodes; a node may come several times."""
+        assert self.nodes is not None
+        stages = [self.shapes.specs[spec].stage for spec in specs]
+        np.subtract.at(self.nodes.cpu_milli, nodes, [stage.cpu_milli for stage in stages])
+        np.subtract.at(self.nodes.memory_mib, nodes, [stage.memory_mib for stage in stages])
+        np.subtract.at(self.nodes.storage_gib, nodes, [stage.storage_gib for stage in stages])
+        for node, mask, spec in zip(nodes.tolist(), gpu_masks, specs, strict=True):
+            if mask:
+                self._take_gpus(node, mask, self.need_on_node(spec, node)[2], +1)
+
+    def _take_gpus(self, node: int, gpu_mask: int, gpu_milli: int, sign: int) -> None:
+        assert self.nodes is not None
         ids = [g for g in range(MAX_GPUS_PER_NODE) if gpu_mask >> g & 1]
         if ids:
             self.nodes.gpu_milli[node, ids] -= sign * (gpu_milli // len(ids))

@@ -86,7 +86,7 @@ class Topology:
 
     def local_time(self, at_s: float) -> str:
         """An instant for people of this fleet, in the zone of its first tariff, which is named."""
-        return local_time(at_s, self.fleet.tariffs[0].utc_offset_hours if self.fleet.tariffs else 0)
+        return local_time(at_s, self.fleet.utc_offset_hours)
 
     @cached_property
     def lowest_price_yuan_per_kwh(self) -> NDArray[np.float64]:

@@ -41,6 +41,7 @@ MAX_IN_TURN = 16
 """So many replicas are placed one after the other from what is kept of each node; more are worked out together."""
 
 
+_NO_LINKS = np.zeros(0)
 _NOWHERE = np.zeros(0, np.int64)
 
 
@@ -160,11 +161,13 @@ class NodeChoice:
         """
         if count <= 0 or not among.ranges:
             return _NOWHERE
-        spare_w, spare_mbps = self.snapshot.spare_w(), self.snapshot.spare_mbps()
-        shut = _sites_shut(self.snapshot, view, spare_w, spare_mbps)
+        spare_w = self.snapshot.spare_w()
+        spare_mbps = self.snapshot.spare_mbps() if view.has_traffic else _NO_LINKS
+        room = _SiteRoom(self.snapshot, view, count, spare_w, spare_mbps)
+        # where power and links are plenty for all of them, they are for one
+        shut = view.site_never if room.is_plenty else _sites_shut(self.snapshot, view, spare_w, spare_mbps)
         if shut.all():
             return _NOWHERE
-        room = _SiteRoom(self.snapshot, view, count, spare_w, spare_mbps)
         enough = count + (len(spread.used) if spread is not None else 0)
         if not room.is_plenty or (spread is not None and spread.over_sites):
             enough = self.snapshot.topology.node_count

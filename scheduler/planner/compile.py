@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.ledger import day_start_s, overdrawn_kwh, released_kwh
-from scheduler.domain.outlook import CalendarOutlook
+from scheduler.domain.outlook import CalendarOutlook, lowest_prices_yuan_per_kwh
 from scheduler.domain.state import ClusterState, NodeResources, Phase
 from scheduler.domain.topology import Topology
-from scheduler.planner.deferral import may_be_put_off, owed_running
+from scheduler.planner.deferral import SHORT_S, may_be_put_off, may_rest, owed_running, rests, running_frac
 from scheduler.planner.feasibility import Views, site_labels, zone_legs
 from scheduler.planner.folds import Folds, folds_of
 from scheduler.planner.forecast import expected_arrivals
@@ -176,8 +176,11 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
         else np.zeros(0, bool)
     )
     waits = is_deferrable & ~running
+    in_pieces = may_rest(state, live) & (not all_wait)
     if not all_wait:
         waits &= (start_s > now_s) | may_be_put_off(state, live, now_s)
+        waits &= ~in_pieces | (left_s <= SHORT_S)
+        running &= ~rests(state, live, now_s)  # they are about to pause, and keep no node
     due_s = state.workloads["deadline_s"][owner] - now_s
     if not all_wait:
         due_s = np.minimum(due_s, start_s - now_s + PLANNED_WITHIN_S)
@@ -185,9 +188,11 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
     bucket = np.clip(bucket, -1, 4 * state.policy.horizon_hours)
     release = np.where(waits, np.searchsorted(slots.start_s, start_s, side="right") - 1, 0)
     fold_of = folds_of(views).all(len(state.shapes.specs))
-    ends = slots.start_s + slots.hours * SECONDS_PER_HOUR
-    overlap_s = np.minimum((start_s + left_s)[:, None], ends) - np.maximum(start_s[:, None], slots.start_s)
-    runs_frac = np.clip(overlap_s / (slots.hours * SECONDS_PER_HOUR), 0.0, 1.0) * ~waits[:, None]
+    runs_frac = _in_one_piece(start_s, left_s, slots) * ~waits[:, None]
+    pieces = np.flatnonzero(in_pieces & ~waits)
+    price = lowest_prices_yuan_per_kwh(topology, now_s)
+    deadline_s = state.workloads["deadline_s"][owner[pieces]]
+    runs_frac[pieces] = running_frac(price, now_s, start_s[pieces], left_s[pieces], deadline_s, slots)
     arriving = expected_arrivals(state, slots, now_s)
     hub_of = _crowded_hub(views, spec, runs_frac, arriving)
     keys = (
@@ -223,6 +228,15 @@ def _fold(state: ClusterState, views: Views, slots: Slots, now_s: int, all_wait:
         parallel=parallel,
         running=on,
     )
+
+
+def _in_one_piece(
+    start_s: NDArray[np.int64], left_s: NDArray[np.float64], slots: Slots
+) -> NDArray[np.float64]:
+    """(rows, T) share of each slot in which work runs that starts at `start_s` and goes on until it is done."""
+    ends_s = slots.start_s + slots.hours * SECONDS_PER_HOUR
+    overlap_s = np.minimum((start_s + left_s)[:, None], ends_s) - np.maximum(start_s[:, None], slots.start_s)
+    return np.clip(overlap_s / (slots.hours * SECONDS_PER_HOUR), 0.0, 1.0)
 
 
 def _summed(kind: NDArray[np.int64], rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:

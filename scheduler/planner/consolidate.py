@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from scheduler.domain.state import ClusterState
 from scheduler.planner.choice import NodeChoice, Ranges
-from scheduler.planner.defragment import leave_yuan, movable_rows
-from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, hours_left
-from scheduler.planner.reserve import Reservations
+from scheduler.planner.defragment import movable_rows
+from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, Moving, PlannedMove, hours_left, leave_yuan
 from scheduler.planner.round import Placed
 from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot
@@ -44,32 +43,20 @@ class _Emptying:
     gain_yuan: float
 
 
-def consolidate(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    now_s: int,
-    budget: int,
-    *,
-    leaving: Collection[int] = (),
-    kept: Reservations | None = None,
-) -> list[PlannedMove]:
-    """At most `budget` moves in all, on the snapshot of a finished round; it takes in the new placements.
-
-    Replicas in `leaving` are stopped or moved by the same commit; nobody goes to nodes `kept` for gangs. A node is
-    emptied whole or not at all.
-    """
+def consolidate(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """Moves off nodes that may sleep; a node is emptied whole or not at all, nobody goes to nodes kept for gangs."""
     if budget <= 0:
         return []
-    choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, now_s), None)
+    snapshot = moving.snapshot
+    choice = NodeChoice(snapshot, moving.scorer, moving.kept, None)
     price = choice.node_penalty = np.where(snapshot.empty_node, ASLEEP_YUAN_PER_HOUR, 0.0)
     moves: list[PlannedMove] = []
-    for emptying in _worth_emptying(state, snapshot, scorer, choice, now_s, leaving)[:MAX_NODES_TRIED]:
+    for emptying in _worth_emptying(moving, leaving)[:MAX_NODES_TRIED]:
         took_in = snapshot.replica_count[emptying.node] != len(emptying.rows)
         if took_in or len(moves) + len(emptying.rows) > budget:
             continue
         price[emptying.node] = ASLEEP_YUAN_PER_HOUR
-        found = _moves(state, snapshot, choice, emptying, now_s)
+        found = _moves(moving, choice, emptying)
         if not found:
             price[emptying.node] = 0.0
             continue
@@ -77,15 +64,9 @@ def consolidate(
     return moves
 
 
-def _worth_emptying(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    choice: NodeChoice,
-    now_s: int,
-    leaving: Collection[int],
-) -> list[_Emptying]:
+def _worth_emptying(moving: Moving, leaving: Collection[int]) -> list[_Emptying]:
     """Nodes whose replicas may all move, and whose sleep is worth more than their leaving; the most gain first."""
+    state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     movable = movable_rows(state, leaving)
     node_of = state.replicas["node"][movable].astype(np.int64)
     here = np.bincount(node_of, minlength=snapshot.topology.node_count)
@@ -93,7 +74,7 @@ def _worth_emptying(
     rows = movable[whole[node_of]]
     if not len(rows):
         return []
-    cost_yuan = leave_yuan(state, choice, rows, now_s)
+    cost_yuan = leave_yuan(state, snapshot, scorer, rows, now_s)
     idle_yuan = _idle_yuan_per_hour(state, snapshot, scorer, rows)
     on_node: dict[int, list[int]] = {}
     for row in rows.tolist():
@@ -119,10 +100,9 @@ def _idle_yuan_per_hour(
     return scorer.node_cost(snapshot.views[int(state.replicas["spec"][rows[0]])], asleep)
 
 
-def _moves(
-    state: ClusterState, snapshot: Snapshot, choice: NodeChoice, emptying: _Emptying, now_s: int
-) -> list[PlannedMove]:
+def _moves(moving: Moving, choice: NodeChoice, emptying: _Emptying) -> list[PlannedMove]:
     """A place on a node that is on for each row, largest first, taken in the snapshot; none when they do not pay."""
+    state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     saved = snapshot.copy()
     topology = snapshot.topology
     assert choice.node_penalty is not None
@@ -140,10 +120,11 @@ def _moves(
         if not len(nodes) or choice.node_penalty[nodes[0]] > 0:
             break
         there = int(nodes[0])
-        cost = choice.group_cost(view)
-        dearer = float(cost[topology.node_group[there]] - cost[topology.node_group[emptying.node]])
+        energy_yuan = scorer.energy_yuan_per_hour(view, snapshot)
+        old, new = (topology.node_group[n] for n in (emptying.node, there))
+        dearer = float(energy_yuan[new] - energy_yuan[old])
         own_yuan = max(0.0, dearer) * min(GAIN_HOURS, hours_left(state, row, now_s))
-        own_yuan += leave_yuan(state, choice, np.array([row]), now_s)[row]
+        own_yuan += leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
         cost_yuan += own_yuan
         (mask,) = choice.devices_for(view, [there])
         snapshot.take_node(view, there, mask)

@@ -1,8 +1,8 @@
 """Defragmentation: planned moves that make room for a gang that waits, when the hours it gains pay for them.
 
-    defragment         snapshot, gangs that wait, budget → for each gang that can be helped: moves, cost, gain, nodes
-    no_longer_needed   replicas that made room for a gang which has ended or lies elsewhere
-    undo_moves         the way back for them, where that pays
+    make_room          the moves that help gangs which wait, once per plan
+    defragment         snapshot, gangs that wait, budget → for each gang that can be helped: moves, cost, worth, nodes
+    undo_moves         the way back for those who made room for a gang that has ended or lies elsewhere, where it pays
 
 For one gang: for every pool (a fabric island, or a group for gangs that no island holds) the nodes that need the least
 moved to hold the gang; replicas leave a node smallest cost first and none in vain; each goes to the cheapest other node
@@ -10,14 +10,15 @@ with room now, for a move starts the new placement before the old one stops. A r
 stage, no gang, no spread rule) and loses little: services, and work that keeps checkpoints.
 
 Cost (yuan) of a move: the policy's price per reference GPU, what the work since its last checkpoint cost to run, and
-the dearer energy of the new place for as long as the replica is expected to stay. Gain: GPU-hours that the gang waits
-less, at its own price of lateness; how long it would wait otherwise is known from declared ends, up to a day.
+the dearer energy of the new place for as long as the replica is expected to stay. What it is weighed against: GPU-hours
+that the gang waits less, at its own price of lateness; how long it would wait otherwise is known from declared ends, up
+to a day. That is the worth of time and is told as such; a move's gain is the cheaper energy of its new place, if any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView, per_empty_node
-from scheduler.planner.moves import GAIN_HOURS, PlannedMove, hours_left, rows_of_owners
-from scheduler.planner.preempt import lost_gpu_s
+from scheduler.planner.moves import GAIN_HOURS, Moving, PlannedMove, hours_left, leave_yuan, rows_of_owners
 from scheduler.planner.queue import heads, urgent
 from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
 from scheduler.planner.round import Placed
@@ -47,15 +47,33 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Defragmentation:
-    """What helps one gang: the moves, the nodes it then finds free, and what the whole costs and gains."""
+    """What helps one gang: the moves, the nodes it then finds free, what the whole costs and the time it is worth."""
 
     gang: str
     nodes: tuple[int, ...]
     moves: tuple[PlannedMove, ...]
     cost_yuan: float
-    gain_yuan: float
+    saved_lateness_yuan: float
     saved_wait_h: float
     """Hours by which the gang starts earlier than declared ends alone would let it."""
+
+
+def make_room(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """The moves of `defragment`; the nodes they clear are kept."""
+    placed = {p.row for p in moving.placed}
+    helped = defragment(
+        moving.state,
+        moving.snapshot,
+        moving.scorer,
+        moving.now_s,
+        budget,
+        placed=placed,
+        leaving=leaving,
+        kept=moving.kept,
+    )
+    for help_ in helped:
+        moving.kept.close(help_.nodes)
+    return [move for help_ in helped for move in help_.moves]
 
 
 def defragment(
@@ -123,24 +141,15 @@ def no_longer_needed(state: ClusterState) -> list[tuple[int, int]]:
     return out
 
 
-def undo_moves(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    moved: Sequence[tuple[int, int]],
-    now_s: int,
-    budget: int,
-    *,
-    leaving: Collection[int] = (),
-    kept: Reservations | None = None,
-) -> list[PlannedMove]:
-    """At most `budget` moves back to where replicas came from, (row, old node) each: their gang is gone.
+def undo_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """Moves back to where replicas came from that made room for a gang which is gone.
 
-    Only replicas that run, whose old node has room again and is not `kept` for another gang, and whose way back costs
-    less than it saves within the time that they are expected to stay; the snapshot takes in the new placements.
+    Only replicas that run, whose old node has room again and is not kept for another gang, and whose way back costs
+    less than it saves within the time that they are expected to stay.
     """
+    state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     out: list[PlannedMove] = []
-    for row, node in moved:
+    for row, node in no_longer_needed(state):
         if len(out) >= budget:
             break
         view = snapshot.views[int(state.replicas["spec"][row])]
@@ -153,12 +162,15 @@ def undo_moves(
         ):
             continue
         group, there = snapshot.topology.node_group[here], snapshot.topology.node_group[node]
-        choice = NodeChoice(snapshot, scorer, kept or Reservations(snapshot, 0), None)
+        if not _may_take_in(snapshot, scorer, here)[there]:
+            continue
+        choice = NodeChoice(snapshot, scorer, moving.kept, None)
         nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_nodes(int(there), node, node + 1))
         if not len(nodes):
             continue
-        cost_yuan = leave_yuan(state, choice, np.array([row]), now_s)[row]
-        saved = choice.group_cost(view)[group] - choice.group_cost(view)[there]
+        cost_yuan = leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
+        energy_yuan = scorer.energy_yuan_per_hour(view, snapshot)
+        saved = energy_yuan[group] - energy_yuan[there]
         if bool(snapshot.replica_count[here] == 1):
             saved += _wake_yuan(scorer, view, snapshot, here)
         gain_yuan = float(saved) * min(GAIN_HOURS, hours_left(state, row, now_s))
@@ -182,25 +194,11 @@ def _wake_yuan(scorer: Scorer, view: SpecView, snapshot: Snapshot, node: int) ->
     return float(scorer.node_cost(view, trial)[node])
 
 
-def migration_yuan(state: ClusterState, row: int) -> float:
-    """The policy's price of moving one replica."""
-    gpus = state.spec(int(state.replicas["spec"][row])).stage.reference_gpu_milli / MILLI
-    return state.policy.migration_yuan_per_gpu * gpus
-
-
-def leave_yuan(state: ClusterState, choice: NodeChoice, rows: IntArray, now_s: int) -> dict[int, float]:
-    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice.
-
-    What a service has served is not done again.
-    """
-    lost_gpu_s_of = np.where(np.isfinite(state.replicas["work_s"][rows]), lost_gpu_s(state, rows, now_s), 0.0)
-    out = {}
-    for row, lost_gpu_h in zip(rows.tolist(), (lost_gpu_s_of / SECONDS_PER_HOUR).tolist(), strict=True):
-        view = choice.snapshot.views[int(state.replicas["spec"][row])]
-        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
-        group = int(choice.snapshot.topology.node_group[state.replicas["node"][row]])
-        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(choice.group_cost(view)[group])
-    return out
+def _may_take_in(snapshot: Snapshot, scorer: Scorer, node: int) -> NDArray[np.bool_]:
+    """(G,) groups to which what lies on a node may move: at open sites, and at its own even if that is to close."""
+    site = snapshot.topology.group_site
+    may: NDArray[np.bool_] = scorer.open_sites(snapshot)[site] | (site == snapshot.topology.node_site[node])
+    return may
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,7 @@ class _Helper:
         self._cleared = np.zeros(snapshot.topology.node_count, bool)
         self._choice = NodeChoice(snapshot, scorer, self._kept, None)
         self._movable = movable_rows(state, leaving)
-        self._leave_yuan = leave_yuan(state, self._choice, self._movable, now_s)
+        self._leave_yuan = leave_yuan(state, snapshot, scorer, self._movable, now_s)
         self._on_node: dict[int, list[int]] = {}
         for row in sorted(self._movable.tolist(), key=lambda r: (self._leave_yuan[r], r)):
             self._on_node.setdefault(int(state.replicas["node"][row]), []).append(row)
@@ -246,7 +244,8 @@ class _Helper:
             return None
         wait_h = self._wait_h(view, len(rows))
         gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 1.0) * len(rows)
-        gain_yuan = wait_h * gpus * view.spec.workload.lateness_yuan_per_gpu_hour
+        lateness_yuan = wait_h * gpus * view.spec.workload.lateness_yuan_per_gpu_hour
+        name = state.names[int(state.replicas["workload"][rows[0]])]
         clearings = [
             c
             for pool in self._pools(view, len(rows))
@@ -254,17 +253,16 @@ class _Helper:
         ]
         clearings.sort(key=lambda c: (c.cost_yuan, c.nodes))
         for clearing in clearings[:MAX_POOLS]:
-            if clearing.cost_yuan >= gain_yuan:
+            if clearing.cost_yuan >= lateness_yuan:
                 return None
             if len(clearing.rows) > budget:
                 continue
             saved, saved_drained = snapshot.copy(), self._drained.copy()
-            moves = self._moves(clearing, gain_yuan, state.names[int(state.replicas["workload"][rows[0]])])
+            moves = self._moves(clearing, wait_h * gpus, lateness_yuan, name)
             if moves is not None:
                 self._cleared[list(clearing.nodes)] = True
                 cost_yuan = sum(m.cost_yuan for m in moves)
-                name = state.names[int(state.replicas["workload"][rows[0]])]
-                return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, gain_yuan, wait_h)
+                return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, lateness_yuan, wait_h)
             snapshot.restore(saved)
             self._drained.restore(saved_drained)
         return None
@@ -387,19 +385,32 @@ class _Helper:
 
     # ------------------------------------------------------------------ where they go
 
-    def _moves(self, clearing: _Clearing, gain_yuan: float, gang: str) -> list[PlannedMove] | None:
-        """A new place for each row that leaves, taken in the snapshot; None when one finds none or costs too much."""
+    def _moves(
+        self, clearing: _Clearing, wait_gpu_h: float, lateness_yuan: float, gang: str
+    ) -> list[PlannedMove] | None:
+        """A new place for each row that leaves, taken in the snapshot; None when one finds none or costs too much.
+
+        Each has an equal share in the time that the gang saves.
+        """
         before = self._kept.until_s.copy()
         self._kept.close(clearing.nodes)
         moves: list[PlannedMove] = []
-        share = gain_yuan / len(clearing.rows)
+        share = 1.0 / len(clearing.rows)
         largest_first = sorted(clearing.rows, key=lambda r: (-self._size(r), r))
         for row in largest_first:
-            move = self._move(row, share, gang)
+            move = self._move(row)
             if move is None:
                 break
-            moves.append(move)
-        if len(moves) < len(clearing.rows) or sum(m.cost_yuan for m in moves) >= gain_yuan:
+            moves.append(
+                replace(
+                    move,
+                    reason=f"makes room for {gang}",
+                    makes_room_for=gang,
+                    saved_wait_gpu_h=wait_gpu_h * share,
+                    saved_lateness_yuan=lateness_yuan * share,
+                )
+            )
+        if len(moves) < len(clearing.rows) or sum(m.cost_yuan for m in moves) >= lateness_yuan:
             self._kept.until_s[:] = before
             return None
         return moves
@@ -407,26 +418,27 @@ class _Helper:
     def _size(self, row: int) -> int:
         return int(self._view(row).spec.stage.reference_gpu_milli)
 
-    def _move(self, row: int, gain_yuan: float, gang: str) -> PlannedMove | None:
+    def _move(self, row: int) -> PlannedMove | None:
+        """To the cheapest place that has room now, taken in the snapshot; dearer energy is a cost, cheaper a gain."""
         snapshot, topology = self._snapshot, self._snapshot.topology
         view = self._view(row)
-        nodes = self._choice.nodes_for(view, 1, np.inf, Ranges.of_groups(view.group_ok, snapshot))
+        here = int(self._state.replicas["node"][row])
+        groups = view.group_ok & _may_take_in(snapshot, self._scorer, here)
+        nodes = self._choice.nodes_for(view, 1, np.inf, Ranges.of_groups(groups, snapshot))
         if not len(nodes):
             return None
-        node, here = int(nodes[0]), int(self._state.replicas["node"][row])
-        cost = self._choice.group_cost(view)
-        dearer = float(cost[topology.node_group[node]] - cost[topology.node_group[here]])
+        node = int(nodes[0])
+        energy_yuan = self._scorer.energy_yuan_per_hour(view, snapshot)
+        dearer = float(energy_yuan[topology.node_group[node]] - energy_yuan[topology.node_group[here]])
         if snapshot.empty_node[node]:
             dearer += float(self._scorer.node_cost(view, snapshot)[node])
-        cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * min(
-            GAIN_HOURS, hours_left(self._state, row, self._now_s)
-        )
+        hours = min(GAIN_HOURS, hours_left(self._state, row, self._now_s))
+        cost_yuan = self._leave_yuan[row] + max(0.0, dearer) * hours
         (mask,) = self._choice.devices_for(view, [node])
         snapshot.take_node(view, node, mask)
         self._drained.take_node(view, node, mask)
         a, b = int(topology.node_site[here]), int(topology.node_site[node])
-        reason = f"makes room for {gang}"
-        return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, gain_yuan, reason, gang)
+        return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, max(0.0, -dearer) * hours, "makes room")
 
 
 def _without_draining(state: ClusterState, snapshot: Snapshot) -> Snapshot:

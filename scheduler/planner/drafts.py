@@ -1,80 +1,103 @@
 """Drafts of events about replicas and workloads: orders to sites and the states that follow from them.
 
-start_draft, stop_draft        orders             stops_of_workload   every placement of a workload
+start_drafts, stop_draft       orders             stops_of_workload   every placement of a workload
 state_draft, state_change      a workload's state, as its replicas' phases imply it
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scheduler.domain.records import EventDraft
-from scheduler.domain.state import ClusterState, Phase
-from scheduler.planner.feasibility import SpecView
+from scheduler.domain.state import STATES, ClusterState, Phase
+from scheduler.planner.feasibility import SpecView, Views
 from scheduler.planner.snapshot import devices_of
 from suanli.model import EventKind, WorkloadState
 
-STATE_OF_PHASE = (
-    (Phase.RUNNING, WorkloadState.RUNNING),
-    (Phase.ORDERED, WorkloadState.STARTING),
-    (Phase.WAITING, WorkloadState.PENDING),
-)
-"""The most advanced phase of any replica with work left names the workload's state."""
+STATE_OF_PHASE = {
+    int(Phase.WAITING): WorkloadState.PENDING,
+    int(Phase.ORDERED): WorkloadState.STARTING,
+    int(Phase.RUNNING): WorkloadState.RUNNING,
+}
+"""The most advanced phase of any replica with work left names the workload's state; phases count upwards."""
+# plain numbers: an enum's members are slow to look up
+_RUNNING, _DONE = int(Phase.RUNNING), int(Phase.DONE)
 
 
-def start_draft(
-    state: ClusterState,
-    view: SpecView,
-    row: int,
-    node: int,
-    gpu_mask: int,
-    now_s: int,
-    *,
-    gang_size: int,
-    done_work_s: float,
-    price_yuan_per_hour: float,
-) -> EventDraft:
-    """Order: run a replica row on a node; `gang_size` members start together, all from `done_work_s`."""
-    topology = view.topology
-    stage = view.spec.stage
-    site_id, group_id, node_index = topology.node_name(node)
-    group = int(topology.node_group[node])
-    incarnation = int(state.replicas["incarnation"][row]) + 1
-    need = [int(x) for x in view.need[group]]
-    command = {
-        "placement_id": state.placement_id_at(row, incarnation),
-        "workload": state.names[int(state.replicas["workload"][row])],
-        "stage_id": stage.stage_id,
-        "replica_index": int(state.replicas["index"][row]),
-        "site_id": site_id,
-        "group_id": group_id,
-        "node_index": node_index,
-        "at_s": now_s,
-        "cpu_milli": need[0],
-        "memory_mib": need[1],
-        "gpu_milli": need[2],
-        "gpu_ids": list(devices_of(gpu_mask)),
-        "reference_gpu_milli": stage.reference_gpu_milli,
-        "utilization_frac": stage.utilization_frac,
-        "startup_s": stage.startup_s,
-        "declared_work_s": 0 if stage.is_service else int(state.replicas["work_s"][row]),
-        "done_work_s": done_work_s,
-        "is_service": stage.is_service,
-        "checkpoint_interval_s": stage.checkpoint_interval_s,
-        "gang_size": gang_size,
-        "transfer_gib": stage.checkpoint_gib if done_work_s else 0.0,
-    }
-    body = {
-        "command": command,
-        "rtt_p99_ms": round(float(view.rtt_p99_ms[topology.site_index[site_id]]), 3),
-        "power_w": round(float(view.watts[group]), 3),
-        "price_yuan_per_hour": round(price_yuan_per_hour, 6),
-        "class": view.spec.workload.workload_class,
-    }
-    return EventDraft(now_s, EventKind.REPLICA_START_ORDERED, str(command["placement_id"]), body)
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A replica row that starts on a node; `gang_size` members start together, all from `done_work_s`."""
+
+    row: int
+    node: int
+    gpu_mask: int
+    gang_size: int
+    done_work_s: float
+    price_yuan_per_hour: float
+
+
+def start_drafts(state: ClusterState, views: Views, starts: Sequence[Start], now_s: int) -> list[EventDraft]:
+    """Orders: run these replica rows on these nodes."""
+    rows, nodes = [s.row for s in starts], np.array([s.node for s in starts], np.int64)
+    specs, workloads, indices, incarnations, work_s = (
+        state.replicas[column][rows].tolist()
+        for column in ("spec", "workload", "index", "incarnation", "work_s")
+    )
+    groups = views.topology.node_group[nodes]
+    places = (nodes - views.topology.group_first_node[groups]).tolist()
+    drafts = []
+    for i, (start, spec, group) in enumerate(zip(starts, specs, groups.tolist(), strict=True)):
+        view = views[spec]
+        command, body = _same_for_all(view, group)
+        name = state.names[workloads[i]]
+        placement_id = f"{name}/{command['stage_id']}/{indices[i]}#{incarnations[i] + 1}"
+        command["placement_id"] = placement_id
+        command["workload"] = name
+        command["replica_index"] = indices[i]
+        command["node_index"] = places[i]
+        command["at_s"] = now_s
+        command["gpu_ids"] = list(devices_of(start.gpu_mask))
+        command["declared_work_s"] = 0 if command["is_service"] else int(work_s[i])
+        command["done_work_s"] = start.done_work_s
+        command["gang_size"] = start.gang_size
+        command["transfer_gib"] = view.spec.stage.checkpoint_gib if start.done_work_s else 0.0
+        body["command"] = command
+        body["price_yuan_per_hour"] = round(start.price_yuan_per_hour, 6)
+        drafts.append(EventDraft(now_s, EventKind.REPLICA_START_ORDERED, placement_id, body))
+    return drafts
+
+
+def _same_for_all(view: SpecView, group: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What orders of replicas of one spec on nodes of one group have in common: of the command, and beside it."""
+    known = view.start_orders.get(group)
+    if known is None:
+        topology, stage = view.topology, view.spec.stage
+        site_id, group_id = topology.group_ids[group]
+        need = [int(x) for x in view.need[group]]
+        command = {
+            "stage_id": stage.stage_id,
+            "site_id": site_id,
+            "group_id": group_id,
+            "cpu_milli": need[0],
+            "memory_mib": need[1],
+            "gpu_milli": need[2],
+            "reference_gpu_milli": stage.reference_gpu_milli,
+            "utilization_frac": stage.utilization_frac,
+            "startup_s": stage.startup_s,
+            "is_service": stage.is_service,
+            "checkpoint_interval_s": stage.checkpoint_interval_s,
+        }
+        beside = {
+            "rtt_p99_ms": round(float(view.rtt_p99_ms[topology.site_index[site_id]]), 3),
+            "power_w": round(float(view.watts[group]), 3),
+            "class": view.spec.workload.workload_class,
+        }
+        known = view.start_orders[group] = (command, beside)
+    return dict(known[0]), dict(known[1])
 
 
 def stop_draft(placement_id: str, site_id: str, at_s: int, cause: str) -> EventDraft:
@@ -129,30 +152,52 @@ def state_change(
     A replica that moves runs as long as its old placement does; `drained` names rows whose old one has ended. Nothing
     follows a final state.
     """
-    current = state.workload_state(state.names[index])
-    assert current is not None
+    current = STATES[int(state.workloads["state"][index])]
+    rows = state.rows_of(index)
+    phases: list[int] = state.replicas["phase"][rows].tolist()
+    new = _implied(state, current, rows.start, phases, phase, drained)
+    return None if new is None else state_draft(state.names[index], new, at_s, cause)
+
+
+def _implied(
+    state: ClusterState,
+    current: WorkloadState,
+    first_row: int,
+    phases: list[int],
+    override: Mapping[int, Phase],
+    drained: Collection[int] = (),
+) -> WorkloadState | None:
+    """The new state of a workload whose rows from `first_row` on stand in these phases; None when it is no news."""
     if current.is_final:
         return None
-    rows = state.rows_of(index)
-    phases = state.replicas["phase"][rows].copy()
-    for i, row in enumerate(range(rows.start, rows.stop)):
-        phases[i] = phase.get(row, phases[i])
-        if row in state.draining and row not in drained and phases[i] != Phase.DONE:
-            phases[i] = Phase.RUNNING
+    for i, row in enumerate(range(first_row, first_row + len(phases))):
+        phases[i] = override.get(row, phases[i])
+        if row in state.draining and row not in drained and phases[i] != _DONE:
+            phases[i] = _RUNNING
     new = state_of_phases(phases)
     if new is current or (new is WorkloadState.PENDING and current is WorkloadState.PLANNED):
         return None
-    return state_draft(state.names[index], new, at_s, cause)
+    return new
 
 
-def state_of_phases(phases: NDArray[np.int8]) -> WorkloadState:
+def state_of_phases(phases: Iterable[int]) -> WorkloadState:
     """SUCCEEDED when no replica has work left, else by the most advanced replica."""
-    return next((s for p, s in STATE_OF_PHASE if (phases == p).any()), WorkloadState.SUCCEEDED)
+    left = [p for p in phases if p != _DONE]
+    return STATE_OF_PHASE[max(left)] if left else WorkloadState.SUCCEEDED
 
 
 def state_changes(
     state: ClusterState, indices: Iterable[int], phase: Mapping[int, Phase], at_s: int, cause: str = ""
 ) -> list[EventDraft]:
     """Changes of several workloads, in order of submission."""
-    found = (state_change(state, i, phase, at_s, cause=cause) for i in sorted(set(indices)))
-    return [event for event in found if event is not None]
+    ordered = sorted(set(indices))
+    current, first, count = (
+        state.workloads[column][ordered].tolist() for column in ("state", "first_replica", "replica_count")
+    )
+    phases = state.replicas["phase"]
+    found = []
+    for index, code, row, n in zip(ordered, current, first, count, strict=True):
+        new = _implied(state, STATES[code], row, phases[row : row + n].tolist(), phase)
+        if new is not None:
+            found.append(state_draft(state.names[index], new, at_s, cause))
+    return found

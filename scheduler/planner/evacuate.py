@@ -24,14 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
-from scheduler.domain.state import ClusterState, Phase
-from scheduler.planner.defragment import migration_yuan
+from scheduler.domain.state import Phase
 from scheduler.planner.feasibility import SpecView
-from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, PlannedMove, energy_yuan, hours_left, kept_work_s
-from scheduler.planner.reserve import Reservations
-from scheduler.planner.round import PatternCache, Placed, Round
-from scheduler.planner.scoring import Scorer
-from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.moves import (
+    GAIN_HOURS,
+    TAKEOVER_H,
+    Moving,
+    PlannedMove,
+    closing_yuan_per_hour,
+    hours_left,
+    kept_work_s,
+    migration_yuan,
+)
+from scheduler.planner.round import Placed, Round
 from suanli.model.units import SECONDS_PER_HOUR
 
 IntArray = NDArray[np.int64]
@@ -49,31 +54,18 @@ class _Leaving:
     """Of each move, as `placed`."""
 
 
-def evacuate(
-    state: ClusterState,
-    snapshot: Snapshot,
-    patterns: PatternCache,
-    scorer: Scorer,
-    guide: dict[str, Any],
-    now_s: int,
-    budget: int,
-    *,
-    placed: Sequence[Placed] = (),
-    leaving: Collection[int] = (),
-    kept: Reservations | None = None,
-) -> list[PlannedMove]:
-    """At most `budget` moves in all, on the snapshot of a finished round, which takes in the new placements.
+def evacuate(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """Moves off sites that the plan closes; nobody goes to nodes kept for gangs.
 
-    `placed` are what that round has started. Rows in `leaving` are stopped or moved by the same commit; nobody goes to
-    nodes `kept` for gangs. A workload of several stages moves only when all of it runs and nothing else moves it.
+    A workload of several stages moves only when all of it runs and nothing else moves it.
     """
-    closing = np.array(guide.get("closing_yuan_per_hour", np.zeros(snapshot.topology.site_count)))
+    closing, snapshot = closing_yuan_per_hour(moving), moving.snapshot
     moves: list[PlannedMove] = []
     for site in np.lexsort((np.arange(len(closing)), -closing))[: int((closing > 0).sum())].tolist():
         saved = snapshot.copy()
         gone = {*leaving, *(m.placed.row for m in moves)}
-        exit_ = _Exit(state, snapshot, patterns, scorer, guide, now_s, closing > 0, site, gone, kept)
-        found = exit_.moves(float(closing[site]), budget - len(moves), placed)
+        exit_ = _Exit(moving, closing > 0, site, gone)
+        found = exit_.moves(float(closing[site]), budget - len(moves))
         if not found:
             snapshot.restore(saved)
         moves += found
@@ -83,35 +75,21 @@ def evacuate(
 class _Exit:
     """Scratch of one site."""
 
-    def __init__(
-        self,
-        state: ClusterState,
-        snapshot: Snapshot,
-        patterns: PatternCache,
-        scorer: Scorer,
-        guide: dict[str, Any],
-        now_s: int,
-        closes: NDArray[np.bool_],
-        site: int,
-        gone: Collection[int],
-        kept: Reservations | None,
-    ) -> None:
-        self._state, self._snapshot, self._patterns = state, snapshot, patterns
-        self._scorer, self._now_s, self._site, self._kept = scorer, now_s, site, kept
-        topology = snapshot.topology
-        self._open = np.array(guide.get("site_open", np.ones(topology.site_count, bool)), bool) & ~closes
-        self._guide = guide
-        self._gone = set(gone)
-        self._before = snapshot.copy()
+    def __init__(self, moving: Moving, closes: NDArray[np.bool_], site: int, gone: Collection[int]) -> None:
+        self._moving, self._site, self._gone = moving, site, set(gone)
+        self._state, self._snapshot = moving.state, moving.snapshot
+        self._scorer, self._now_s = moving.scorer, moving.now_s
+        self._open = moving.scorer.open_sites(moving.snapshot) & ~closes
+        self._before = moving.snapshot.copy()
 
-    def moves(self, closing_yuan: float, budget: int, placed: Sequence[Placed]) -> list[PlannedMove]:
+    def moves(self, closing_yuan: float, budget: int) -> list[PlannedMove]:
         """Everybody's move, or of those who would stay longest; [] when it does not pay."""
         state, topology = self._state, self._snapshot.topology
         node = state.replicas["node"]
         here = np.flatnonzero(node >= 0)
         here = here[topology.node_site[node[here]] == self._site]
         rows = [r for r in here.tolist() if r not in self._gone]
-        new = [p.row for p in placed if topology.node_site[p.node] == self._site]
+        new = [p.row for p in self._moving.placed if topology.node_site[p.node] == self._site]
         units, stay = self._units(rows)
         stay_h = max([TAKEOVER_H, *(self._hours(r) for r in [*stay, *new])])
         while units and stay_h < self._last_h(units):
@@ -219,9 +197,9 @@ class _Exit:
 
     def _mover(self) -> Round:
         """Places what moves on the snapshot; nobody goes to nodes kept for gangs."""
-        mover = Round(self._state, self._snapshot, self._patterns, self._scorer, self._now_s, is_trial=True)
-        if self._kept is not None:
-            mover.reservations = self._kept.over(self._snapshot)
+        patterns = self._moving.patterns
+        mover = Round(self._state, self._snapshot, patterns, self._scorer, self._now_s, is_trial=True)
+        mover.reservations = self._moving.kept.over(self._snapshot)
         return mover
 
     def _shares_with_moved(self, unit: tuple[int, ...], found: Sequence[_Leaving]) -> bool:
@@ -234,7 +212,7 @@ class _Exit:
         """The policy's price of the move, work done twice, dearer energy, and the node if it has to wake."""
         state, topology, row = self._state, self._snapshot.topology, placed.row
         view = self._view(row)
-        energy = energy_yuan(view, self._scorer, self._guide, self._before)
+        energy = self._scorer.energy_yuan_per_hour(view, self._before)
         old, new = (int(topology.node_group[n]) for n in (state.replicas["node"][row], placed.node))
         lost_s = (
             self._now_s - int(state.replicas["running_s"][row]) + float(state.replicas["done_work_s"][row])

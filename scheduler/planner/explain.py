@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.domain.topology import RESOURCES
+from scheduler.planner.deferral import rests_until_s
 from scheduler.planner.feasibility import SpecView, Views, reasons_of_group, zone_legs
 from scheduler.planner.marginal import marginal_ipue
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.relax import OCCUPIED
 from scheduler.planner.round import PatternCache, Round, run_round, shortage_codes
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, stage_sites
 from scheduler.planner.starts import StartForecast
 from scheduler.planner.trials import Question, Trials
@@ -296,9 +297,7 @@ class Explainer:
                 )
             )
         if template.deferrable and self._waits_for_price(waiting):
-            reasons.append(
-                Reason(code=ReasonCode.WAITS_FOR_PRICE, detail="the plan starts it in a cheaper hour")
-            )
+            reasons.append(Reason(code=ReasonCode.WAITS_FOR_PRICE, detail=self._waits_until(waiting)))
         lies = stage_sites(state, index)
         reasons += [
             Reason(
@@ -310,6 +309,13 @@ class Explainer:
             if s.shared_with is not None and s.stage_id not in lies
         ]
         return reasons
+
+    def _waits_until(self, waiting: NDArray[np.int64]) -> str:
+        """Until when it waits for a price, where its own rest decides that and not the plan."""
+        until_s = int(rests_until_s(self._state, waiting, self._now_s).max())
+        if until_s <= self._now_s:
+            return "the plan starts it in a cheaper hour"
+        return f"it rests until {self._views.topology.local_time(until_s)}, when electricity is cheaper"
 
     def _reasons_now(self, view: SpecView, site: int, wanted: int, joint: NDArray[np.bool_]) -> list[Reason]:
         """What rules out a site that would do in principle."""
@@ -533,8 +539,11 @@ class Explainer:
         mine = rows[state.replicas["spec"][rows] == spec]
         on = state.replicas["node"][mine]
         chosen = {int(topology.node_site[n]) for n in on[on >= 0]}
+        # what waits has to fit beside what is placed of the same workload
+        beside = self._now if (on < 0).any() else now
         site_cost, wake_cost = self._site_costs(view, now)
         has_legs, by_plan = bool(zone_legs(view.spec)), bool(self._scorer.quota(spec, self._now))
+        is_open = self._scorer.open_sites(now)
         best = min((float(site_cost[s]) for s in chosen if np.isfinite(site_cost[s])), default=None)
         out = []
         for site in range(topology.site_count):
@@ -546,7 +555,7 @@ class Explainer:
                 () if feasible else tuple(self._reasons_now(view, site, 1, joint))
             )
             own = float(site_cost[site]) if feasible else None
-            is_open = own is not None and own < CLOSED_SITE_YUAN_PER_HOUR
+            is_priced = own is not None and np.isfinite(own) and bool(is_open[site])
             short = shortage_codes(now, replace(view, group_ok=here)) if feasible else Counter()
             out.append(
                 Candidate(
@@ -557,19 +566,30 @@ class Explainer:
                     rtt_p99_ms=_finite(view.rtt_p99_ms[site]) if has_legs else None,
                     power_w=round(float(view.watts[here].min()), 1) if feasible else None,
                     ipue_marginal=round(float(self._marginal_ipue[site]), 4),
-                    cost_yuan_per_hour=round(own, 6) if own is not None and is_open else None,
+                    cost_yuan_per_hour=round(own, 6) if own is not None and is_priced else None,
                     cost_terms_yuan_per_hour=_terms(own, float(wake_cost[site]))
-                    if own is not None and is_open
+                    if own is not None and is_priced
                     else {},
                     reasons=reasons,
                     lost_because=_lost(
-                        site in chosen, reasons, own, best, short, _has_room(view, here, short, now), by_plan
+                        site in chosen,
+                        reasons,
+                        own,
+                        best,
+                        short,
+                        _has_room(view, here, short, now),
+                        bool(is_open[site]),
+                        by_plan,
                     ),
+                    has_room=feasible and self._room_beside(view, here, beside),
                 )
             )
         return sorted(
             out, key=lambda c: (not c.chosen, not c.feasible, c.cost_yuan_per_hour or np.inf, c.site_id)
         )
+
+    def _room_beside(self, view: SpecView, here: NDArray[np.bool_], beside: Snapshot) -> bool:
+        return _has_room(view, here, shortage_codes(beside, replace(view, group_ok=here)), beside)
 
     @cached_property
     def _marginal_ipue(self) -> NDArray[np.float64]:
@@ -582,7 +602,7 @@ class Explainer:
         """
         topology = self._views.topology
         at = now.nodes_of(view.group_ok)
-        energy = self._scorer.group_cost(view, now)[topology.node_group[at]]
+        energy = self._scorer.energy_yuan_per_hour(view, now)[topology.node_group[at]]
         wake = self._scorer.node_cost(view, now)[at]
         site = topology.node_site[at]
         full = now.fit(view, at) <= 0
@@ -643,6 +663,7 @@ def _lost(
     best: float | None,
     short: Counter[ReasonCode],
     has_room: bool,
+    is_open: bool,
     by_plan: bool,
 ) -> str:
     """Why a site is not the one; "" for the one that is."""
@@ -656,7 +677,7 @@ def _lost(
             "; ".join(f"{c.value.replace('_', ' ')} on {_count(n, 'node')}" for c, n in codes)
             or "no free node"
         )
-    if cost is not None and cost >= CLOSED_SITE_YUAN_PER_HOUR:
+    if not is_open:
         return "the plan keeps this site closed"
     if cost is not None and best is not None and cost > best + SAME_COST_YUAN:
         return f"dearer by {cost - best:.4f} yuan/h"
@@ -683,10 +704,13 @@ def describe(reason: Reason) -> str:
 def _placed_summary(candidates: tuple[Candidate, ...], state: WorkloadState) -> str:
     chosen = list(dict.fromkeys(c.site_id for c in candidates if c.chosen))
     sites = {c.site_id for c in candidates}
-    feasible = {c.site_id for c in candidates if c.feasible}
-    if not chosen:
-        return f"{state.value}; {len(feasible)} of {len(sites)} sites could hold it"
-    return f"runs at {', '.join(chosen)}; {len(feasible)} of {len(sites)} sites could hold it"
+    # of several stages all
+    suits = sites - {c.site_id for c in candidates if not c.feasible}
+    roomy = sites - {c.site_id for c in candidates if not c.has_room}
+    verb = "satisfies its rules" if len(sites) == 1 else "satisfy its rules"
+    has = "has" if len(roomy) == 1 else "have"
+    found = f"{len(suits)} of {_count(len(sites), 'site')} {verb}, {len(roomy)} {has} room now"
+    return f"runs at {', '.join(chosen)}; {found}" if chosen else f"{state.value}; {found}"
 
 
 def _why_not_summary(site_id: str, candidates: tuple[Candidate, ...]) -> str:

@@ -65,12 +65,22 @@ class SpecView:
         return least
 
     @cached_property
+    def site_never(self) -> BoolArray:
+        """(S,) sites of which no group may hold it."""
+        return ~np.isfinite(self.site_least_w)
+
+    @cached_property
     def site_most_w(self) -> NDArray[np.float64]:
         """(S,) what it draws on the worst group, with a node that has to wake; −inf where no group may hold it."""
         most = np.full(self.topology.site_count, -np.inf)
         here = self.candidate_groups
         np.maximum.at(most, self.topology.group_site[here], (self.watts + self.topology.group_idle_w)[here])
         return most
+
+    @cached_property
+    def start_orders(self) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+        """Group → what all start orders there have in common; filled as they are written (`planner.drafts`)."""
+        return {}
 
     @property
     def has_traffic(self) -> bool:

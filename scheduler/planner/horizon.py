@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.domain.outlook import CalendarOutlook
 from scheduler.domain.state import ClusterState
 from scheduler.planner.compile import Compiled, balance_kwh, compile_problem, set_aside_kwh
 from scheduler.planner.feasibility import Views
 from scheduler.planner.learn import learn
-from scheduler.planner.marginal import marginal_ipue
+from scheduler.planner.marginal import marginal_yuan_per_kwh
 from scheduler.planner.round import shared_stage_sites
 from scheduler.planner.scoring import GuidedScorer, Scorer
 from scheduler.planner.strategy import PlanOutcome, PlanTask
@@ -124,16 +123,8 @@ class HorizonStrategy:
                 deferred_running={int(f): x for f, x in guide["deferred_running"]},
                 has_plan=True,
             )
-        marginal = _marginal_price(state, now_s, self._settings.pue_blind)
+        marginal = marginal_yuan_per_kwh(state, now_s, pue_blind=self._settings.pue_blind)
         return GuidedScorer(marginal, np.ones(topology.site_count, bool), np.zeros(topology.site_count))
-
-
-def _marginal_price(state: ClusterState, now_s: int, pue_blind: bool) -> np.ndarray[Any, Any]:
-    """price · marginal PUE at the last metered load."""
-    topology = state.topology
-    assert topology is not None
-    prices = CalendarOutlook(topology, state.forecast).prices_yuan_per_kwh(np.array([now_s]))[:, 0]
-    return prices if pue_blind else prices * marginal_ipue(state, now_s)
 
 
 def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, solution: PlanSolution) -> Plan:
@@ -160,6 +151,8 @@ def _plan(state: ClusterState, task: PlanTask, problem: PlacementProblem, soluti
         },
         input_sha256=solution.problem_sha256,
         binding_constraints=_binding(solution),
+        cap_exceeded_count=int((solution.cap_excess_kw > 0).sum()),
+        cap_excess_kwh=round(float((solution.cap_excess_kw * problem.slots.hours).sum()), 4),
     )
 
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.domain.shapes import is_simple
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.folds import folds_of
-from scheduler.planner.round import Placed
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.preempt import lost_gpu_s
+from scheduler.planner.reserve import Reservations
+from scheduler.planner.round import PatternCache, Placed, Round
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, gpus_for
 from suanli.model import MoveMode, SiteKind
 from suanli.model.units import MILLI, SECONDS_PER_HOUR
@@ -29,8 +32,35 @@ TAKEOVER_H = 0.25
 
 
 @dataclass(frozen=True)
+class Moving:
+    """What every mover works on: a finished round, whose snapshot takes in the new places, and the plan it follows.
+
+    A mover is called with it, the moves left of the budget and the rows that stay where they are, as the same commit
+    stops or moves them already; it answers with at most so many moves.
+    """
+
+    state: ClusterState
+    snapshot: Snapshot
+    patterns: PatternCache
+    scorer: Scorer
+    guide: dict[str, Any]
+    now_s: int
+    placed: tuple[Placed, ...]
+    """What the round has started."""
+    kept: Reservations
+    """Nodes kept for gangs that wait, over the snapshot; movers that clear nodes close them here."""
+
+    @classmethod
+    def after(cls, done: Round, guide: dict[str, Any]) -> Moving:
+        """Of a round that has run."""
+        kept = done.reservations.over(done.snapshot)
+        placed = tuple(done.result.placed)
+        return cls(done.state, done.snapshot, done.patterns, done.scorer, guide, done.now_s, placed, kept)
+
+
+@dataclass(frozen=True)
 class PlannedMove:
-    """One replica's move with its cost and gain."""
+    """One replica's move with its cost, and what it saves: energy, or the waiting of a gang that gets the room."""
 
     placed: Placed
     from_site: int
@@ -40,6 +70,10 @@ class PlannedMove:
     reason: str
     makes_room_for: str = ""
     """The gang that gets the room, if the move is for one."""
+    saved_wait_gpu_h: float = 0.0
+    """Reference GPU-hours that this gang waits less for this move."""
+    saved_lateness_yuan: float = 0.0
+    """What these are worth at its own price of lateness: it weighs, but nobody saves it."""
 
     def body(self, state: ClusterState) -> dict[str, Any]:
         """What plans, rounds and its `replica.moved` event say of it."""
@@ -56,6 +90,8 @@ class PlannedMove:
             "reason": self.reason,
             "cost_yuan": round(self.cost_yuan, 4),
             "gain_yuan": round(self.gain_yuan, 4),
+            "saved_wait_gpu_h": round(self.saved_wait_gpu_h, 4),
+            "saved_lateness_yuan": round(self.saved_lateness_yuan, 4),
         }
 
 
@@ -66,29 +102,13 @@ def move_mode(a: SiteKind, b: SiteKind) -> MoveMode:
     return MoveMode.CLOUD_EDGE
 
 
-def propose_moves(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    guide: dict[str, Any],
-    now_s: int,
-    leaving: Collection[int] = (),
-) -> list[PlannedMove]:
-    """Moves that bring services closer to the plan's quotas, dearest surplus first, within the policy's budget.
-
-    Rows in `leaving` are stopped by the same round and do not move.
-    """
-    budget = state.policy.move_budget_per_hour
-    migration = state.policy.migration_yuan_per_gpu
-    closing = np.array(guide.get("closing_yuan_per_hour", np.zeros(snapshot.topology.site_count)))
+def propose_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
+    """Moves that bring services closer to the plan's quotas, dearest surplus first; not to nodes kept for gangs."""
     moves: list[PlannedMove] = []
-    for specs in _movable_folds(state, snapshot):
-        quota = scorer.quota(specs[0], snapshot)
-        if not quota or len(moves) >= budget:
-            continue
-        moves += _moves_of(
-            state, snapshot, scorer, specs, quota, closing, migration, budget - len(moves), now_s, leaving
-        )
+    for specs in _movable_folds(moving.state, moving.snapshot):
+        quota = moving.scorer.quota(specs[0], moving.snapshot)
+        if quota and len(moves) < budget:
+            moves += _moves_of(moving, specs, quota, budget - len(moves), leaving)
     return moves
 
 
@@ -106,33 +126,26 @@ def _movable_folds(state: ClusterState, snapshot: Snapshot) -> list[list[int]]:
 
 
 def _moves_of(
-    state: ClusterState,
-    snapshot: Snapshot,
-    scorer: Scorer,
-    specs: list[int],
-    quota: dict[int, float],
-    closing: np.ndarray[Any, Any],
-    migration_yuan_per_gpu: float,
-    budget: int,
-    now_s: int,
-    leaving: Collection[int],
+    moving: Moving, specs: list[int], quota: dict[int, float], budget: int, leaving: Collection[int]
 ) -> list[PlannedMove]:
+    state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     topology = snapshot.topology
+    closing = closing_yuan_per_hour(moving)
     view = snapshot.views[specs[0]]
     running = snapshot.running_of_fold(specs[0]).copy()
-    cost = scorer.group_cost(view, snapshot)
+    cost, energy_yuan = scorer.group_cost(view, snapshot), scorer.energy_yuan_per_hour(view, snapshot)
+    is_open = scorer.open_sites(snapshot)
     target = np.zeros(len(running))
     for group, amount in quota.items():
         target[group] = amount
     surplus = np.floor(running - target + 1e-6)
     deficit = np.floor(target - running + 1e-6)
-    per_move = migration_yuan_per_gpu * view.spec.stage.reference_gpu_milli / MILLI
     moves: list[PlannedMove] = []
     gone = set(leaving)
     for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
         for there in sorted(np.flatnonzero(deficit >= 1), key=lambda g: (cost[g], g)):
             a, b = int(topology.group_site[here]), int(topology.group_site[there])
-            if a == b or not view.group_ok[there]:
+            if a == b or not view.group_ok[there] or not is_open[b]:
                 continue
             for row in _rows_on(state, specs, int(here)):
                 if row in gone:
@@ -140,23 +153,54 @@ def _moves_of(
                 if surplus[here] < 1 or deficit[there] < 1 or len(moves) >= budget:
                     break
                 share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
-                hours = min(GAIN_HOURS, hours_left(state, row, now_s))
-                if hours <= TAKEOVER_H:
+                left_h = hours_left(state, row, now_s)
+                hours = min(GAIN_HOURS, left_h)
+                leave = leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
+                gain = float((energy_yuan[here] - energy_yuan[there] + share) * hours)
+                if hours <= TAKEOVER_H or gain <= leave:
                     continue
-                saved = min(cost[here] - cost[there], CLOSED_SITE_YUAN_PER_HOUR)
-                saved = share if cost[here] >= CLOSED_SITE_YUAN_PER_HOUR else saved + share
-                gain = float(saved * hours)
-                if gain <= per_move:
-                    break
+                may_pass = moving.kept.passes(np.arange(topology.node_count), left_h * SECONDS_PER_HOUR)
                 own = snapshot.views[int(state.replicas["spec"][row])]
-                placed = _place_on(snapshot, own, row, int(there))
+                placed = _place_on(snapshot, own, row, int(there), may_pass)
                 if placed is None:
                     break
                 surplus[here] -= 1
                 deficit[there] -= 1
                 gone.add(row)
-                moves.append(PlannedMove(placed, a, b, per_move, gain, _why(closing, a)))
+                moves.append(PlannedMove(placed, a, b, leave, gain, _why(closing, a)))
     return moves
+
+
+def closing_yuan_per_hour(moving: Moving) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(S,) what each site that the plan would rather close costs for being open; 0 elsewhere."""
+    return np.array(moving.guide.get("closing_yuan_per_hour", np.zeros(moving.snapshot.topology.site_count)))
+
+
+def migration_yuan(state: ClusterState, row: int) -> float:
+    """The policy's price of moving one replica."""
+    gpus = state.spec(int(state.replicas["spec"][row])).stage.reference_gpu_milli / MILLI
+    return state.policy.migration_yuan_per_gpu * gpus
+
+
+def leave_yuan(
+    state: ClusterState, snapshot: Snapshot, scorer: Scorer, rows: NDArray[np.int64], now_s: int
+) -> dict[int, float]:
+    """Row → the policy's price of moving it, and the energy of the work since its last checkpoint, done twice.
+
+    What a service has served is not done again.
+    """
+    lost_gpu_s_of = np.where(np.isfinite(state.replicas["work_s"][rows]), lost_gpu_s(state, rows, now_s), 0.0)
+    out = {}
+    yuan_per_hour: dict[int, NDArray[np.float64]] = {}
+    for row, lost_gpu_h in zip(rows.tolist(), (lost_gpu_s_of / SECONDS_PER_HOUR).tolist(), strict=True):
+        spec = int(state.replicas["spec"][row])
+        view = snapshot.views[spec]
+        if spec not in yuan_per_hour:
+            yuan_per_hour[spec] = scorer.energy_yuan_per_hour(view, snapshot)
+        gpus = max(view.spec.stage.reference_gpu_milli / MILLI, 0.1)
+        group = int(snapshot.topology.node_group[state.replicas["node"][row]])
+        out[row] = migration_yuan(state, row) + lost_gpu_h / gpus * float(yuan_per_hour[spec][group])
+    return out
 
 
 def kept_work_s(state: ClusterState, row: int, now_s: int) -> float:
@@ -182,17 +226,6 @@ def hours_left(state: ClusterState, row: int, now_s: int) -> float:
     return float(max(0.0, end_s - now_s) / SECONDS_PER_HOUR)
 
 
-def energy_yuan(
-    view: SpecView, scorer: Scorer, guide: dict[str, Any], snapshot: Snapshot
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(G,) yuan per hour of one replica, without the wall around sites that are kept closed."""
-    cost, site = scorer.group_cost(view, snapshot), snapshot.topology.group_site
-    fixed_yuan = np.array(guide.get("fixed_yuan_per_hour", np.zeros(snapshot.topology.site_count)))
-    return np.where(
-        cost >= CLOSED_SITE_YUAN_PER_HOUR, cost - CLOSED_SITE_YUAN_PER_HOUR - fixed_yuan[site], cost
-    )
-
-
 def _rows_on(state: ClusterState, specs: list[int], group: int) -> list[int]:
     topology = state.topology
     assert topology is not None
@@ -216,13 +249,15 @@ def rows_of_owners(state: ClusterState) -> list[int]:
     return [row for rows in own for row in range(rows.start, rows.stop)]
 
 
-def _place_on(snapshot: Snapshot, view: SpecView, row: int, group: int) -> Placed | None:
+def _place_on(
+    snapshot: Snapshot, view: SpecView, row: int, group: int, may_pass: NDArray[np.bool_]
+) -> Placed | None:
+    """The first node of the group with room, one that is on if there is any; not those kept for gangs."""
     topology = snapshot.topology
-    groups = np.zeros(len(topology.group_ids), bool)
-    groups[group] = True
-    fit = snapshot.fit_per_node(view, groups[topology.node_group] & ~snapshot.empty_node)
+    here = (topology.node_group == group) & may_pass
+    fit = snapshot.fit_per_node(view, here & ~snapshot.empty_node)
     if not fit.any():
-        fit = snapshot.fit_per_node(view, groups[topology.node_group])
+        fit = snapshot.fit_per_node(view, here)
     if not fit.any() or snapshot.site_headroom(view)[int(topology.group_site[group])] < 1:
         return None
     node = int(np.flatnonzero(fit)[0])

@@ -49,12 +49,15 @@ class _Unit:
 class RoomMaker:
     """Who could give way in this round, and what each would lose; scratch of one round."""
 
-    def __init__(self, state: ClusterState, snapshot: Snapshot, now_s: int) -> None:
+    def __init__(
+        self, state: ClusterState, snapshot: Snapshot, now_s: int, leaving: Collection[int] = ()
+    ) -> None:
+        """Rows in `leaving` go anyway: the snapshot has their room already."""
         self._state, self._snapshot, self._now_s = state, snapshot, now_s
-        self._rows = _preemptible_rows(state)
+        self._rows = _preemptible_rows(state, leaving)
         self._node = state.replicas["node"][self._rows].astype(np.int64)
         self._lost = lost_gpu_s(state, self._rows, now_s)
-        self._unit = _units(state, self._rows)
+        self._unit = units_of(state, self._rows)
         self._unit_lost = np.bincount(self._unit, self._lost, int(self._unit.max(initial=-1)) + 1)
         """(units,) GPU-seconds that all its members lose together."""
         self._is_gone = np.zeros(len(self._unit_lost), bool)
@@ -206,7 +209,7 @@ class RoomMaker:
         return [Preempted(row, by_row, each) for row, each in zip(victims, lost, strict=True)]
 
 
-def _units(state: ClusterState, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def units_of(state: ClusterState, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """(rows,) number of the unit that each row leaves with: its whole gang, or itself."""
     spec = state.replicas["spec"][rows].astype(np.int64)
     workload = state.replicas["workload"][rows].astype(np.int64)
@@ -216,26 +219,35 @@ def _units(state: ClusterState, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(key, return_inverse=True)[1]
 
 
-def _preemptible_rows(state: ClusterState) -> NDArray[np.int64]:
+def _preemptible_rows(state: ClusterState, leaving: Collection[int]) -> NDArray[np.int64]:
     """Placed replicas that may give way; one that is moving is left alone."""
     columns, replicas = state.shapes.columns, state.replicas
     placed = np.flatnonzero(np.isin(replicas["phase"], (Phase.ORDERED, Phase.RUNNING)))
     spec = replicas["spec"][placed]
     gives_way = columns["preemptible"] & (columns["rank"] == PriorityClass.BATCH.rank)
     rows: NDArray[np.int64] = placed[gives_way[spec]]
-    return rows[~np.isin(rows, list(state.draining))] if state.draining else rows
+    stay = [*state.draining, *leaving]
+    return rows[~np.isin(rows, stay)] if stay else rows
+
+
+def since_checkpoint_s(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> NDArray[np.float64]:
+    """(rows,) seconds of work since the last checkpoint, or since the start without any."""
+    replicas = state.replicas
+    ran_s = np.where(
+        replicas["phase"][rows] == Phase.RUNNING, np.maximum(now_s - replicas["running_s"][rows], 0), 0
+    )
+    every_s = state.shapes.columns["checkpoint_interval_s"][replicas["spec"][rows]]
+    total_s = replicas["done_work_s"][rows] + ran_s
+    since_s: NDArray[np.float64] = np.where(
+        every_s > 0, np.minimum(total_s % np.maximum(every_s, 1), ran_s), ran_s
+    )
+    return since_s
 
 
 def lost_gpu_s(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> NDArray[np.float64]:
     """(rows,) GPU-seconds of work that a stop at `now_s` would throw away: since the last checkpoint, or all."""
-    replicas, columns = state.replicas, state.shapes.columns
-    spec = replicas["spec"][rows]
-    ran_s = np.where(
-        replicas["phase"][rows] == Phase.RUNNING, np.maximum(now_s - replicas["running_s"][rows], 0), 0
+    reference = state.shapes.columns["reference_gpu_milli"][state.replicas["spec"][rows]]
+    lost: NDArray[np.float64] = since_checkpoint_s(state, rows, now_s) * np.maximum(
+        reference / MILLI, MIN_GPUS
     )
-    every_s = columns["checkpoint_interval_s"][spec]
-    total_s = replicas["done_work_s"][rows] + ran_s
-    since_s = np.where(every_s > 0, np.minimum(total_s % np.maximum(every_s, 1), ran_s), ran_s)
-    gpus = np.maximum(columns["reference_gpu_milli"][spec] / MILLI, MIN_GPUS)
-    lost: NDArray[np.float64] = since_s * gpus
     return lost

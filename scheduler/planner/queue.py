@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
-from scheduler.planner.deferral import may_be_put_off
+from scheduler.planner.deferral import may_be_put_off, rests
 from suanli.model.units import SECONDS_PER_HOUR
 
 FAIR_STEP_FRAC = 0.01
@@ -162,9 +162,11 @@ def urgent(state: ClusterState, rows: NDArray[np.int64], now_s: int) -> NDArray[
 def released(
     state: ClusterState, rows: NDArray[np.int64], wanted: int | None, now_s: int
 ) -> NDArray[np.int64]:
-    """Deferrable rows that start now: those that wait for no hour, then earliest deadlines up to `wanted`."""
+    """Deferrable rows that start now: of those that do not rest what waits for no hour, then earliest deadlines up to
+    `wanted`; all where nothing is held back (None)."""
     if wanted is None:
         return rows
+    rows = rows[~rests(state, rows, now_s)]
     late = urgent(state, rows, now_s)
     if not wanted and not late.any():
         return rows[:0]
@@ -174,5 +176,8 @@ def released(
 
 
 def whole_is_released(state: ClusterState, rows: NDArray[np.int64], wanted: int | None, now_s: int) -> bool:
-    """Whether work that starts together starts now: it must, or the plan wants at least half of it running."""
-    return wanted is None or bool(urgent(state, rows, now_s).any()) or 2 * wanted >= len(rows)
+    """Whether work that starts together starts now: none of it rests, and it must, or the plan wants half of it."""
+    if wanted is None:
+        return True
+    is_wanted = bool(urgent(state, rows, now_s).any()) or 2 * wanted >= len(rows)
+    return is_wanted and not rests(state, rows, now_s).any()

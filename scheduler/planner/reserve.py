@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scheduler.domain.state import NEVER_S, ClusterState
 from scheduler.planner.feasibility import SpecView, per_empty_node
 from scheduler.planner.queue import START_MARGIN_S
-from scheduler.planner.snapshot import Snapshot, device_shares, gpu_fit
+from scheduler.planner.snapshot import MANY, Snapshot, device_shares, gpu_fit
 
 MAX_RESERVATIONS = 8
 MAX_INSTANTS = 64
@@ -225,13 +225,13 @@ def _fit_after(snapshot: Snapshot, view: SpecView, first: int, last: int, gone: 
     storage, gpus = nodes.storage_gib[at] + returned[:, 3], nodes.gpu_milli[at].copy()
     if stage.gpu_milli:
         gpus += _sums_by_node(where, device_shares(gone.gpu_mask, need[:, 2]), last - first)
-    fit = np.where(nodes.up[at] & ~nodes.cordoned[at], np.iinfo(np.int64).max, 0)
+    fit = np.where(nodes.up[at] & ~nodes.cordoned[at], MANY, 0)
     for free, need in ((cpu, stage.cpu_milli), (memory, stage.memory_mib), (storage, stage.storage_gib)):
         if need > 0:
             fit = np.minimum(fit, free // need)
     if stage.gpu_milli:
         fit = np.minimum(fit, gpu_fit(gpus, np.full(len(at), view.need[group, 2])))
-    return np.minimum(fit, 10**9)
+    return fit
 
 
 def _sums_by_node(where: NDArray[np.int64], amounts: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ much as it has different needs and placements, not as it has pending work.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -23,6 +23,7 @@ from scheduler.planner.choice import NodeChoice, Spread, links_full
 from scheduler.planner.feasibility import SpecView, Views, per_empty_node
 from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
+from scheduler.planner.pauses import Paused, pause_dear_work
 from scheduler.planner.preempt import Preempted, RoomMaker
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.reserve import Ends, Reservations, earliest_slot, ends_of
@@ -77,8 +78,17 @@ class RoundResult:
     placed: list[Placed] = field(default_factory=list)
     preempted: list[Preempted] = field(default_factory=list)
     displaced: list[Displaced] = field(default_factory=list)
+    paused: list[Paused] = field(default_factory=list)
     waiting: Counter[ReasonCode] = field(default_factory=Counter)
     considered: int = 0
+
+    def room_given(self) -> set[int]:
+        """Rows that stop and whose room others have in this round already."""
+        return {p.row for p in self.preempted} | {p.row for p in self.paused}
+
+    def leaving(self) -> set[int]:
+        """Rows of all that this round stops."""
+        return self.room_given() | {d.row for d in self.displaced}
 
 
 class PatternCache:
@@ -128,6 +138,12 @@ class Round:
     _left: set[tuple[str, str]] = field(default_factory=set)
     """(workload, stage id) of stages that this round stops so that they go elsewhere: nobody is placed beside them."""
     _without_owner: list[NDArray[np.int64]] = field(default_factory=list)
+    _room_known: dict[tuple[object, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
+    """Need, groups and most per node → (S,) how often each site had changed by then, and (S,) its room."""
+    _largest: dict[int, list[int]] = field(default_factory=dict)
+    """Shape → its stages, the largest first."""
     _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
     _room_maker: RoomMaker | None = None
     _room_tries: int = 0
@@ -159,15 +175,20 @@ class Round:
 
     def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
         """Place blocks of rows in their turn; what finds no room waits."""
+        simple, spec_of = self.state.shapes.columns["simple"], self.state.replicas["spec"]
+        workload_of = self.state.replicas["workload"]
+        is_owner = np.zeros(len(self.state.names), bool)
+        is_owner[self._owners] = True
         for block in blocks:
-            if not self.state.shapes.columns["simple"][self.state.replicas["spec"][block[0]]]:
+            if not simple[spec_of[block[0]]]:
                 self._place_workloads(block)
                 continue
-            shared = np.isin(self.state.replicas["workload"][block], self._owners)
+            shared = is_owner[workload_of[block]]
             if shared.any():
                 self._place_workloads(np.sort(block[shared]))
-            if not shared.all():
-                self._place_simple(block[~shared])
+                block = block[~shared]
+            if len(block):
+                self._place_simple(block)
         self._place_sharers()
 
     def _place_sharers(self) -> None:
@@ -249,7 +270,8 @@ class Round:
             step = self.scorer.chunk or len(batch)
             while placed < len(batch) and not (remember and self._is_full(key, left_s)):
                 part = batch[placed : placed + step]
-                nodes = self.choice.nodes_for(view, len(part), self._left_s(part), among)
+                longest_s = left_s if len(part) == len(batch) else self._left_s(part)
+                nodes = self.choice.nodes_for(view, len(part), longest_s, among)
                 self._commit(view, part[: len(nodes)], nodes)
                 placed += len(nodes)
                 if len(nodes) < len(part):
@@ -462,11 +484,12 @@ class Round:
             return []
         if len(rows) > per_empty_node(view, group) * size or size >= count:
             return [(first, first + count)]
-        islands = [(int(fit[i : i + size].sum()), i) for i in range(0, count, size)]
+        begins = np.arange(0, count, size)
+        room = np.add.reduceat(fit, begins)
         return [
             (first + i, min(first + i + size, first + count))
-            for room, i in sorted(islands)
-            if room >= len(rows)
+            for i in begins[np.argsort(room, kind="stable")].tolist()
+            if room[i // size] >= len(rows)
         ]
 
     def _place_spread(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
@@ -529,25 +552,22 @@ class Round:
         `follow` leave other sites next: if they share a stage of this one, it is enough that they can lie beside it.
         """
         self._follow = dict.fromkeys(follow, at_sites)
-        template = self._template_of(int(rows[0]))
-        placed_before = len(self.result.placed)
+        template, view = self._template_of(int(rows[0])), self._view_of(int(rows[0]))
         if len(template.stages) == 1 and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
-            view = self._view_of(int(rows[0]))
-            found = self._place_stage(view, rows, view.group_ok & at_sites[self.snapshot.topology.group_site])
-        else:
-            found = self._place_stages_again(rows, template, at_sites)
-        if not found:
-            self._undo(placed_before)
-        placed = self.result.placed[placed_before:]
-        del self.result.placed[placed_before:]
-        return placed
+            groups = view.group_ok & at_sites[self.snapshot.topology.group_site]
+            return self._apart_from_result(lambda: self._place_stage(view, rows, groups))
+        return self._apart_from_result(lambda: self._place_stages_again(rows, template, at_sites))
 
     def place_gang_again(self, rows: NDArray[np.int64], group: int) -> list[Placed]:
         """As `place_again`, for a whole gang and one group."""
-        view, placed_before = self._view_of(int(rows[0])), len(self.result.placed)
-        groups = np.zeros_like(view.group_ok)
-        groups[group] = view.group_ok[group]
-        if not self._place_gang(view, rows, groups):
+        view = self._view_of(int(rows[0]))
+        groups = view.group_ok & (np.arange(len(view.group_ok)) == group)
+        return self._apart_from_result(lambda: self._place_gang(view, rows, groups))
+
+    def _apart_from_result(self, place: Callable[[], bool]) -> list[Placed]:
+        """What `place` finds nodes for, in the snapshot but not in the round's result; [] when it does not for all."""
+        placed_before = len(self.result.placed)
+        if not place():
             self._undo(placed_before)
         placed = self.result.placed[placed_before:]
         del self.result.placed[placed_before:]
@@ -617,7 +637,7 @@ class Round:
         self, shape: int, rows: NDArray[np.int64], before: dict[str, int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """(P, stages) patterns with what lies as `before` and room for the rows, and (P,) yuan per hour of the rows."""
-        state, topology = self.state, self.snapshot.topology
+        state = self.state
         patterns = self.patterns.of(state, shape)
         sites = patterns.sites
         cost = np.zeros(len(sites))
@@ -631,17 +651,32 @@ class Round:
             mine = int((state.replicas["spec"][rows] == spec).sum())
             if not mine:
                 continue
-            at = self.snapshot.nodes_of(patterns.group_ok[i])
-            room = np.bincount(
-                topology.node_site[at],
-                np.minimum(self.snapshot.fit(view, at), len(rows)),
-                topology.site_count,
-            )
+            room = self._room_at_sites(view, patterns.group_ok[i], len(rows))
             spread_out = _spans_sites(stage)
             keep = room[sites[:, i]] >= (1 if spread_out else mine)
             sites, cost = sites[keep], cost[keep]
             cost = cost + self._site_cost(view, patterns.group_ok[i])[sites[:, i]] * stage.replicas
         return sites, cost
+
+    def _room_at_sites(self, view: SpecView, groups: NDArray[np.bool_], most: int) -> NDArray[np.int64]:
+        """(S,) how many more replicas these groups of each site hold, counting `most` a node at the most.
+
+        Looked at anew only at sites that have changed since it was asked last.
+        """
+        snapshot, topology = self.snapshot, self.snapshot.topology
+        key = (view.likeness, keeps_off_floor(view), groups.tobytes(), most)
+        changes = np.array([len(nodes) for nodes in snapshot.changed])
+        known = self._room_known.get(key)
+        seen, room = known or (np.full(topology.site_count, -1), np.zeros(topology.site_count, np.int64))
+        stale = changes != seen
+        if stale.any():
+            at = snapshot.nodes_of(groups)
+            at = at[stale[topology.node_site[at]]]
+            fit = np.minimum(snapshot.fit(view, at), most)
+            anew = np.bincount(topology.node_site[at], fit, topology.site_count).astype(np.int64)
+            room = np.where(stale, anew, room)
+            self._room_known[key] = (changes, room)
+        return room
 
     def _sharers_at(
         self, workload: int, stage_ids: Sequence[str], sites: NDArray[np.int64]
@@ -741,11 +776,13 @@ class Round:
 
     def _largest_first(self, shape: int) -> list[int]:
         """Stages by their dominant share of an average node, so that small ones fill what large ones leave."""
-        topology = self.snapshot.topology
-        specs = self.state.shapes.specs_of_shape[shape]
-        mean = np.maximum(topology.group_capacity.mean(axis=0), 1.0)
-        size = [float((self.snapshot.views[s].need.max(axis=0) / mean).max()) for s in specs]
-        return sorted(range(len(specs)), key=lambda i: (-size[i], i))
+        known = self._largest.get(shape)
+        if known is None:
+            specs = self.state.shapes.specs_of_shape[shape]
+            mean = np.maximum(self.snapshot.topology.group_capacity.mean(axis=0), 1.0)
+            size = [float((self.snapshot.views[s].need.max(axis=0) / mean).max()) for s in specs]
+            known = self._largest[shape] = sorted(range(len(specs)), key=lambda i: (-size[i], i))
+        return known
 
     def _stage_sites(self, workload: int) -> dict[str, int]:
         """Stage id → site of what lies somewhere already, shared stages and this round's placements included."""
@@ -885,7 +922,8 @@ class Round:
         if self.is_trial:
             return False
         if self._room_maker is None:
-            self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s)
+            paused = [p.row for p in self.result.paused]
+            self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s, paused)
         maker = self._room_maker
         if not maker.has_victims() or self._room_tries >= MAX_ROOM_TRIES:
             return False
@@ -977,7 +1015,7 @@ class Round:
         """Declared ends of what is placed by now, this round's placements included; kept until more is placed."""
         decided = (len(self.result.placed), len(self.result.preempted))
         if self._ends is None or self._ends[0] != decided:
-            gone = {p.row for p in self.result.preempted}
+            gone = self.result.room_given()
             new = self.result.placed[len(self._placed_known) :]  # what stands here is never undone later
             self._placed_known += [(p.row, p.node, p.gpu_mask) for p in new]
             self._ends = (
@@ -1079,7 +1117,7 @@ def shortage_codes(
     fits = usable & ~short
     codes[ReasonCode.RESERVED_FLOOR] = 0  # before the GPU's, which decides between equal counts
     if stage.gpu_milli:
-        enough = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1) >= view.need[topology.node_group[at], 2]
+        enough = snapshot.gpus_free(at) >= view.need[topology.node_group[at], 2]
         whole = snapshot.holds_one(view, at)
         codes[ReasonCode.GPU_SHORT] = int(np.count_nonzero(usable & ~enough))
         codes[ReasonCode.GPU_FRAGMENTED] = int(np.count_nonzero(fits & enough & ~whole))
@@ -1112,6 +1150,7 @@ def run_round(state: ClusterState, views: Views, patterns: PatternCache, scorer:
     snapshot = Snapshot.take(state, views)
     packing = fragmentation_of(state, snapshot) if isinstance(scorer, TieredScorer) else None
     done = Round(state, snapshot, patterns, scorer, now_s, packing=packing)
+    done.result.paused += pause_dear_work(state, snapshot, scorer, now_s)
     done.run()
     if packing is not None:
         packing.release()

@@ -1,7 +1,8 @@
 """Scores of candidates in yuan per hour: what one more replica costs on each group, and what waking a node adds.
 
-A scorer ranks what the filters let through; it never makes a rule. The product's own scorer follows the horizon plan's
-prices, quotas and open sites; baselines of the simulator bring theirs through the same protocol.
+A scorer ranks what the filters let through; it never makes a rule. What ranks and what is paid are two numbers: a wall
+around sites that the plan keeps closed stands in the first and never in the second. The product's own scorer follows
+the horizon plan's prices, quotas and open sites; baselines of the simulator bring theirs through the same protocol.
 """
 
 from __future__ import annotations
@@ -24,13 +25,21 @@ LEAST_WANTED = 0.01
 
 
 class Scorer(Protocol):
-    """Ranks nodes for one spec; lower is better."""
+    """Ranks nodes for one spec, lower is better, and says what a replica costs there."""
 
     chunk: int
     """Most replicas placed on one evaluation; 0: all (the score does not depend on what is placed)."""
 
     def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
-        """(G,) yuan per hour of one replica."""
+        """(G,) by which groups are ranked, and nothing else: what a replica costs and whatever keeps it away."""
+        ...
+
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,) yuan per hour of one replica's own energy: money, to be told and weighed."""
+        ...
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """(S,) sites that are to have work; to the others it goes only when none of these can take it."""
         ...
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
@@ -56,6 +65,14 @@ class TieredScorer(Scorer, Protocol):
         ...
 
 
+def energy_yuan_per_hour(
+    view: SpecView, snapshot: Snapshot, marginal_yuan_per_kwh: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(G,) yuan per hour of one replica: dynamic kW · the site's (S,) price of one more kWh of IT energy."""
+    kw: NDArray[np.float64] = view.watts / W_PER_KW
+    return kw * marginal_yuan_per_kwh[snapshot.topology.group_site]
+
+
 @dataclass
 class GuidedScorer:
     """Energy at the site's marginal price, idle power of nodes to be woken, quotas and open sites of the plan.
@@ -75,12 +92,19 @@ class GuidedScorer:
     chunk: int = 0
 
     def group_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
-        """dynamic kW · marginal price, plus the wall around sites that the plan keeps closed."""
+        """The energy, plus the wall around sites that the plan keeps closed."""
         site = snapshot.topology.group_site
-        energy = view.watts / W_PER_KW * self.marginal_yuan_per_kwh[site]
-        return energy + np.where(
+        return self.energy_yuan_per_hour(view, snapshot) + np.where(
             self.site_open[site], 0.0, CLOSED_SITE_YUAN_PER_HOUR + self.fixed_yuan_per_hour[site]
         )
+
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """dynamic kW · marginal price."""
+        return energy_yuan_per_hour(view, snapshot, self.marginal_yuan_per_kwh)
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """The plan's."""
+        return self.site_open
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """Idle power of a node that would have to wake."""

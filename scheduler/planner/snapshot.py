@@ -4,6 +4,7 @@ replicas are placed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from weakref import WeakKeyDictionary
@@ -102,8 +103,7 @@ class Snapshot:
             low_used=None if topology.reserved_floor_frac is None else np.zeros_like(topology.group_capacity),
         )
         snapshot._add_loads(drawing)
-        for workload, sites in pipelines_placed(state):
-            snapshot.link_mbps += pipeline_mbps(workload, sites, topology)
+        snapshot.link_mbps += pipelines_mbps(state, topology)
         return snapshot
 
     def _add_loads(self, drawing: NDArray[np.int64]) -> None:
@@ -247,6 +247,11 @@ class Snapshot:
         ).min(axis=1)
         limited = (floor > 0.0) & view.group_ok
         return np.where(limited, np.minimum(room, MANY), MANY).astype(np.int64)
+
+    def gpus_free(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(len(at),) milli-GPUs free on each of these nodes, over all devices."""
+        free: NDArray[np.int64] = np.maximum(self.nodes.gpu_milli[at, : self._gpu_slots], 0).sum(axis=1)
+        return free
 
     @cached_property
     def _gpu_slots(self) -> int:
@@ -447,17 +452,43 @@ def pipeline_mbps(
     return load
 
 
-def pipelines_placed(state: ClusterState) -> list[tuple[Workload, dict[str, int]]]:
-    """Live workloads of several stages with the site of every stage that lies somewhere, shared stages included."""
+def pipelines_mbps(state: ClusterState, topology: Topology) -> NDArray[np.float64]:
+    """(L,) load of the flows between the stages of all live workloads.
+
+    Workloads of one shape whose stages lie at the same sites load the links alike, and there are few such ways to lie:
+    each is looked at once, however many workloads there are.
+    """
+    total = np.zeros(len(topology.link_capacity_mbps))
     linked = _linked_shapes(state.shapes)
     if not linked.any():
-        return []
-    mine = np.flatnonzero(linked[state.workloads["shape"]] & state.active_workloads())
-    return [
-        (state.shapes.templates[int(state.workloads["shape"][w])], sites)
-        for w in mine.tolist()
-        if (sites := stage_sites(state, w))
-    ]
+        return total
+    shape_of = state.workloads["shape"]
+    mine = np.flatnonzero(linked[shape_of] & state.active_workloads())
+    for shape in np.unique(shape_of[mine]).tolist():
+        template = state.shapes.templates[shape]
+        lie = _sites_of_stages(state, shape, mine[shape_of[mine] == shape])
+        for way, count in Counter(map(tuple, lie.tolist())).items():
+            sites = {s.stage_id: at for s, at in zip(template.stages, way, strict=True) if at >= 0}
+            total += count * np.asarray(pipeline_mbps(template, sites, topology))
+    return total
+
+
+def _sites_of_stages(state: ClusterState, shape: int, workloads: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(workloads, stages) `stage_sites` of workloads of one shape as numbers; −1 for a stage that lies nowhere."""
+    assert state.topology is not None
+    stages = state.shapes.templates[shape].stages
+    if any(stage.shared_with is not None for stage in stages):
+        found = [stage_sites(state, w) for w in workloads.tolist()]
+        return np.array([[sites.get(s.stage_id, -1) for s in stages] for sites in found])
+    out = np.empty((len(workloads), len(stages)), np.int64)
+    # a workload's rows stand in the order of its stages
+    begin = state.workloads["first_replica"][workloads]
+    for i, stage in enumerate(stages):
+        node = state.replicas["node"][begin[:, None] + np.arange(stage.replicas)]
+        first = np.take_along_axis(node, (node >= 0).argmax(axis=1)[:, None], axis=1)[:, 0]
+        out[:, i] = np.where(first >= 0, state.topology.node_site[first], -1)
+        begin = begin + stage.replicas
+    return out
 
 
 _LINKED: WeakKeyDictionary[ShapeTable, list[bool]] = WeakKeyDictionary()
@@ -515,7 +546,7 @@ __all__ = [
     "holds_gpus",
     "keeps_off_floor",
     "pipeline_mbps",
-    "pipelines_placed",
+    "pipelines_mbps",
     "stage_sites",
     "stage_sites_own",
 ]

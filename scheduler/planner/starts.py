@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.state import NEVER_S, ClusterState, Phase
+from scheduler.planner.deferral import rests_until_s
 from scheduler.planner.defragment import defragment
 from scheduler.planner.folds import folds_of
 from scheduler.planner.queue import START_MARGIN_S, in_order, urgent
@@ -114,8 +115,8 @@ class StartForecast:
 
     def _ends(self) -> Ends:
         placed = [(p.row, p.node, p.gpu_mask) for p in self.done.result.placed]
-        preempted = {p.row for p in self.done.result.preempted}
-        return ends_of(self.state, placed, self.now_s, preempted, overrun_frac=OVERRUN_FRAC)
+        gone = self.done.result.room_given()
+        return ends_of(self.state, placed, self.now_s, gone, overrun_frac=OVERRUN_FRAC)
 
     def _instants(self, ends: Ends) -> NDArray[np.float64]:
         """Now and the declared ends, thinned from both sides to what is looked at."""
@@ -212,7 +213,7 @@ class StartForecast:
             self.now_s,
             self.state.policy.move_budget_per_hour,
             placed={p.row for p in result.placed},
-            leaving={d.row for d in result.displaced} | {p.row for p in result.preempted},
+            leaving=result.leaving(),
             kept=self.done.reservations.over(snapshot),
         )
         return self._next_plan_s() if self.state.names[index] in {h.gang for h in helped} else None
@@ -246,7 +247,11 @@ class StartForecast:
         must_s = None if deadline_s >= NEVER_S else int(deadline_s - left_s - START_MARGIN_S)
         assumption = "what runs ends as declared and nothing more urgent arrives"
         room_s = earliest_s
-        if slot is not None:
+        rests_s = self._rests_until_s(waiting)
+        if rests_s > self.now_s:
+            earliest_s, likely_s, latest_s = (max(at_s, rests_s) for at_s in (earliest_s, likely_s, latest_s))
+            assumption = f"it rests until {self._clock(rests_s)}, when electricity is cheaper; {assumption}"
+        elif slot is not None:
             sooner_s = self.now_s + int(BROUGHT_FORWARD_FRAC * (slot[0] - self.now_s))
             earliest_s, likely_s = max(earliest_s, sooner_s), max(likely_s, slot[1])
             latest_s = max(latest_s, likely_s)
@@ -262,6 +267,13 @@ class StartForecast:
             latest_at_s=latest_s,
             assumption=assumption,
         )
+
+    def _rests_until_s(self, waiting: NDArray[np.int64]) -> int:
+        """Instant from which none of the rows rests; now where the scorer holds nothing back for a price."""
+        spec = int(self.state.replicas["spec"][waiting[0]])
+        if self.done.scorer.may_start_deferred(spec, self.done.snapshot) is None:
+            return self.now_s
+        return int(rests_until_s(self.state, waiting, self.now_s).max())
 
     def _planned_slot(self, waiting: NDArray[np.int64]) -> tuple[int, int] | None:
         """(earliest, likely) start that the plan leaves to it: the opening of the first slot that reaches it.

@@ -45,7 +45,7 @@ from scheduler.planner.relax import (
 )
 from scheduler.planner.reserve import Ends
 from scheduler.planner.round import PatternCache, Placed, Round
-from scheduler.planner.scoring import CLOSED_SITE_YUAN_PER_HOUR, Scorer
+from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot
 from solvers.facility import facility_power_kw
 from suanli.model import Policy, Relaxation, StartEstimate, Workload
@@ -74,6 +74,14 @@ class FlatScorer:
         """(G,) zeros."""
         return np.zeros(len(snapshot.topology.group_ids))
 
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,) zeros."""
+        return np.zeros(len(snapshot.topology.group_ids))
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """(S,) all."""
+        return np.ones(snapshot.topology.site_count, bool)
+
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(N,) zeros."""
         return np.zeros(snapshot.topology.node_count)
@@ -97,6 +105,16 @@ class CostScorer(FlatScorer):
         """(G,) as that scorer has them."""
         assert self.costs is not None
         return self.costs.group_cost(view, snapshot)
+
+    def energy_yuan_per_hour(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
+        """(G,) as that scorer has them."""
+        assert self.costs is not None
+        return self.costs.energy_yuan_per_hour(view, snapshot)
+
+    def open_sites(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """(S,) as that scorer has them."""
+        assert self.costs is not None
+        return self.costs.open_sites(snapshot)
 
     def node_cost(self, view: SpecView, snapshot: Snapshot) -> NDArray[np.float64]:
         """(N,) as that scorer has them."""
@@ -597,9 +615,8 @@ class Trials:
         before, woken, total = self._asked.done.snapshot, set[int](), 0.0
         for p in attempt.result.placed:
             view = attempt.snapshot.views[int(state.replicas["spec"][p.row])]
-            yuan_per_hour = float(self.costs.group_cost(view, before)[topology.node_group[p.node]])
-            if yuan_per_hour >= CLOSED_SITE_YUAN_PER_HOUR:
-                yuan_per_hour -= CLOSED_SITE_YUAN_PER_HOUR
+            energy_yuan = self.costs.energy_yuan_per_hour(view, before)
+            yuan_per_hour = float(energy_yuan[topology.node_group[p.node]])
             if p.node not in woken:
                 yuan_per_hour += float(self.costs.node_cost(view, before)[p.node])
                 woken.add(p.node)

@@ -42,9 +42,7 @@ def price_milli(cost_yuan_per_hour: FloatArray) -> FloatArray:
 
 def free_of(snapshot: Snapshot, at: IntArray) -> IntArray:
     """(len(at),) cores and GPUs free on each node, as one number: the fullest node comes first among equals."""
-    nodes = snapshot.nodes
-    gpus = np.maximum(nodes.gpu_milli[at], 0).sum(axis=1)
-    free: IntArray = nodes.cpu_milli[at] + CPU_MILLI_OF_GPU_MILLI * gpus
+    free: IntArray = snapshot.nodes.cpu_milli[at] + CPU_MILLI_OF_GPU_MILLI * snapshot.gpus_free(at)
     return free
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scheduler.rpc.ports import refuse_taken
 from scheduler.rpc.server import RpcServer
 
-__all__ = ["RpcServer"]
+__all__ = ["RpcServer", "refuse_taken"]

@@ -21,6 +21,7 @@ from scheduler.rpc.base import Backend
 from scheduler.rpc.boundary import Boundary
 from scheduler.rpc.fleet import FleetServicer
 from scheduler.rpc.planning import OperationsServicer, PlansServicer, PoliciesServicer
+from scheduler.rpc.ports import refuse_taken
 from scheduler.rpc.simulations import SimulationsServicer
 from scheduler.rpc.workloads import WorkloadsServicer
 from scheduler.service import Metrics, Service
@@ -111,6 +112,8 @@ class RpcServer:
 
     async def listen(self, address: str) -> int:
         """Bind `host:port` (port 0: any free one), answer health checks; returns the port. OSError when taken."""
+        host, _, wanted = address.rpartition(":")
+        refuse_taken(host, int(wanted))
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:

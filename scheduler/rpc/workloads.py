@@ -160,5 +160,5 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
 
 def _batch_response(records: list[WorkloadRecord]) -> workloads_pb2.BatchCreateWorkloadsResponse:
     return workloads_pb2.BatchCreateWorkloadsResponse(
-        workloads=[wire.workload_record_to_proto(r.basic()) for r in records]
+        workloads=[wire.basic_workload_record_to_proto(r) for r in records]
     )

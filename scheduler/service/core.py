@@ -62,8 +62,8 @@ from scheduler.service.messages import (
     stored_request,
 )
 from scheduler.service.metrics import Metrics
+from scheduler.service.taken import refusal
 from suanli.model import (
-    AlreadyExists,
     Conflict,
     Event,
     EventKind,
@@ -397,11 +397,9 @@ class Core(Generic[StateT, TaskT]):
         return accepted
 
     def _refusal(self, message: Submit, problems: list[FieldProblem]) -> SuanliError | None:
-        taken = [w.name for w in message.workloads if self._state.has_workload(w.name)]
-        if taken:
-            return AlreadyExists(f"the name is taken: {', '.join(taken[:5])}")
-        if problems:
-            return InvalidRequest(problems)
+        found = refusal(self._state, self.history, message.workloads, message.paths, problems)
+        if found is not None:
+            return found
         if message.base_revision is not None and message.base_revision != self._state.revision:
             return Conflict("what the plan rested on has changed; plan again")
         return None

@@ -74,14 +74,18 @@ class Filter:
 
 
 def parse_filter(text: str, fields: Sequence[str] = WORKLOAD_FIELDS, labels: bool = True) -> Filter:
-    """The filter that `text` says; InvalidRequest with position and expectation when it says nothing sensible."""
+    """The filter that `text` says.
+
+    InvalidRequest with position and expectation when it says nothing sensible; every unknown field or value is named.
+    """
     if len(text) > MOST_CHARACTERS:
         raise _wrong(f"{len(text)} characters", f"at most {MOST_CHARACTERS}")
     tokens = _tokens(text)
     comparisons: list[Comparison] = []
+    problems: list[FieldProblem] = []
     at = 0
     while at < len(tokens):
-        if comparisons:
+        if at:
             if tokens[at] != ("word", "AND"):
                 raise _wrong(f"{tokens[at][1]!r} after a comparison", "AND")
             at += 1
@@ -90,8 +94,13 @@ def parse_filter(text: str, fields: Sequence[str] = WORKLOAD_FIELDS, labels: boo
         if shape not in (["word", "op", "word"], ["word", "op", "quoted"]):
             raise _wrong("not a comparison: " + " ".join(t for _, t in part), "field = value")
         field, op, value = (text for _, text in part)
-        comparisons.append(_comparison(field, op, value, fields, labels))
+        try:
+            comparisons.append(_comparison(field, op, value, fields, labels))
+        except InvalidRequest as error:
+            problems += error.problems
         at += 3
+    if problems:
+        raise InvalidRequest(problems)
     return Filter(tuple(comparisons))
 
 

@@ -21,10 +21,12 @@ OF_PLACEMENT = (
     EventKind.REPLICA_ENDED,
     EventKind.REPLICA_MOVED,
     EventKind.REPLICA_PREEMPTED,
+    EventKind.REPLICA_PAUSED,
 )
 CHANGES_WORKLOAD = OF_WORKLOAD + OF_PLACEMENT
 _OF_WORKLOAD, _CHANGES = frozenset(OF_WORKLOAD), frozenset(CHANGES_WORKLOAD)
-NAME_PARTS = 4
+PLACEMENT_PARTS = 2
+"""Parts of a placement's name behind its workload's."""
 
 
 def workload_of(event: Event) -> str | None:
@@ -32,7 +34,7 @@ def workload_of(event: Event) -> str | None:
     if event.kind in _OF_WORKLOAD:
         return event.subject
     if event.kind in _CHANGES:
-        return "/".join(event.subject.split("/", NAME_PARTS)[:NAME_PARTS])
+        return event.subject.rsplit("/", PLACEMENT_PARTS)[0]
     return None
 
 
@@ -48,15 +50,23 @@ class History:
 
     def apply(self, events: Sequence[Event]) -> None:
         """Fold events in order."""
+        rows, about, born = [], [], []
         for event in events:
             name = workload_of(event)
             if name is None:
                 continue
             row = self._index.get(name)
             if row is None:
-                row = self._index[name] = self._rows.append(1, created=event.revision, created_s=event.at_s)
-            self._rows["changed"][row] = event.revision
-            self._rows["changed_s"][row] = event.at_s
+                row = self._index[name] = len(self._index)
+                born.append(event)
+            rows.append(row)
+            about.append(event)
+        if born:
+            self._rows.append(len(born), created=[e.revision for e in born], created_s=[e.at_s for e in born])
+        if rows:
+            # of several changes of one workload the last one stands
+            self._rows["changed"][rows] = [e.revision for e in about]
+            self._rows["changed_s"][rows] = [e.at_s for e in about]
 
     def created(self, name: str) -> tuple[int, int]:
         """(revision, instant) of the submission; KeyError for an unknown name."""
@@ -67,3 +77,11 @@ class History:
         """(revision, instant) of the last change; KeyError for an unknown name."""
         row = self._index[name]
         return int(self._rows["changed"][row]), int(self._rows["changed_s"][row])
+
+    def instants(self, names: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+        """(instant of submission, revision and instant of the last change) of each; KeyError for an unknown name."""
+        rows = [self._index[name] for name in names]
+        created_s, changed, changed_s = (
+            self._rows[k][rows].tolist() for k in ("created_s", "changed", "changed_s")
+        )
+        return created_s, changed, changed_s

@@ -8,7 +8,7 @@ from scheduler.domain.records import COLLECTION_PLANS
 from scheduler.domain.state import ClusterState
 from scheduler.service.filters import parse_filter
 from scheduler.service.paging import Page, page_size, read_token, write_token
-from scheduler.service.views import placed_rows, placement_of
+from scheduler.service.views import need_topology, placed_rows, placement_of
 from scheduler.service.workloads import ServiceCore
 from suanli.model import Event, EventKind, NotFound, Placement, Plan, Round
 
@@ -70,7 +70,7 @@ class Plans:
     ) -> Page[Placement]:
         """Placements that hold now, of one workload, one tenant or all, in order of the workload's name.
 
-        NotFound for one workload that never was.
+        NotFound for one workload that never was, and for a site that is not there.
         """
         size = page_size(size)
         question = (parent, filter_text)
@@ -84,6 +84,8 @@ class Plans:
         def look(state: ClusterState) -> tuple[list[str], int]:
             if not parent.endswith("/-") and not state.has_workload(parent):
                 raise NotFound.among("workload", parent, state.names)
+            if site_id and site_id not in need_topology(state).site_index:
+                raise NotFound.among("site", site_id, need_topology(state).site_index)
             rows = list(placed_rows(state, _prefix(parent), site_id, node))
             return [state.placement_id(row) for row in rows[start : start + size]], len(rows)
 

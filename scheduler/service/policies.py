@@ -9,11 +9,12 @@ import orjson
 from scheduler.domain.records import COLLECTION_POLICIES, CommitBatch
 from scheduler.domain.state import ClusterState
 from scheduler.planner.admission import policy_problems
+from scheduler.planner.policy_warnings import policy_warnings
 from scheduler.service.answers import Answer
 from scheduler.service.messages import Outcome
 from scheduler.service.paging import Page, page_size, read_token, write_token
 from scheduler.service.workloads import ServiceCore, request_key
-from suanli.model import Conflict, InvalidRequest, NotFound, Policy
+from suanli.model import Conflict, FieldProblem, InvalidRequest, NotFound, Policy
 
 if TYPE_CHECKING:
     from scheduler.cycle import Cycle
@@ -31,14 +32,16 @@ class Policies:
     def revise(
         self, policy: Policy, *, request_id: str = "", etag: str = "", validate_only: bool = False
     ) -> Answer[Policy]:
-        """Add a revision, in force from then on; Conflict when `etag` is not that of the current one."""
+        """Add a revision, in force from then on; Conflict when `etag` is not that of the current one.
+
+        The answer's `warnings` tell what of it cannot come true; `validate_only` answers with the number that the
+        revision would have.
+        """
 
         def check(state: ClusterState) -> None:
             problems = policy_problems(policy, state.topology)
             if problems:
-                raise InvalidRequest(
-                    [p.model_copy(update={"field": f"policy_revision.{p.field}"}) for p in problems]
-                )
+                raise InvalidRequest([_in_request(p) for p in problems])
             if etag and etag != _etag(state.policy):
                 raise Conflict(f"the policy has changed since etag {etag}; read it again")
 
@@ -49,13 +52,22 @@ class Policies:
 
         def look(state: ClusterState, now_s: int) -> Outcome:
             check(state)
-            return Outcome({"revision": 0}, state.revision)
+            return Outcome({"revision": state.policy.revision + 1}, state.revision)
+
+        def told(revised: Policy) -> Policy:
+            now_s = self._core.now_s()
+            found = self._core.read(lambda state: policy_warnings(policy, state, now_s))
+            return revised.model_copy(update={"warnings": tuple(_in_request(w) for w in found)})
 
         if validate_only:
-            return Answer(self._core.ask(look), lambda _: policy)
+            return Answer(
+                self._core.ask(look),
+                lambda o: told(policy.model_copy(update={"revision": o.answer["revision"]})),
+            )
         key = request_key(request_id, "policies.revise", policy.model_dump_json(), etag)
         return Answer(
-            self._core.act(decide, key), lambda o: self.get(policy.policy_id, str(o.answer["revision"]))
+            self._core.act(decide, key),
+            lambda o: told(self.get(policy.policy_id, str(o.answer["revision"]))),
         )
 
     def current(self) -> Policy:
@@ -89,6 +101,10 @@ class Policies:
             tuple(_policy(d.body or b"") for d in documents),
             write_token(documents[-1].name, [parent]) if more else "",
         )
+
+
+def _in_request(problem: FieldProblem) -> FieldProblem:
+    return problem.model_copy(update={"field": f"policy_revision.{problem.field}"})
 
 
 def _policy(body: bytes) -> Policy:

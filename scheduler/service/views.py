@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.domain.outlook import CalendarOutlook
-from scheduler.domain.state import ClusterState, Phase
+from scheduler.domain.state import STATES, ClusterState, Phase
 from scheduler.domain.topology import Topology
 from scheduler.planner.feasibility import zone_legs
 from scheduler.service.history import History
@@ -34,6 +34,7 @@ from suanli.model import (
     WorkloadRecord,
     WorkloadState,
 )
+from suanli.model.base import trusted
 
 GPU_MILLI = 1000
 
@@ -54,56 +55,112 @@ class WorkloadStatus:
     """What is starting where, and until when."""
 
 
-def workload_status(state: ClusterState, history: History, name: str) -> WorkloadStatus | None:
-    """Status of one workload, None for an unknown name."""
-    index = state.index_of.get(name)
-    if index is None:
-        return None
-    rows = state.rows_of(index)
-    nodes, phases = state.replicas["node"][rows], state.replicas["phase"][rows]
-    placed = nodes[nodes >= 0]
-    topology = state.topology
-    sites = () if topology is None or not placed.size else np.unique(topology.node_site[placed]).tolist()
-    revision, updated_at_s = history.changed(name)
-    return WorkloadStatus(
-        state=state.workload_state(name) or WorkloadState.PENDING,
-        created_at_s=history.created(name)[1],
-        updated_at_s=updated_at_s,
-        revision=revision,
-        placed_replica_count=int(placed.size),
-        running_replica_count=int((phases == Phase.RUNNING).sum()),
-        done_replica_count=int((phases == Phase.DONE).sum()),
-        site_ids=tuple(sorted(topology.site_ids[s] for s in sites)) if topology is not None else (),
-        starting=_starting(state, topology, rows.start + np.flatnonzero(phases == Phase.ORDERED)),
+def workload_statuses(
+    state: ClusterState, history: History, names: Sequence[str]
+) -> dict[str, WorkloadStatus]:
+    """Status of each of these workloads; unknown names are left out."""
+    names = [name for name in names if name in state.index_of]
+    indices = np.array([state.index_of[name] for name in names], np.int64)
+    # the replica rows of all of them, one workload after the other, and whose each row is
+    counts = state.workloads["replica_count"][indices].astype(np.int64)
+    owner = np.repeat(np.arange(len(names)), counts)
+    begins = state.workloads["first_replica"][indices] - (np.cumsum(counts) - counts)
+    rows = begins[owner] + np.arange(len(owner))
+    phases, is_placed = state.replicas["phase"][rows], state.replicas["node"][rows] >= 0
+    at = _sites_of_rows(state, owner[is_placed], rows[is_placed])
+    ordered = phases == Phase.ORDERED
+    starting = _starting(state, owner[ordered], rows[ordered])
+    created_s, changed, changed_s = history.instants(names)
+    placed, running, done = (
+        np.bincount(owner[which], minlength=len(names)).tolist()
+        for which in (is_placed, phases == Phase.RUNNING, phases == Phase.DONE)
     )
+    states = state.workloads["state"][indices].tolist()
+    return {
+        name: WorkloadStatus(
+            STATES[states[i]],
+            created_s[i],
+            changed_s[i],
+            changed[i],
+            placed[i],
+            running[i],
+            done[i],
+            at.get(i, ()),
+            starting.get(i, ""),
+        )
+        for i, name in enumerate(names)
+    }
 
 
-def _starting(state: ClusterState, topology: Topology | None, rows: NDArray[np.int64]) -> str:
-    """`2 replicas start at e01 until about 2026-07-15 14:05+08:00`: their order and the startup they declare."""
+def _sites_of_rows(
+    state: ClusterState, owner: NDArray[np.int64], rows: NDArray[np.int64]
+) -> dict[int, tuple[str, ...]]:
+    """Owner → ids of the sites that these replica rows of it lie on, in order of the ids."""
+    topology = state.topology
     if topology is None or not len(rows):
-        return ""
+        return {}
+    S = topology.site_count
+    pairs = np.unique(owner * S + topology.node_site[state.replicas["node"][rows]])
+    found: dict[int, list[str]] = {}
+    for i, site in zip((pairs // S).tolist(), (pairs % S).tolist(), strict=True):
+        found.setdefault(i, []).append(topology.site_ids[site])
+    return {i: tuple(sorted(ids)) for i, ids in found.items()}
+
+
+def _starting(state: ClusterState, owner: NDArray[np.int64], rows: NDArray[np.int64]) -> dict[int, str]:
+    """Owner → `2 replicas start at e01 until about 2026-07-15 14:05+08:00`: their order and the startup they declare.
+
+    `rows` are ordered replicas, those of one owner side by side.
+    """
+    topology = state.topology
+    if topology is None or not len(rows):
+        return {}
     replicas = state.replicas
-    sites = np.unique(topology.node_site[replicas["node"][rows]]).tolist()
-    startup_s = [state.spec(int(spec)).stage.startup_s for spec in replicas["spec"][rows]]
-    until_s = int((replicas["placed_s"][rows] + startup_s).max())
-    what = "1 replica starts" if len(rows) == 1 else f"{len(rows)} replicas start"
-    where = ", ".join(topology.site_ids[s] for s in sites)
-    return f"{what} at {where} until about {topology.local_time(until_s)}"
+    specs, which = np.unique(replicas["spec"][rows], return_inverse=True)
+    startup_s = np.array([state.spec(spec).stage.startup_s for spec in specs.tolist()], np.int64)
+    owners, firsts, counts = np.unique(owner, return_index=True, return_counts=True)
+    until_s = np.maximum.reduceat(replicas["placed_s"][rows] + startup_s[which], firsts).tolist()
+    until = {at_s: topology.local_time(at_s) for at_s in set(until_s)}
+    sites = topology.node_site[replicas["node"][rows]]
+    found = {}
+    for i, first, count, at_s in zip(owners.tolist(), firsts.tolist(), counts.tolist(), until_s, strict=True):
+        what = "1 replica starts" if count == 1 else f"{count} replicas start"
+        where = ", ".join(topology.site_ids[s] for s in sorted(set(sites[first : first + count].tolist())))
+        found[i] = f"{what} at {where} until about {until[at_s]}"
+    return found
 
 
 def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecord:
-    """The record that the API shows."""
-    return WorkloadRecord.of(
-        workload,
-        status.state,
-        etag=str(status.revision),
-        created_at_s=status.created_at_s,
-        updated_at_s=status.updated_at_s,
-        placed_replica_count=status.placed_replica_count,
-        running_replica_count=status.running_replica_count,
-        done_replica_count=status.done_replica_count,
-        site_ids=status.site_ids,
-        summary=status.starting,
+    """The record that the API shows, as `WorkloadRecord.of` would make it: both parts are valid already."""
+    replica_count = gpu_milli = 0
+    for stage in workload.stages:
+        replica_count += stage.replicas
+        gpu_milli += stage.replicas * stage.reference_gpu_milli
+    return trusted(
+        WorkloadRecord,
+        {
+            "name": workload.name,
+            "kind": workload.kind,
+            "workload_class": workload.workload_class,
+            "display_name": workload.display_name,
+            "display_name_zh": workload.display_name_zh,
+            "priority_class": workload.priority_class,
+            "state": status.state,
+            "etag": str(status.revision),
+            "created_at_s": status.created_at_s,
+            "updated_at_s": status.updated_at_s,
+            "summary": status.starting,
+            "replica_count": replica_count,
+            "placed_replica_count": status.placed_replica_count,
+            "running_replica_count": status.running_replica_count,
+            "done_replica_count": status.done_replica_count,
+            "gpu_milli": gpu_milli,
+            "pending_reasons": {},
+            "queue_position": 0,
+            "expected_start": None,
+            "site_ids": status.site_ids,
+            "workload": workload,
+        },
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -20,13 +21,14 @@ from scheduler.service.filters import Comparison, Filter, parse_filter
 from scheduler.service.history import CHANGES_WORKLOAD, workload_of
 from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
+from scheduler.service.taken import refusal
 from scheduler.service.views import (
     WorkloadStatus,
     find_node,
     need_topology,
     placement_of,
     workload_record,
-    workload_status,
+    workload_statuses,
 )
 from suanli.model import (
     ChangeType,
@@ -139,12 +141,19 @@ class Workloads:
 
     def _validate(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[Outcome]:
         def check(state: ClusterState, now_s: int) -> Outcome:
-            found = self._impossible(state, workloads, paths)
-            if found:
-                raise InvalidRequest(found)
+            self._check_may_come(state, workloads, paths)
             return Outcome({}, state.revision)
 
         return self._core.ask(check)
+
+    def _check_may_come(
+        self, state: ClusterState, workloads: Sequence[Workload], paths: Sequence[str]
+    ) -> None:
+        """What a submission would be refused for; nothing is written."""
+        found = self._impossible(state, workloads, paths)
+        error = refusal(state, self._core.history, workloads, paths, found)
+        if error is not None:
+            raise error
 
     def impossible(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
         """Every reason why one of them could never run, its field led by that workload's path; nothing is written."""
@@ -207,8 +216,7 @@ class Workloads:
         size = page_size(size)
         question = (parent, filter_text, order_by)
         after = read_token(token, question)
-        wanted = parse_filter(filter_text)
-        column, descending = _order(order_by)
+        wanted, (column, descending) = _question(filter_text, order_by)
         # taken first: what changes while the list is made is then seen by the watch too
         resume = self._core.feed.last_revision
         keyed = self._core.read(lambda state: self._keyed_names(state, parent, wanted, column))
@@ -252,8 +260,7 @@ class Workloads:
 
     def _statuses(self, names: Sequence[str]) -> dict[str, WorkloadStatus]:
         history = self._core.history
-        found = self._core.read(lambda state: {n: workload_status(state, history, n) for n in names})
-        return {name: status for name, status in found.items() if status is not None}
+        return self._core.read(lambda state: workload_statuses(state, history, names))
 
     # ------------------------------------------------------------------ cancel
 
@@ -308,24 +315,11 @@ class Workloads:
         return self._core.ask(look)
 
     def plan(self, workloads: Sequence[Workload]) -> Future[WorkloadsPlan]:
-        """Dry run: what submitting these now would do. InvalidRequest names what could never run."""
+        """Dry run: what submitting these now would do; refused as submitting them would be."""
         _check_batch(workloads)
 
         def look(state: ClusterState, now_s: int) -> WorkloadsPlan:
-            problems = [
-                p.model_copy(update={"field": f"workloads[{i}].{p.field}"})
-                for i, ps in enumerate(self._cycle.admit(state, workloads))
-                for p in ps
-            ]
-            taken = [
-                FieldProblem(
-                    field=f"workloads[{i}].name", problem=f"{w.name} exists already", code="already_exists"
-                )
-                for i, w in enumerate(workloads)
-                if state.has_workload(w.name)
-            ]
-            if problems or taken:
-                raise InvalidRequest(problems + taken)
+            self._check_may_come(state, workloads, [f"workloads[{i}]." for i in range(len(workloads))])
             return _dry_run(self._cycle.plan_dry_run(state, now_s, workloads), workloads, now_s)
 
         return self._core.ask(look)
@@ -468,11 +462,34 @@ def _waiting_record(record: WorkloadRecord, status: WaitingStatus) -> WorkloadRe
     return record.model_copy(update=vars(status))
 
 
+def _question(filter_text: str, order_by: str) -> tuple[Filter, tuple[str, bool]]:
+    """Filter and order; InvalidRequest names what is wrong with either."""
+    problems: list[FieldProblem] = []
+    wanted, order = Filter(), ("", False)
+    try:
+        wanted = parse_filter(filter_text)
+    except InvalidRequest as error:
+        problems += error.problems
+    try:
+        order = _order(order_by)
+    except InvalidRequest as error:
+        problems += error.problems
+    if problems:
+        raise InvalidRequest(problems)
+    return wanted, order
+
+
 def _order(order_by: str) -> tuple[str, bool]:
     column, _, direction = order_by.strip().partition(" ")
     if (column or "name") not in ORDERS or direction.strip() not in ("", "asc", "desc"):
         expected = ", ".join(ORDERS) + "; each with ` desc` if wanted"
-        problem = FieldProblem(field="order_by", problem=f"cannot order by {order_by!r}", expected=expected)
+        close = difflib.get_close_matches(column, ORDERS, n=1)
+        problem = FieldProblem(
+            field="order_by",
+            problem=f"cannot order by {order_by!r}",
+            expected=expected,
+            nearest=close[0] if close else "",
+        )
         raise InvalidRequest([problem])
     return column or "name", direction.strip() == "desc"
 

@@ -20,16 +20,18 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, func, insert, select, tuple_
+from sqlalchemy import Connection, Dialect, Engine, Table, create_engine, delete, event, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from scheduler.domain.records import CommitBatch, Document, EventDraft, StoredRequest
+from scheduler.config import STORES
+from scheduler.domain.records import CommitBatch, Document, StoredRequest
 from scheduler.store.bodies import encode_body, read_event, stored_event
 from scheduler.store.schema import documents, events, requests
-from suanli.model import Conflict, Event, EventKind, Unavailable, WatchExpired
+from suanli.model import Conflict, Event, EventKind, FieldProblem, InvalidRequest, Unavailable, WatchExpired
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # longest wait for a lock that another connection holds; a checkpoint of our own file takes far less
@@ -49,8 +51,8 @@ _LAST = select(func.max(events.c.revision))
 class SqlStore:
     """The event log, documents and requests in one SQL database; thread-safe.
 
-    Raises `Unavailable` from the constructor when another process holds the same SQLite file, ValueError for a URL
-    without a file (use `MemoryStore`).
+    Raises `Unavailable` from the constructor when another process holds the same SQLite file, InvalidRequest when its
+    folder does not exist, ValueError for a URL without a file (use `MemoryStore`).
     """
 
     def __init__(self, url: str, *, outlives_power_cut: bool = True) -> None:
@@ -66,6 +68,10 @@ class SqlStore:
         except BaseException:
             _unlock(self._lock_file)
             raise
+        dialect = self._writer.dialect
+        self._put_events = _Put(dialect, events, replaces=False)
+        self._put_documents = _Put(dialect, documents, replaces=True)
+        self._put_requests = _Put(dialect, requests, replaces=True)
 
     def commit(self, batches: Sequence[CommitBatch], expect_revision: int | None = None) -> list[list[Event]]:
         """See `scheduler.ports.Store.commit`. Bodies are encoded before the transaction begins."""
@@ -81,11 +87,13 @@ class SqlStore:
                         result.append(
                             [stored_event(last + i, draft, raw) for i, (draft, raw) in enumerate(group, 1)]
                         )
-                        rows += [_event_row(last + i, draft, raw) for i, (draft, raw) in enumerate(group, 1)]
+                        rows += [
+                            (last + i, draft.at_s, draft.kind.value, draft.subject, raw)
+                            for i, (draft, raw) in enumerate(group, 1)
+                        ]
                         last += len(group)
                         ends.append(last)
-                    if rows:
-                        connection.execute(insert(events), rows)
+                    self._put_events.run(connection, rows)
                     self._write_documents(connection, batches, ends)
                     self._write_requests(connection, [r for batch in batches for r in batch.requests])
             except IntegrityError as error:
@@ -225,10 +233,13 @@ class SqlStore:
         for batch, end in zip(batches, ends, strict=True):
             for document in batch.documents:
                 final[document.collection, document.name] = (document, end)
-        puts = [_document_row(d, d.body, end) for d, end in final.values() if d.body is not None]
+        puts = [
+            (d.collection, d.name, d.parent, d.state, end, d.body)
+            for d, end in final.values()
+            if d.body is not None
+        ]
         gone = [key for key, (d, _) in final.items() if d.body is None]
-        if puts:
-            self._upsert(connection, documents, puts)
+        self._put_documents.run(connection, puts)
         for part in _parts(gone):
             connection.execute(
                 delete(documents).where(tuple_(documents.c.collection, documents.c.name).in_(part))
@@ -236,45 +247,39 @@ class SqlStore:
 
     def _write_requests(self, connection: Connection, new: Sequence[StoredRequest]) -> None:
         final = {request.request_id: request for request in new}
-        if final:
-            self._upsert(connection, requests, [_request_row(r) for r in final.values()])
+        rows = [(r.request_id, r.fingerprint, r.response, r.at_s) for r in final.values()]
+        self._put_requests.run(connection, rows)
 
-    def _upsert(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-        make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+
+class _Put:
+    """Rows into one table, as tuples in the order of its columns.
+
+    They go to the driver as they are: by the thousand they would spend longer inside SQLAlchemy than in the database.
+    The statement itself is SQLAlchemy's, compiled once for the dialect.
+    """
+
+    def __init__(self, dialect: Dialect, table: Table, *, replaces: bool) -> None:
+        make = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
         statement = make(table)
-        keys = [column.name for column in table.primary_key.columns]
-        values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values), rows)
+        if replaces:
+            keys = [column.name for column in table.primary_key.columns]
+            values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+            statement = statement.on_conflict_do_update(index_elements=keys, set_=values)
+        self._names = tuple(column.name for column in table.columns)
+        compiled = statement.compile(dialect=dialect, column_keys=list(self._names))
+        assert isinstance(compiled, SQLCompiler)
+        self.sql = str(compiled)
+        self._positional = bool(compiled.positional)
+        assert not self._positional or tuple(compiled.positiontup or ()) == self._names
 
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write the rows, if there are any."""
+        if rows:
+            connection.exec_driver_sql(self.sql, list(rows) if self._positional else self.named(rows))
 
-def _event_row(revision: int, draft: EventDraft, raw: bytes) -> dict[str, Any]:
-    return {
-        "revision": revision,
-        "at_s": draft.at_s,
-        "kind": draft.kind.value,
-        "subject": draft.subject,
-        "body": raw,
-    }
-
-
-def _document_row(document: Document, body: bytes, revision: int) -> dict[str, Any]:
-    return {
-        "collection": document.collection,
-        "name": document.name,
-        "parent": document.parent,
-        "state": document.state,
-        "revision": revision,
-        "body": body,
-    }
-
-
-def _request_row(request: StoredRequest) -> dict[str, Any]:
-    return {
-        "request_id": request.request_id,
-        "fingerprint": request.fingerprint,
-        "response": request.response,
-        "at_s": request.at_s,
-    }
+    def named(self, rows: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        """The rows for a driver that wants its parameters by name."""
+        return [dict(zip(self._names, row, strict=True)) for row in rows]
 
 
 def _select_events() -> Any:
@@ -340,12 +345,34 @@ def _migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
+def refuse_unusable(url: str) -> None:
+    """InvalidRequest, and nothing done, when no store can be opened at `url` now: no folder, no driver, in use.
+
+    For a service to know before it listens. The store may still be taken in between; opening it then says so.
+    """
+    parsed = make_url(url)
+    if _is_sqlite(parsed):
+        try:
+            _unlock(_lock(parsed))
+        except Unavailable as error:
+            raise InvalidRequest([FieldProblem(field="store", problem=str(error), code="in_use")]) from None
+        return
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        problem = f"its driver {error.name} is not installed"
+        raise InvalidRequest([FieldProblem(field="store", problem=problem, expected=STORES)]) from None
+
+
 def _lock(url: URL) -> int | None:
     """Hold `<database>.lock` as long as this process lives; None for databases that are no files."""
     if not _is_sqlite(url) or url.database is None:
         return None
     path = Path(url.database)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        # made here, a mistyped folder would silently hold a log of its own
+        problem = f"{path}: folder {path.parent} does not exist"
+        raise InvalidRequest([FieldProblem(field="store", problem=problem, expected="a folder that exists")])
     handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from suanli.cli.output import Format
+from suanli.cli.output import Column, Format
 
 if TYPE_CHECKING:
     from suanli.client import Client
-    from suanli.model import FieldProblem, SiteRecord, Workload
+    from suanli.model import FieldProblem, SiteRecord, SuanliError, Workload
     from suanli.yaml_io import ReadWorkload
+
+T = TypeVar("T")
 
 DEFAULT_TENANT = "default"
 CLI_RETRY_S = 2.0
@@ -46,7 +49,8 @@ def complete_workload(ctx: typer.Context, incomplete: str) -> list[str]:
     except SuanliError:
         return []
     short = [n.rpartition("/")[2] for n in found]
-    return [n for n in (found if "/" in incomplete else short) if n.startswith(incomplete)]
+    full = found if incomplete.startswith("tenants/") else [f"{tenant}/{n}" for n in short]
+    return [n for n in (full if "/" in incomplete else short) if n.startswith(incomplete)]
 
 
 def complete_site(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -74,7 +78,7 @@ WorkloadArgument = Annotated[
     str,
     typer.Argument(
         metavar="WORKLOAD",
-        help="Name, with or without tenants/…/workloads/.",
+        help="Name: short, tenant/name, or in full.",
         autocompletion=complete_workload,
         show_default=False,
     ),
@@ -86,15 +90,77 @@ Files = Annotated[
 
 
 def connect(address: str | None) -> Client:
-    """A client for one command."""
+    """A client for one command.
+
+    Raises:
+        InvalidRequest: the address names no host and port.
+    """
     from suanli.client import Client
+    from suanli.client.core import address_or_default
+
+    _check_address(address_or_default(address))
 
     return Client(address, retry_unavailable_for_s=CLI_RETRY_S)
 
 
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
+_TARGET = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|xds|vsock):\S+")
+"""What gRPC takes beside host and port."""
+_MOST_PORT = 65_535
+
+
+def _check_address(address: str) -> None:
+    """A typing mistake is told at once, not after waiting for a service that cannot be."""
+    from suanli.model import FieldProblem, InvalidRequest
+
+    if _TARGET.fullmatch(address):
+        return
+    found = _HOST_AND_PORT.fullmatch(address)
+    if found is not None and 1 <= int(found[2]) <= _MOST_PORT:
+        return
+    raise InvalidRequest(
+        [
+            FieldProblem(
+                field="--address",
+                problem=f"{address!r} is not an address",
+                expected=f"host:port, a port of 1 to {_MOST_PORT}, e.g. 127.0.0.1:7411",
+                code="bad_address",
+            )
+        ]
+    )
+
+
 def workload_name(given: str, tenant: str) -> str:
-    """Full name of a workload given in short or in full."""
-    return given if "/" in given else f"tenants/{tenant}/workloads/{given}"
+    """Full name of a workload given in full, with its tenant (`city/v2x-07`), or in short."""
+    head, slash, last = given.partition("/")
+    if slash and head and last and "/" not in last:
+        return f"tenants/{head}/workloads/{last}"
+    return given if slash else f"tenants/{tenant}/workloads/{given}"
+
+
+def told_workload(name: str) -> str:
+    """The shortest form of a workload's name that the commands take without `--tenant`."""
+    parts = name.split("/")
+    if len(parts) != 4:
+        return name
+    tenant, workload = parts[1], parts[3]
+    return workload if tenant == os.environ.get("SUANLI_TENANT", DEFAULT_TENANT) else f"{tenant}/{workload}"
+
+
+def for_each(names: Sequence[str], do: Callable[[str], T]) -> tuple[list[T], list[SuanliError]]:
+    """What was done for each of the names, and every refusal; a service that has gone ends it."""
+    from suanli.model import SuanliError, Unavailable
+
+    done: list[T] = []
+    refused: list[SuanliError] = []
+    for name in names:
+        try:
+            done.append(do(name))
+        except SuanliError as error:
+            refused.append(error)
+            if isinstance(error, Unavailable):
+                break
+    return done, refused
 
 
 def site_name(given: str) -> str:
@@ -146,12 +212,23 @@ class WorkloadFiles:
     @contextmanager
     def located(self) -> Iterator[None]:
         """Problems that the service finds in these workloads, told by file and line instead of place in the batch."""
-        from suanli.model import InvalidRequest
+        from suanli.model import AlreadyExists, InvalidRequest
 
         try:
             yield
+        except AlreadyExists as error:
+            raise AlreadyExists(
+                "\n".join(self._where_named(line) for line in str(error).splitlines())
+            ) from None
         except InvalidRequest as error:
             raise InvalidRequest([q for p in error.problems if (q := self._located(p))]) from None
+
+    def _where_named(self, text: str) -> str:
+        """Led by file and line where the text begins with the name of one of these workloads."""
+        name = text.partition(" ")[0]
+        found = (r for r in self.read if r.workload is not None and r.workload.name == name)
+        one = next(found, None)
+        return text if one is None else f"{one.document.where('name')}: {text}"
 
     def _located(self, problem: FieldProblem) -> FieldProblem | None:
         """None for what the file's own problem at that place, or its mending, has brought about."""
@@ -203,7 +280,7 @@ def read_workloads(
             problems += _found_by(check, WorkloadFiles(part))
     except SuanliError:
         pass  # what stands in the files is wrong with or without a service
-    raise InvalidRequest(sorted(problems, key=_place))
+    raise InvalidRequest(sorted(problems, key=place_in_file))
 
 
 def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> tuple[FieldProblem, ...]:
@@ -218,26 +295,50 @@ def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles
     return ()
 
 
-def _place(problem: FieldProblem) -> tuple[str, int]:
+def place_in_file(problem: FieldProblem) -> tuple[str, int]:
     """File and line; a problem without a place comes first."""
     found = _FILE_AND_LINE.match(problem.field)
     return (found[1], int(found[2])) if found else ("", 0)
 
 
-def when(at_s: int) -> str:
-    """An instant in local time; empty for 0."""
-    from datetime import UTC, datetime
+def city_clock(client: Client, output: Format = Format.TABLE) -> CityClock:
+    """The clock of the registered fleet, for tables; the other forms tell UTC."""
+    from suanli.model import NotFound
 
-    if not at_s:
-        return ""
-    return datetime.fromtimestamp(at_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if output is not Format.TABLE:
+        return CityClock(0)
+    try:
+        tariffs = client.get_fleet().fleet.tariffs
+    except NotFound:
+        return CityClock(0)
+    return CityClock(tariffs[0].utc_offset_hours if tariffs else 0)
 
 
-def when_and_zone(at_s: int) -> str:
-    """An instant in local time, its offset named, among sentences that name those of the city."""
-    from datetime import UTC, datetime
+@dataclass(frozen=True)
+class CityClock:
+    """Tells instants as the service's own sentences do: in the city's time, whatever zone this machine is in."""
 
-    return datetime.fromtimestamp(at_s, UTC).astimezone().isoformat(sep=" ", timespec="minutes")
+    utc_offset_hours: int
+
+    def column(self, title: str, at_s: Callable[[Any], int], rank: int) -> Column:
+        """A column of instants, empty for 0, with the zone named once in its heading."""
+        zone = self.told_s(0)[-len("+08:00") :]
+        return Column(
+            f"{title} {zone}", lambda row: self.told_s(at_s(row))[: -len(zone)] if at_s(row) else "", rank
+        )
+
+    def told(self, at_s: int) -> str:
+        """To the minute, as the service tells it: `2026-07-15 14:05+08:00`."""
+        from suanli.model.units import local_time
+
+        return local_time(at_s, self.utc_offset_hours)
+
+    def told_s(self, at_s: int) -> str:
+        """To the second: `2026-07-15 14:05:00+08:00`."""
+        from datetime import datetime, timedelta, timezone
+
+        zone = timezone(timedelta(hours=self.utc_offset_hours))
+        return datetime.fromtimestamp(at_s, zone).isoformat(sep=" ")
 
 
 def gpus(milli: int) -> str:

@@ -154,6 +154,9 @@ def report(error: Exception) -> int:
             f"module {error.name} is missing; pip install 'suanli[server]', or 'suanli[sim]' for simulations"
         )
         return EXIT_BAD_INPUT
+    if isinstance(error, ExceptionGroup):
+        codes = [report(one) for one in error.exceptions]
+        return codes[0]
     from suanli.model import SuanliError
 
     if isinstance(error, SuanliError):
@@ -180,14 +183,22 @@ def _report_ours(error: Any) -> int:
     if isinstance(error, model.NotFound):
         return EXIT_NOT_FOUND
     if isinstance(error, model.Unavailable):
-        if any(words in str(error) for words in ("failed to connect", "errors resolving")):
+        if str(error).startswith(("nothing answers", "there is no host")):
             typer.echo(
-                "  is it running? `suanli serve` starts one; --address or SUANLI_ADDRESS names it", err=True
+                "  `make dev` runs a city to try things on, `suanli serve` starts an empty service; "
+                "--address or SUANLI_ADDRESS names another",
+                err=True,
             )
         return EXIT_UNAVAILABLE
     if isinstance(error, (model.Conflict, model.AlreadyExists, model.FailedPrecondition, model.WatchExpired)):
         return EXIT_CONFLICT
     return EXIT_INTERNAL
+
+
+def warn(text: str) -> None:
+    """Something on stderr that stops nothing."""
+    typer.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+    typer.echo(text, err=True)
 
 
 def _say(text: str) -> None:

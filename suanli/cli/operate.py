@@ -10,19 +10,23 @@ import typer
 from suanli.cli.common import (
     DEFAULT_TENANT,
     Address,
+    CityClock,
     Output,
     Tenant,
+    city_clock,
     complete_site,
     complete_workload,
     connect,
     fixed,
     gpus,
+    place_in_file,
     place_name,
     read_text,
     site_name,
-    when,
+    told_workload,
     workload_name,
 )
+from suanli.cli.lazy import warn
 from suanli.cli.output import (
     Column,
     Format,
@@ -36,7 +40,9 @@ from suanli.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from suanli.model import Plan, Round, SiteRecord
+    from suanli.client import Client
+    from suanli.model import Plan, Policy, Round, SiteRecord
+    from suanli.yaml_io import ReadPolicy
 
 FLEET_PANEL = "Fleet"
 DECISIONS_PANEL = "Policies and decisions"
@@ -105,7 +111,7 @@ SITE_COLUMNS = (
     Column(
         "NAME",
         lambda r: both_names(r.site.display_name, r.site.display_name_zh),
-        2,
+        6,
         short=lambda r: one_name(r.site.display_name, r.site.display_name_zh),
     ),
     Column("KIND", lambda r: str(r.site.kind), 8),
@@ -122,7 +128,7 @@ SITE_COLUMNS = (
     number("CAP", _cap, 2),
     number("LIMIT KW", _limit_kw, 9),
     number("FLOOR", _floor, 10),
-    number("LEDGER KWH", _balance, 6),
+    number("LEDGER KWH", _balance, 5),
     number("¥/KWH", lambda r: fixed(r.status.price_yuan_per_kwh, 3), 8),
     number("RTT MS", lambda r: fixed(r.status.rtt_p99_ms), 9),
 )
@@ -137,8 +143,14 @@ NODE_COLUMNS = (
     number("FREE GPUS", lambda n: gpus(sum(n.gpu_free_milli)), 1),
 )
 
-PLACEMENT_COLUMNS = (
-    Column("WORKLOAD", lambda p: p.workload.rpartition("/")[2]),
+
+def placement_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of placements."""
+    return (*_PLACEMENT_COLUMNS, clock.column("SINCE", lambda p: p.start_at_s, 6))
+
+
+_PLACEMENT_COLUMNS = (
+    Column("WORKLOAD", lambda p: told_workload(p.workload)),
     Column("STAGE", lambda p: p.stage_id, 2),
     number("REPLICA", lambda p: str(p.replica_index), 3),
     Column("NODE", lambda p: f"{p.site_id}/{p.node_id}"),
@@ -146,7 +158,6 @@ PLACEMENT_COLUMNS = (
     number("RTT MS", lambda p: fixed(p.rtt_p99_ms), 3),
     number("W", lambda p: fixed(p.power_w, 0), 4),
     number("¥/H", lambda p: fixed(p.price_yuan_per_hour, 3), 4),
-    Column("SINCE", lambda p: when(p.start_at_s), 6),
 )
 
 
@@ -156,26 +167,40 @@ def _first_reason(found: Round) -> str:
     )
 
 
-ROUND_COLUMNS = (
+_ROUND_COLUMNS = (
     Column("ROUND", lambda r: r.round_id),
-    Column("AT", lambda r: when(r.at_s), 1),
     number("CONSIDERED", lambda r: str(r.considered), 3),
     number("PLACED", lambda r: str(r.placed)),
     number("MOVED", lambda r: str(r.moved), 2),
     number("PREEMPTED", lambda r: str(r.preempted), 4),
+    number("PAUSED", lambda r: str(r.paused), 4),
     number("PENDING", lambda r: str(r.pending)),
     Column("FIRST REASON", _first_reason, 5),
 )
 
-PLAN_COLUMNS = (
+
+def round_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of rounds."""
+    first, *rest = _ROUND_COLUMNS
+    return (first, clock.column("AT", lambda r: r.at_s, 1), *rest)
+
+
+_PLAN_COLUMNS = (
     Column("PLAN", lambda p: p.plan_id),
-    Column("AT", lambda p: when(p.at_s), 1),
     number("HOURS", lambda p: f"{p.horizon_s / 3600:g}", 4),
     Column("STATUS", lambda p: str(p.status)),
     number("GAP FLEET", lambda p: _gap(p, "fleet"), 2),
     number("GAP EDGE", lambda p: _gap(p, "edge"), 3),
     number("VIOLATIONS", lambda p: str(p.violations), 5),
+    number("EXCEEDED", lambda p: str(p.cap_exceeded_count), 4),
 )
+
+
+def plan_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of plans."""
+    first, *rest = _PLAN_COLUMNS
+    return (first, clock.column("AT", lambda p: p.at_s, 1), *rest)
+
 
 FLEET_COLUMNS = (
     number("SITES", lambda r: str(len(r.fleet.sites))),
@@ -190,9 +215,8 @@ FLEET_COLUMNS = (
     Column("ETAG", lambda r: r.etag, 4),
 )
 
-POLICY_COLUMNS = (
+_POLICY_COLUMNS = (
     number("REVISION", lambda p: str(p.revision)),
-    Column("CREATED", lambda p: when(p.created_at_s), 1),
     Column("LEDGER", lambda p: p.ledger_load, 4),
     number("DEBT ¥/KWH", lambda p: f"{p.debt_price_yuan_per_kwh:g}", 3),
     number("MOVE ¥/GPU", lambda p: f"{p.migration_yuan_per_gpu:g}", 3),
@@ -200,6 +224,13 @@ POLICY_COLUMNS = (
     number("HORIZON H", lambda p: str(p.horizon_hours), 5),
     number("OVERRIDES", lambda p: str(len(p.sites)), 2),
 )
+
+
+def policy_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of policies."""
+    first, *rest = _POLICY_COLUMNS
+    return (first, clock.column("CREATED", lambda p: p.created_at_s, 1), *rest)
+
 
 OPERATION_COLUMNS = (
     Column("OPERATION", lambda o: o.name.rpartition("/")[2]),
@@ -233,7 +264,7 @@ def sites(
     """
     with connect(address) as client:
         records = [client.get_site(site_name(name))] if name else list(client.list_sites())
-    emit(
+    shown = emit(
         records,
         output,
         SITE_COLUMNS,
@@ -241,9 +272,13 @@ def sites(
         single=name is not None,
         empty="no sites: no fleet is registered",
     )
-    if output is Format.TABLE and records and records[0].status.policy_revision:
-        revision = records[0].status.policy_revision
-        typer.echo(f"(caps, limits and floors in force under policy revision {revision}; * is set there)")
+    in_force = [title for title in ("CAP", "LIMIT KW", "FLOOR") if title in shown]
+    if in_force and records[0].status.policy_revision:
+        is_marked = any("*" in _cap(r) + _limit_kw(r) for r in records)
+        mark = "; * differs from the site's own" if is_marked else ""
+        typer.echo(
+            f"({', '.join(in_force)} in force under policy revision {records[0].status.policy_revision}{mark})"
+        )
 
 
 def nodes(
@@ -351,10 +386,11 @@ def placements(
     filter = f'site = "{site_name(site)}"' if site else ""
     with connect(address) as client:
         found = list(islice(client.list_placements(parent, filter=filter), limit + 1))
+        clock = city_clock(client, output)
     emit(
         found[:limit],
         output,
-        PLACEMENT_COLUMNS,
+        placement_columns(clock),
         lambda p: f"{p.workload}/placements/{p.placement_id}",
         empty="no placements",
     )
@@ -383,10 +419,11 @@ def rounds(
             found = [client.get_round(name if name.startswith("rounds/") else f"rounds/{name}")]
         else:
             found = list(islice(client.list_rounds(), limit))
+        clock = city_clock(client, output)
     emit(
         found,
         output,
-        ROUND_COLUMNS,
+        round_columns(clock),
         lambda r: f"rounds/{r.round_id}",
         single=bool(name),
         empty="no rounds yet",
@@ -418,7 +455,15 @@ def plans(
             found = [client.get_plan(name if name.startswith("plans/") else f"plans/{name}")]
         else:
             found = list(islice(client.list_plans(), limit))
-    emit(found, output, PLAN_COLUMNS, lambda p: f"plans/{p.plan_id}", single=bool(name), empty="no plans yet")
+        clock = city_clock(client, output)
+    emit(
+        found,
+        output,
+        plan_columns(clock),
+        lambda p: f"plans/{p.plan_id}",
+        single=bool(name),
+        empty="no plans yet",
+    )
     if name and output is Format.TABLE:
         _print_plan_details(found[0])
 
@@ -461,7 +506,8 @@ def policy_get(
     """
     with connect(address) as client:
         found = client.get_policy(policy, revision)
-    emit([found], output, POLICY_COLUMNS, _policy_name, single=True, complete=True)
+        clock = city_clock(client, output)
+    emit([found], output, policy_columns(clock), _policy_name, single=True, complete=True)
 
 
 @policy_app.command("set")
@@ -475,19 +521,87 @@ def policy_set(
     output: Output = Format.TABLE,
     address: Address = None,
 ) -> None:
-    """Add a revision, current from then on.
+    """Add a revision, current from then on. What of it cannot come true is told, and set all the same.
 
     Example:
 
         suanli policy set policy.yaml --dry-run
     """
     from suanli import yaml_io
+    from suanli.model import InvalidRequest
 
-    policy = yaml_io.load_policy(read_text(file), str(file))
+    read = yaml_io.read_policy(read_text(file), str(file))
     with connect(address) as client:
+        policy = _sound_policy(client, read)
         etag = policy.etag if if_etag is None else if_etag
-        revised = client.create_policy_revision(policy, etag=etag, validate_only=dry_run)
-    emit([revised], output, POLICY_COLUMNS, _policy_name, single=True)
+        clock = city_clock(client, output)
+        before = _policy_in_force(client, policy.policy_id)
+        try:
+            revised = client.create_policy_revision(policy, etag=etag, validate_only=dry_run)
+        except InvalidRequest as error:
+            raise InvalidRequest(read.located(error.problems)) from None
+    emit([revised], output, policy_columns(clock), _policy_name, single=True)
+    if output is Format.TABLE and before is not None:
+        _print_differences(before, revised)
+    for warning in read.located(revised.warnings):
+        warn(str(warning))
+
+
+def _sound_policy(client: Client, read: ReadPolicy) -> Policy:
+    """The policy, or every problem of it: those of the text, and those that the service finds in what is left of it."""
+    from suanli.model import InvalidRequest, SuanliError
+
+    if not read.problems:
+        assert read.policy is not None
+        return read.policy
+    problems = list(read.problems)
+    try:
+        if read.policy is not None:
+            client.create_policy_revision(read.policy, validate_only=True)
+    except InvalidRequest as error:
+        problems += read.located(error.problems)
+    except SuanliError:
+        pass  # what stands in the file is wrong with or without a service
+    raise InvalidRequest(sorted(problems, key=place_in_file))
+
+
+def _policy_in_force(client: Client, policy_id: str) -> Policy | None:
+    from suanli.model import NotFound
+
+    try:
+        return client.get_policy(policy_id)
+    except NotFound:
+        return None
+
+
+def _print_differences(before: Policy, after: Policy) -> None:
+    """What the revision changes, field by field, old → new."""
+    old, new = _policy_settings(before), _policy_settings(after)
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not changed:
+        paragraph(f"\nNo difference to revision {before.revision}.")
+        return
+    heading(f"Against revision {before.revision}")
+    for name in changed:
+        paragraph(f"  - {name}: {_setting(old.get(name))} → {_setting(new.get(name))}")
+
+
+def _policy_settings(policy: Policy) -> dict[str, Any]:
+    """Dotted name → value of everything that an operator may set; overrides are named by their target."""
+    tree = policy.model_dump(mode="json", exclude={"policy_id", "revision", "etag", "created_at_s", "sites"})
+    for override in policy.sites:
+        for name, value in override.model_dump(
+            mode="json", exclude={"target"}, exclude_defaults=True
+        ).items():
+            parts = value if isinstance(value, dict) else {}
+            tree.update({f"{override.target} {name}.{k}": v for k, v in parts.items() if v is not None})
+            if not parts:
+                tree[f"{override.target} {name}"] = value
+    return tree
+
+
+def _setting(value: Any) -> str:
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @policy_app.command("list")
@@ -507,7 +621,8 @@ def policy_list(
 
     with connect(address) as client:
         found = list(islice(client.list_policy_revisions(policy), limit))
-    emit(found, output, POLICY_COLUMNS, _policy_name, empty="no revisions")
+        clock = city_clock(client, output)
+    emit(found, output, policy_columns(clock), _policy_name, empty="no revisions")
 
 
 @fleet_app.command("get")
@@ -595,6 +710,11 @@ def _print_plan_details(plan: Plan) -> None:
                 number("AFTER", lambda b: fixed(b.balance_after_kwh, 0)),
                 number("DEBT", lambda b: fixed(b.debt_kwh, 0), 1),
             ),
+        )
+    if plan.cap_exceeded_count:
+        paragraph(
+            f"\nHourly caps are exceeded in {plan.cap_exceeded_count} slots of a site, "
+            f"by {plan.cap_excess_kwh:,.1f} kWh of facility energy together."
         )
     if plan.binding_constraints:
         heading("What limits it")

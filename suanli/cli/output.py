@@ -80,8 +80,8 @@ def emit(
     single: bool = False,
     complete: bool = False,
     empty: str = "nothing",
-) -> None:
-    """Print values in the form asked for.
+) -> list[str]:
+    """Print values in the form asked for; the titles of the columns shown, none in other forms than a table.
 
     `single`: one object instead of an array. `complete`: YAML with what is at its default, for people who edit it.
     """
@@ -98,7 +98,8 @@ def emit(
     elif not values:
         typer.echo(empty)
     else:
-        print_table(values, columns)
+        return print_table(values, columns)
+    return []
 
 
 def dump_json(value: Any, indent: int | None = 2) -> str:
@@ -114,8 +115,8 @@ def dump_json(value: Any, indent: int | None = 2) -> str:
     return json.dumps(tree, ensure_ascii=False, indent=indent)
 
 
-def print_table(rows: Iterable[Any], columns: Sequence[Column], title: str = "") -> None:
-    """A table of what fits."""
+def print_table(rows: Iterable[Any], columns: Sequence[Column], title: str = "") -> list[str]:
+    """A table of what fits; the titles of the columns shown."""
     from suanli.model.words import printable
 
     out = console()
@@ -141,6 +142,7 @@ def print_table(rows: Iterable[Any], columns: Sequence[Column], title: str = "")
     if dropped:
         columns_word = "column" if dropped == 1 else "columns"
         typer.echo(f"({dropped} more {columns_word} in a wider terminal or with -o json)")
+    return [columns[i].title for i in kept]
 
 
 def fitting(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,24 +12,26 @@ import typer
 from suanli.cli.common import (
     DEFAULT_TENANT,
     Address,
+    CityClock,
     Files,
     Output,
     Tenant,
     WorkloadArgument,
     WorkloadFiles,
+    city_clock,
     complete_workload,
     connect,
     fixed,
+    for_each,
     gpus,
     place_name,
     read_workloads,
     site_labels,
-    when,
-    when_and_zone,
+    told_workload,
     workload_name,
     yuan,
 )
-from suanli.cli.lazy import EXIT_FAILED_CHECK, EXIT_WOULD_WAIT
+from suanli.cli.lazy import EXIT_FAILED_CHECK, EXIT_WOULD_WAIT, warn
 from suanli.cli.output import (
     Column,
     Format,
@@ -43,11 +47,14 @@ from suanli.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from suanli.client import Client
     from suanli.model import (
         Candidate,
         Explanation,
         PlannedWorkload,
         StartEstimate,
+        SuanliError,
+        Workload,
         WorkloadRecord,
         WorkloadsPlan,
     )
@@ -74,14 +81,9 @@ def _short(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _tenant(name: str) -> str:
-    return name.split("/")[1] if "/" in name else ""
-
-
-RECORD_COLUMNS = (
-    Column("WORKLOAD", lambda r: _short(r.name)),
+_RECORD_COLUMNS = (
+    Column("WORKLOAD", lambda r: told_workload(r.name)),
     Column("STATE", lambda r: str(r.state), style=_state_style),
-    Column("TENANT", lambda r: _tenant(r.name), 6),
     Column("CLASS", lambda r: r.workload_class or str(r.kind), 3),
     Column(
         "NAME",
@@ -93,9 +95,14 @@ RECORD_COLUMNS = (
     number("DONE", lambda r: str(r.done_replica_count or ""), 2),
     number("GPUS", lambda r: gpus(r.gpu_milli), 4),
     Column("SITES", lambda r: ",".join(r.site_ids), 3),
-    Column("CREATED", lambda r: when(r.created_at_s), 8),
     Column("SUMMARY", lambda r: r.summary, 7),
 )
+
+
+def record_columns(clock: CityClock) -> tuple[Column, ...]:
+    """Columns of workloads."""
+    *first, summary = _RECORD_COLUMNS
+    return (*first, clock.column("CREATED", lambda r: r.created_at_s, 8), summary)
 
 
 def submit(
@@ -125,6 +132,7 @@ def submit(
     batches = list(read.batches(MAX_PAGE_SIZE))
     records: list[WorkloadRecord] = []
     with connect(address) as client:
+        clock = city_clock(client, output)
         try:
             for batch in batches:
                 with batch.located():
@@ -138,9 +146,24 @@ def submit(
         if dry_run and output is Format.TABLE:
             labels = site_labels(client.list_sites())
             for batch in batches:
-                _print_plan(client.plan_workloads(batch.workloads), labels)
+                answer = client.plan_workloads(batch.workloads)
+                _print_plan(answer, labels, clock, batch.workloads)
+                _warn_of_deadlines(batch, answer.at_s, clock)
             return
-    emit(records, output, RECORD_COLUMNS, lambda r: r.name)
+    emit(records, output, record_columns(clock), lambda r: r.name)
+    _warn_of_deadlines(read, max((r.created_at_s for r in records), default=0), clock)
+
+
+def _warn_of_deadlines(read: WorkloadFiles, now_s: int, clock: CityClock) -> None:
+    """A deadline that is past is taken as it is: a late start may be all that is wanted."""
+    for one in read.read:
+        deadline_at = one.workload.deadline_at if one.workload is not None else None
+        if deadline_at is None or deadline_at.timestamp() >= now_s:
+            continue
+        assert one.workload is not None
+        where = f"{one.document.where('deadline_at')}: {one.workload.workload_id}"
+        passed = clock.told(int(deadline_at.timestamp()))
+        warn(f"{where}: deadline passed at {passed}: lateness is charged from the start")
 
 
 def _checked_at(address: str | None) -> Callable[[WorkloadFiles], None]:
@@ -175,10 +198,25 @@ def get(
         suanli get tenants/city/workloads/v2x-07 -o yaml
     """
     with connect(address) as client:
-        records = [client.get_workload(workload_name(n, tenant)) for n in names]
-    emit(records, output, RECORD_COLUMNS, lambda r: r.name, single=len(records) == 1)
-    if output is Format.TABLE and len(records) == 1:
-        _print_record(records[0])
+        clock = city_clock(client, output)
+        records, refused = for_each(names, lambda n: client.get_workload(workload_name(n, tenant)))
+    _emit_done(records, refused, output, clock, single=len(names) == 1)
+    if output is Format.TABLE and len(names) == 1:
+        _print_record(records[0], clock)
+
+
+def _emit_done(
+    records: list[WorkloadRecord],
+    refused: list[SuanliError],
+    output: Format,
+    clock: CityClock,
+    single: bool = False,
+) -> None:
+    """What was done, then every refusal as an error."""
+    if records:
+        emit(records, output, record_columns(clock), lambda r: r.name, single=single)
+    if refused:
+        raise refused[0] if len(refused) == 1 else ExceptionGroup("refused", refused)
 
 
 def list_(
@@ -217,9 +255,24 @@ def list_(
     with connect(address) as client:
         found = client.list_workloads(f"tenants/{tenant or '-'}", filter=" AND ".join(parts), order_by=sort)
         records = list(islice(found, limit + 1))
-    emit(records[:limit], output, RECORD_COLUMNS, lambda r: r.name, empty="no workloads")
+        clock = city_clock(client, output)
+        classes = _known_classes(client) if workload_class and not records else []
+    emit(records[:limit], output, record_columns(clock), lambda r: r.name, empty="no workloads")
+    if workload_class and not records and workload_class not in classes:
+        warn(f"no workload is of class {workload_class!r}; there are {', '.join(classes) or 'none'}")
     if len(records) > limit and output is Format.TABLE:
         typer.echo(f"(only the first {limit}; --limit shows more)")
+
+
+def _known_classes(client: Client) -> list[str]:
+    """Classes that workloads name, of a thousand of them: a class is free text, nobody registers it."""
+    from itertools import islice
+
+    from suanli.client.core import MAX_PAGE_SIZE
+
+    return sorted(
+        {r.workload_class for r in islice(client.list_workloads("tenants/-"), MAX_PAGE_SIZE)} - {""}
+    )
 
 
 def watch(
@@ -252,12 +305,13 @@ def watch(
         "tenants/-" if all_tenants else "/".join(wanted.split("/")[:2]) if wanted else f"tenants/{tenant}"
     )
     with connect(address) as client:
+        clock = city_clock(client, output)
         for change in client.watch_workloads(parent):
             if change.type == "bookmark" and wanted and change.resume_token:
                 client.get_workload(wanted)
             if change.type == "bookmark" or (wanted and change.name != wanted):
                 continue
-            _print_change(change, output)
+            _print_change(change, output, clock)
             if until and change.record is not None and _reached(change.record, until):
                 return
             if wanted and change.type == "deleted":
@@ -275,15 +329,18 @@ def cancel(
     output: Output = Format.TABLE,
     address: Address = None,
 ) -> None:
-    """End workloads and free what they hold.
+    """End workloads and free what they hold: all that can be ended, whatever is refused beside them.
 
     Example:
 
         suanli cancel render-1 --cause 'wrong scene'
     """
     with connect(address) as client:
-        records = [client.cancel_workload(workload_name(n, tenant), cause=cause, etag=if_etag) for n in names]
-    emit(records, output, RECORD_COLUMNS, lambda r: r.name)
+        clock = city_clock(client, output)
+        records, refused = for_each(
+            names, lambda n: client.cancel_workload(workload_name(n, tenant), cause=cause, etag=if_etag)
+        )
+    _emit_done(records, refused, output, clock)
 
 
 def why(
@@ -311,7 +368,9 @@ def why(
             workload_name(name, tenant), why_not=place_name(not_at) if not_at else "", with_relaxations=fix
         )
         if output is Format.TABLE:
-            print_explanation(explanation, site_labels(client.list_sites()))
+            print_explanation(explanation, site_labels(client.list_sites()), city_clock(client))
+            if fix and explanation.state == "pending" and not explanation.relaxations:
+                paragraph("\nNo single change helps.")
             return
     emit([explanation], output, (), lambda e: e.workload, single=True)
 
@@ -335,28 +394,31 @@ def plan(
         with read.located():
             answer = client.plan_workloads(read.workloads)
         labels = site_labels(client.list_sites()) if output is Format.TABLE else {}
+        clock = city_clock(client, output)
     if output is Format.TABLE:
-        _print_plan(answer, labels)
+        _print_plan(answer, labels, clock, read.workloads)
     else:
         emit([answer], output, (), lambda a: a.etag, single=True)
+    _warn_of_deadlines(read, answer.at_s, clock)
     if any(str(w.state) == "pending" for w in answer.workloads):
         raise typer.Exit(EXIT_WOULD_WAIT)
 
 
-def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
+def print_explanation(explanation: Explanation, labels: dict[str, str], clock: CityClock) -> None:
     """An explanation for people."""
     from suanli.model.words import blocked_places
 
-    summary = explanation.summary[:1].upper() + explanation.summary[1:]
+    summary = _sentence(explanation.summary)
     paragraph(f"{_short(explanation.workload)} is {explanation.state}. {summary}".strip())
     if explanation.queue_position:
         ahead = explanation.other_work_ahead_count
         paragraph(f"Place {explanation.queue_position} in the queue, {ahead} of other work ahead.")
     start = explanation.expected_start
     if start is not None:
-        paragraph(f"Expected to start {_start_text(start)}")
+        paragraph(f"Expected to start {_start_text(start, clock)}")
     if explanation.conflict:
-        heading("Cannot all hold at once; dropping any one makes it placeable")
+        title = _conflict_title(explanation)
+        heading(title[:1].upper() + title[1:])
         for rule in explanation.conflict:
             paragraph(f"  - {rule}")
     if explanation.reasons:
@@ -374,7 +436,37 @@ def print_explanation(explanation: Explanation, labels: dict[str, str]) -> None:
             paragraph(f"  - {r.change}{price}")
 
 
-def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str]) -> None:
+def _conflict_title(found: Explanation) -> str:
+    """What the rules of the conflict do together; of one rule under which part is placed, that its room is taken."""
+    if len(found.conflict) > 1:
+        return "these cannot all hold at once, without any one it could be placed"
+    if any(c.chosen for c in found.candidates):
+        return "where this allows it, all room is taken"
+    return "without this it could be placed"
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a name such as `e09-gov:`."""
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.isalpha() else text
+
+
+def _part_here(candidate: Candidate, placed: Mapping[tuple[str, str], int], wanted: Mapping[str, int]) -> str:
+    """`86 of 200 here; then full` at a site that takes only part of a stage."""
+    here = placed[candidate.stage_id, candidate.site_id]
+    total = wanted.get(candidate.stage_id, 0)
+    if not here or here == total:
+        return ""
+    placed_in_all = sum(n for (stage_id, _), n in placed.items() if stage_id == candidate.stage_id)
+    is_full = placed_in_all < total and not candidate.has_room
+    return f"{here} of {total} here{'; then full' if is_full else ''}"
+
+
+def _print_candidates(
+    candidates: tuple[Candidate, ...],
+    labels: dict[str, str],
+    part_here: Callable[[Candidate], str] = lambda _: "",
+) -> None:
     mark = tick()
     several = len({c.stage_id for c in candidates}) > 1
     shown = sorted(candidates, key=lambda c: (c.stage_id if several else "", not c.chosen, not c.feasible))
@@ -387,7 +479,7 @@ def _print_candidates(candidates: tuple[Candidate, ...], labels: dict[str, str])
         number("IPUE", lambda c: fixed(c.ipue_marginal, 2), 2),
         number("RTT MS", lambda c: fixed(c.rtt_p99_ms), 1),
         number("¥/H", lambda c: yuan(c.cost_yuan_per_hour), 1),
-        Column("WHY NOT", _why_lost),
+        Column("WHY NOT", lambda c: part_here(c) or _why_lost(c)),
     )
     print_table(shown[:WHY_CANDIDATES], columns)
     if any("wake" in c.cost_terms_yuan_per_hour for c in shown[:WHY_CANDIDATES]):
@@ -410,7 +502,10 @@ def _why_lost(candidate: Candidate) -> str:
     return candidate.lost_because
 
 
-def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
+def _print_plan(
+    answer: WorkloadsPlan, labels: dict[str, str], clock: CityClock, asked: Sequence[Workload]
+) -> None:
+    stages = {w.name: {s.stage_id: s for s in w.stages} for w in asked}
     columns = (
         Column("WORKLOAD", lambda w: _short(w.workload)),
         Column("WOULD BE", _fate, style=_state_style),
@@ -423,10 +518,16 @@ def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
     )
     print_table(answer.workloads, columns)
     for planned in answer.workloads:
-        _print_wait(planned)
+        own = [s for s in stages[planned.workload].values() if s.shared_with is None]
+        wanted_count = sum(s.replicas for s in own)
+        _print_wait(planned, clock, wanted_count)
         if planned.explanation.candidates and len(answer.workloads) <= 3:
             heading(f"Considered for {_short(planned.workload)}")
-            _print_candidates(planned.explanation.candidates, labels)
+            placed = Counter((p.stage_id, p.site_id) for p in planned.placements)
+            wanted = {stage_id: s.replicas for stage_id, s in stages[planned.workload].items()}
+            _print_candidates(
+                planned.explanation.candidates, labels, partial(_part_here, placed=placed, wanted=wanted)
+            )
     if answer.moves:
         heading("Would move")
         for move in answer.moves:
@@ -438,22 +539,24 @@ def _print_plan(answer: WorkloadsPlan, labels: dict[str, str]) -> None:
     )
 
 
-def _print_wait(planned: PlannedWorkload) -> None:
+def _print_wait(planned: PlannedWorkload, clock: CityClock, wanted_count: int) -> None:
     """Why one of the workloads would wait, and how long."""
     found = planned.explanation
     if str(planned.state) != "pending" or not found.conflict:
         return
-    heading(f"{_short(planned.workload)} would wait; these cannot all hold at once")
+    waiting_count = wanted_count - len(planned.placements)
+    what = f"{waiting_count} of {wanted_count} replicas of " if planned.placements else ""
+    heading(f"{what}{_short(planned.workload)} would wait; {_conflict_title(found)}")
     for rule in found.conflict:
         paragraph(f"  - {rule}")
     if found.expected_start is not None:
-        paragraph(f"It would start {_start_text(found.expected_start)}")
+        paragraph(f"It would start {_start_text(found.expected_start, clock)}")
 
 
-def _start_text(start: StartEstimate) -> str:
+def _start_text(start: StartEstimate, clock: CityClock) -> str:
     return (
-        f"about {when_and_zone(start.likely_at_s)} (between {when_and_zone(start.earliest_at_s)} and "
-        f"{when_and_zone(start.latest_at_s)}); {start.assumption}"
+        f"about {clock.told(start.likely_at_s)} (between {clock.told(start.earliest_at_s)} and "
+        f"{clock.told(start.latest_at_s)}); {start.assumption}"
     )
 
 
@@ -468,7 +571,7 @@ def _sites_of(planned: PlannedWorkload) -> str:
     return ",".join(sorted({p.site_id for p in planned.placements}))
 
 
-def _print_record(record: WorkloadRecord) -> None:
+def _print_record(record: WorkloadRecord, clock: CityClock) -> None:
     if record.summary:
         paragraph(f"\n{record.summary}")
     if record.pending_reasons:
@@ -478,21 +581,23 @@ def _print_record(record: WorkloadRecord) -> None:
     if record.queue_position:
         paragraph(f"\nPlace {record.queue_position} in the queue.")
     if record.expected_start is not None:
-        paragraph(f"Expected to start {_start_text(record.expected_start)}")
+        paragraph(f"Expected to start {_start_text(record.expected_start, clock)}")
     if record.pending_reasons:
         paragraph(f"\nsuanli why {record.name} says more.")
 
 
-def _print_change(change: Any, output: Format) -> None:
+def _print_change(change: Any, output: Format, clock: CityClock) -> None:
     if output in (Format.JSON, Format.YAML):
         typer.echo(dump_json(change, indent=None))
     elif output is Format.NAME:
         typer.echo(change.name)
     elif change.record is None:
-        typer.echo(f"{_short(change.name)}  gone")
+        typer.echo(f"{told_workload(change.name)}  gone")
     else:
         r = change.record
-        typer.echo(f"{when(r.updated_at_s)}  {_short(r.name)}  {r.state}  {r.summary}".rstrip())
+        typer.echo(
+            f"{clock.told_s(r.updated_at_s)}  {told_workload(r.name)}  {r.state}  {r.summary}".rstrip()
+        )
 
 
 def _check_until(name: str | None, until: str | None) -> None:

@@ -7,13 +7,17 @@ cut and resumed anywhere, into one sequence of changes without gaps or repeats.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -150,14 +154,46 @@ class Patience:
         return wait_s
 
 
+CLOSED = "the client was closed: make a new one to call again"
+
+
+class Lifetime:
+    """Whether a client is open. Closing its channel ends the calls that other threads and tasks wait for."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    @contextmanager
+    def lasting(self) -> Iterator[None]:
+        """Around a call: SuanliError, which nobody repeats, if the client is closed before or during it."""
+        if self.is_over:
+            raise SuanliError(CLOSED)
+        try:
+            yield
+        except (grpc.RpcError, grpc.aio.UsageError, ValueError, asyncio.CancelledError) as failure:
+            if self.is_over and _ends_with_the_channel(failure):
+                raise SuanliError(CLOSED) from failure
+            raise
+
+
+def _ends_with_the_channel(failure: BaseException) -> bool:
+    """Whether a closed channel raises this; a task that its owner cancels is none of ours."""
+    if isinstance(failure, grpc.RpcError):
+        return failure.code() is grpc.StatusCode.CANCELLED
+    if isinstance(failure, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or not task.cancelling()
+    return True
+
+
 def error_of(failure: grpc.RpcError) -> SuanliError:
     """Our error for a failed call, with its details where the server sent some."""
     code = failure.code()
     if code is grpc.StatusCode.CANCELLED:
-        # nobody here cancels a call that is waited for: a server that stops does
+        # our own `close` does too, but `Lifetime` has seen that already: a server that stops
         return Unavailable("the service stopped during the call")
     number = int(code.value[0])
-    message = failure.details() or code.name
+    message = _not_reached(failure.details() or "") or failure.details() or code.name
     try:
         # also right for the failures of grpc.aio; its own variant raises TypeError
         status = rpc_status.from_call(cast("grpc.Call", failure))
@@ -166,6 +202,15 @@ def error_of(failure: grpc.RpcError) -> SuanliError:
     if status is None:
         return wire.error_from_status(number, message)
     return wire.error_from_status(status.code, status.message, status.details)
+
+
+def _not_reached(details: str) -> str:
+    """`nothing answers at 127.0.0.1:7411` for what the library says of a connection that could not be made."""
+    if details.startswith("failed to connect to all addresses"):
+        tried = dict.fromkeys(unquote(found) for found in re.findall(r"ipv[46]:(\S+?):? ", details))
+        return f"nothing answers at {', '.join(tried)}" if tried else ""
+    resolving = re.match(r"(?:DNS resolution failed for|errors resolving) (\S+?):? ", details)
+    return f"there is no host {resolving[1]}" if resolving else ""
 
 
 def may_retry(failure: SuanliError) -> bool:

@@ -25,6 +25,7 @@ from suanli.client.core import (
     MAX_PAGE_SIZE,
     Backoff,
     Call,
+    Lifetime,
     Method,
     Page,
     Patience,
@@ -102,6 +103,7 @@ class Client:
             clock_s=clock_s or defaults.clock_s,
         )
         self._sleep = sleep
+        self._lifetime = Lifetime()
         self._owns_channel = channel is None
         self._channel = channel or _open(address_or_default(address), credentials)
         self._unary: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {}
@@ -115,8 +117,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the channel, if this client opened it."""
+        """Close the channel, if this client opened it; calls that still wait raise SuanliError."""
         if self._owns_channel:
+            self._lifetime.is_over = True
             self._channel.close()
 
     # Workloads
@@ -152,10 +155,12 @@ class Client:
 
     def submit_workloads(
         self, workloads: Sequence[Workload], *, batch_size: int = MAX_PAGE_SIZE
-    ) -> Iterator[WorkloadRecord]:
-        """Submit any number of workloads in batches; each batch is all or none."""
+    ) -> list[WorkloadRecord]:
+        """Submit any number of workloads in batches; each batch is all or none, and a failing one ends it."""
+        records: list[WorkloadRecord] = []
         for batch in chunks(workloads, batch_size):
-            yield from self.batch_create_workloads(batch)
+            records += self.batch_create_workloads(batch)
+        return records
 
     def get_workload(self, name: str) -> WorkloadRecord:
         """One workload with its state."""
@@ -512,7 +517,9 @@ class Client:
         patience = Patience(self._settings)
         while True:
             try:
-                return call.read(send(call.request, timeout=timeout_s or self._settings.timeout_s))
+                with self._lifetime.lasting():
+                    answer = send(call.request, timeout=timeout_s or self._settings.timeout_s)
+                return call.read(answer)
             except grpc.RpcError as failure:
                 error = error_of(failure)
                 wait_s = patience.wait_s(error) if call.repeatable and may_retry(error) else None
@@ -533,9 +540,11 @@ class Client:
         send = self._channel.unary_stream(
             method.path, request_serializer=method.encode, response_deserializer=method.decode
         )
-        stream = send(request, timeout=timeout_s)
+        with self._lifetime.lasting():
+            stream = send(request, timeout=timeout_s)
         try:
-            yield from stream
+            with self._lifetime.lasting():
+                yield from stream
         except grpc.RpcError as failure:
             raise error_of(failure) from failure
         finally:

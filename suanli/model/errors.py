@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from itertools import islice
 
 from pydantic import Field
 
@@ -59,11 +58,19 @@ class NotFound(SuanliError):
 
     @classmethod
     def among(cls, what: str, name: str, known: Iterable[str]) -> NotFound:
-        """`no site e09-gv; did you mean e09-gov?`; names of workloads are compared within their tenant."""
+        """`no site e09-gv; did you mean e09-gov?`
+
+        Names of workloads are compared within their tenant, but the very name in another tenant comes first; what the
+        name begins (`e09`) comes before what it resembles.
+        """
+        known = list(known)
         head, slash, last = name.rpartition("/")
-        same = (k[len(head) + len(slash) :] for k in known if k.startswith(head + slash))
-        close = difflib.get_close_matches(last, islice(same, MOST_COMPARED), n=1)
-        return cls(f"no {what} {name}" + (f"; did you mean {close[0]}?" if close else ""))
+        elsewhere = [k for k in known if k.endswith(slash + last)] if slash else []
+        same = [k[len(head) + len(slash) :] for k in known if k.startswith(head + slash)]
+        longer = [k for k in same if last and k.startswith(last)]
+        close = elsewhere[:1] or longer[:1] or difflib.get_close_matches(last, same[:MOST_COMPARED], n=1)
+        more = f" ({len(elsewhere) - 1} more of that name)" if len(elsewhere) > 1 else ""
+        return cls(f"no {what} {name}" + (f"; did you mean {close[0]}?{more}" if close else ""))
 
 
 class AlreadyExists(SuanliError):

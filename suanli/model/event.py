@@ -30,6 +30,7 @@ class EventKind(StrEnum):
     REPLICA_ENDED = "replica.ended"
     REPLICA_MOVED = "replica.moved"
     REPLICA_PREEMPTED = "replica.preempted"
+    REPLICA_PAUSED = "replica.paused"
     PLAN_COMMITTED = "plan.committed"
     ROUND_COMMITTED = "round.committed"
     CAP_BREACHED = "cap.breached"

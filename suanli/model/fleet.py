@@ -276,6 +276,11 @@ class Fleet(Value):
                 return site
         raise KeyError(site_id)
 
+    @property
+    def utc_offset_hours(self) -> int:
+        """Of the fleet's own clock, by which people are told instants: that of its first tariff, 0 without one."""
+        return self.tariffs[0].utc_offset_hours if self.tariffs else 0
+
     @model_validator(mode="after")
     def _refers_to_what_exists(self) -> Self:
         network = self.network

@@ -38,7 +38,7 @@ class Placement(Value):
 
 
 class Move(Value):
-    """A running replica that leaves one site for another, and what it costs and gains."""
+    """A running replica that leaves one site for another, what it costs, and what it saves: energy, or waiting."""
 
     workload: str
     stage_id: str
@@ -48,7 +48,13 @@ class Move(Value):
     mode: MoveMode
     reason: str
     cost_yuan: float = 0.0
-    gain_yuan: float = 0.0
+    gain_yuan: float = Field(0.0, description="energy saved; money only")
+    saved_wait_gpu_h: float = Field(
+        0.0, description="reference GPU-hours that a gang waits less because this move makes room for it"
+    )
+    saved_lateness_yuan: float = Field(
+        0.0, description="what these hours are worth at the gang's price of lateness; nobody pays it"
+    )
 
 
 class SolveStatus(StrEnum):
@@ -115,6 +121,8 @@ class Plan(Value):
     ledgers: tuple[LedgerBalance, ...] = ()
     moves: tuple[Move, ...] = ()
     binding_constraints: tuple[BindingConstraint, ...] = ()
+    cap_exceeded_count: int = Field(0, description="slots in which an open site stays above its hourly cap")
+    cap_excess_kwh: NonNegative = Field(0.0, description="facility energy above hourly caps")
 
 
 class Round(Value):
@@ -126,6 +134,7 @@ class Round(Value):
     placed: int = 0
     moved: int = 0
     preempted: int = 0
+    paused: int = 0
     pending: int = 0
     pending_by_reason: dict[str, int] = Field(default_factory=dict)
     sample_reasons: tuple[Reason, ...] = ()

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from suanli.model.base import Identifier, NonNegative, Value
+from suanli.model.errors import FieldProblem
 from suanli.model.fleet import PueCap
 
 
@@ -39,3 +40,8 @@ class Policy(Value):
     plan_every_s: int = Field(3600, ge=60, le=7 * 24 * 3600)
     etag: str = ""
     created_at_s: int = 0
+    warnings: tuple[FieldProblem, ...] = Field(
+        (),
+        exclude=True,
+        description="what cannot come true as the service sees it when the revision is made; not kept",
+    )

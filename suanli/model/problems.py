@@ -360,6 +360,14 @@ def _order_of(step: _Step) -> tuple[int, str | int]:
     return (step.key, "") if isinstance(step.key, int) else (0, step.key)
 
 
+def _share_meant(spot: _Spot, given: Any, limit: Any) -> float | None:
+    """0.35 for a share given as 35: whoever writes so means per cent."""
+    step = spot.field_step
+    is_share = step is not None and str(step.key).endswith("_frac") and limit == 1
+    is_percent = isinstance(given, (int, float)) and not isinstance(given, bool) and 1 < given <= PERCENT
+    return given / PERCENT if is_share and is_percent else None
+
+
 def _describe(item: Any, spot: _Spot, names: Names, prefix: str) -> tuple[FieldProblem, Any]:
     """Pydantic's error in our words, and the nearest value in model units (None if there is none)."""
     kind, ctx, given = item["type"], item.get("ctx", {}), item.get("input")
@@ -375,7 +383,7 @@ def _describe(item: Any, spot: _Spot, names: Names, prefix: str) -> tuple[FieldP
     if kind in _BOUNDS:
         word, key, open_end = _BOUNDS[kind]
         limit = ctx[key]
-        nearest = None if open_end else limit
+        nearest = None if open_end else _share_meant(spot, given, limit) or limit
         return (
             FieldProblem(
                 field=path,
@@ -406,6 +414,7 @@ def _describe(item: Any, spot: _Spot, names: Names, prefix: str) -> tuple[FieldP
     )
 
 
+PERCENT = 100
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge", False),
     "less_than_equal": ("at most", "le", False),

@@ -71,6 +71,7 @@ class Candidate(Value):
     )
     reasons: tuple[Reason, ...] = ()
     lost_because: str = ""
+    has_room: bool = Field(False, description="one more replica would fit there now, beside what is placed")
 
 
 class Relaxation(Value):

@@ -54,6 +54,16 @@ def joules_from_kwh(energy_kwh: float) -> float:
     return energy_kwh * JOULES_PER_KWH
 
 
+def h_from_seconds(duration_s: float) -> float:
+    """Seconds as hours."""
+    return duration_s / SECONDS_PER_HOUR
+
+
+def seconds_from_h(duration_h: float) -> float:
+    """Hours as seconds."""
+    return duration_h * SECONDS_PER_HOUR
+
+
 def need_micros(duration_ms: float) -> int:
     """Milliseconds that work or a route takes, as whole microseconds, rounded up."""
     return math.ceil(round(duration_ms * MICROS_PER_MS, 6))

@@ -175,6 +175,8 @@ class Move(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     COST_YUAN_FIELD_NUMBER: _builtins.int
     GAIN_YUAN_FIELD_NUMBER: _builtins.int
+    SAVED_WAIT_GPU_SECONDS_FIELD_NUMBER: _builtins.int
+    SAVED_LATENESS_YUAN_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Workload moved."""
     stage_id: _builtins.str
@@ -192,7 +194,11 @@ class Move(_message.Message):
     cost_yuan: _builtins.float
     """What the move costs."""
     gain_yuan: _builtins.float
-    """What it brings over the horizon."""
+    """Energy that it saves for as long as it is expected to matter, money only."""
+    saved_wait_gpu_seconds: _builtins.float
+    """Time, in reference GPUs, that a gang waits less because this move makes room for it; 0 for other moves."""
+    saved_lateness_yuan: _builtins.float
+    """What this time is worth at the gang's own price of lateness: no money that anybody pays."""
     def __init__(
         self,
         *,
@@ -205,10 +211,12 @@ class Move(_message.Message):
         reason: _builtins.str = ...,
         cost_yuan: _builtins.float = ...,
         gain_yuan: _builtins.float = ...,
+        saved_wait_gpu_seconds: _builtins.float = ...,
+        saved_lateness_yuan: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan", b"cost_yuan", "from_site", b"from_site", "gain_yuan", b"gain_yuan", "mode", b"mode", "reason", b"reason", "replica_index", b"replica_index", "stage_id", b"stage_id", "to_site", b"to_site", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan", b"cost_yuan", "from_site", b"from_site", "gain_yuan", b"gain_yuan", "mode", b"mode", "reason", b"reason", "replica_index", b"replica_index", "saved_lateness_yuan", b"saved_lateness_yuan", "saved_wait_gpu_seconds", b"saved_wait_gpu_seconds", "stage_id", b"stage_id", "to_site", b"to_site", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +435,8 @@ class Plan(_message.Message):
     LEDGERS_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
     BINDING_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    CAP_EXCEEDED_COUNT_FIELD_NUMBER: _builtins.int
+    CAP_EXCESS_JOULES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`plans/{plan}`."""
     policy_revision: _builtins.int
@@ -439,6 +449,10 @@ class Plan(_message.Message):
     """Hash of the inputs: the same hash gives the same plan."""
     violation_count: _builtins.int
     """What the independent checker found; 0 or the plan is not used."""
+    cap_exceeded_count: _builtins.int
+    """Slots, counted site by site, in which an open site stays above its hourly cap."""
+    cap_excess_joules: _builtins.float
+    """Facility energy above hourly caps."""
     @_builtins.property
     def plan_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -488,10 +502,12 @@ class Plan(_message.Message):
         ledgers: _abc.Iterable[Global___LedgerBalance] | None = ...,
         moves: _abc.Iterable[Global___Move] | None = ...,
         binding_constraints: _abc.Iterable[Global___BindingConstraint] | None = ...,
+        cap_exceeded_count: _builtins.int = ...,
+        cap_excess_joules: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["horizon_duration", b"horizon_duration", "plan_time", b"plan_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "binding_constraints", b"binding_constraints", "bounds", b"bounds", "horizon_duration", b"horizon_duration", "input_sha256", b"input_sha256", "ledgers", b"ledgers", "moves", b"moves", "name", b"name", "plan_time", b"plan_time", "policy_revision", b"policy_revision", "site_forecasts", b"site_forecasts", "status", b"status", "unplaced_counts", b"unplaced_counts", "violation_count", b"violation_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "binding_constraints", b"binding_constraints", "bounds", b"bounds", "cap_exceeded_count", b"cap_exceeded_count", "cap_excess_joules", b"cap_excess_joules", "horizon_duration", b"horizon_duration", "input_sha256", b"input_sha256", "ledgers", b"ledgers", "moves", b"moves", "name", b"name", "plan_time", b"plan_time", "policy_revision", b"policy_revision", "site_forecasts", b"site_forecasts", "status", b"status", "unplaced_counts", b"unplaced_counts", "violation_count", b"violation_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,6 +529,7 @@ class Round(_message.Message):
     PENDING_REASONS_FIELD_NUMBER: _builtins.int
     SAMPLE_REASONS_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
+    PAUSED_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`rounds/{round}`."""
     considered_count: _builtins.int
@@ -525,6 +542,8 @@ class Round(_message.Message):
     """Replicas preempted."""
     pending_count: _builtins.int
     """Workloads left waiting."""
+    paused_count: _builtins.int
+    """Replicas that pause until the tariff falls."""
     @_builtins.property
     def round_time(self) -> _timestamp_pb2.Timestamp:
         """When it ran."""
@@ -554,10 +573,11 @@ class Round(_message.Message):
         pending_reasons: _abc.Iterable[_reasons_pb2.ReasonCount] | None = ...,
         sample_reasons: _abc.Iterable[_reasons_pb2.Reason] | None = ...,
         moves: _abc.Iterable[Global___Move] | None = ...,
+        paused_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round_time", b"round_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered_count", b"considered_count", "moved_count", b"moved_count", "moves", b"moves", "name", b"name", "pending_count", b"pending_count", "pending_reasons", b"pending_reasons", "placed_count", b"placed_count", "preempted_count", b"preempted_count", "round_time", b"round_time", "sample_reasons", b"sample_reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered_count", b"considered_count", "moved_count", b"moved_count", "moves", b"moves", "name", b"name", "paused_count", b"paused_count", "pending_count", b"pending_count", "pending_reasons", b"pending_reasons", "placed_count", b"placed_count", "preempted_count", b"preempted_count", "round_time", b"round_time", "sample_reasons", b"sample_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

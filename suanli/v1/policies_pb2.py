@@ -27,10 +27,11 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from suanli.v1 import errors_pb2 as suanli_dot_v1_dot_errors__pb2
 from suanli.v1 import fleet_pb2 as suanli_dot_v1_dot_fleet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18suanli/v1/policies.proto\x12\tsuanli.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15suanli/v1/fleet.proto\"\xac\x01\n\nSitePolicy\x12\x14\n\x06target\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x04\x63\x61ps\x18\x02 \x01(\x0b\x32\x11.suanli.v1.PueCapB\x04\xe2\x41\x01\x01\x12$\n\x11power_limit_watts\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12%\n\x17reserved_floor_fraction\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01\x42\x14\n\x12_power_limit_watts\"\xdb\x06\n\x0ePolicyRevision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05sites\x18\x02 \x03(\x0b\x32\x15.suanli.v1.SitePolicyB\x04\xe2\x41\x01\x01\x12\x30\n\x1d\x65\x64ge_portfolio_pue_cap_annual\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x30\n\x0bledger_load\x18\x04 \x01(\x0e\x32\x15.suanli.v1.LedgerLoadB\x04\xe2\x41\x01\x01\x12\x34\n!debt_price_yuan_per_kilowatt_hour\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12)\n\x16migration_yuan_per_gpu\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12-\n\x1amove_budget_count_per_hour\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12,\n\x1e\x63\x61rbon_price_yuan_per_kilogram\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x39\n\x10horizon_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12?\n\x16plan_interval_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x1e \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x1f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18  \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:g\xea\x41\x64\n\x19suanli.dev/PolicyRevision\x12&policies/{policy}/revisions/{revision}*\x0fpolicyRevisions2\x0epolicyRevisionB \n\x1e_edge_portfolio_pue_cap_annualB$\n\"_debt_price_yuan_per_kilowatt_hourB\x19\n\x17_migration_yuan_per_gpuB\x1d\n\x1b_move_budget_count_per_hour\"\xd6\x01\n\x1b\x43reatePolicyRevisionRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19suanli.dev/PolicyRevision\x12\x38\n\x0fpolicy_revision\x18\x02 \x01(\x0b\x32\x19.suanli.v1.PolicyRevisionB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"L\n\x18GetPolicyRevisionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19suanli.dev/PolicyRevision\"\x83\x01\n\x1aListPolicyRevisionsRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19suanli.dev/PolicyRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"w\n\x1bListPolicyRevisionsResponse\x12\x39\n\x10policy_revisions\x18\x01 \x03(\x0b\x32\x19.suanli.v1.PolicyRevisionB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03*X\n\nLedgerLoad\x12\x1b\n\x17LEDGER_LOAD_UNSPECIFIED\x10\x00\x12\x16\n\x12LEDGER_LOAD_USEFUL\x10\x01\x12\x15\n\x11LEDGER_LOAD_LEGAL\x10\x02\x32\xbb\x03\n\x0fPoliciesService\x12\x95\x01\n\x14\x43reatePolicyRevision\x12&.suanli.v1.CreatePolicyRevisionRequest\x1a\x19.suanli.v1.PolicyRevision\":\x82\xd3\xe4\x93\x02\x34\"!/v1/{parent=policies/*}/revisions:\x0fpolicy_revision\x12~\n\x11GetPolicyRevision\x12#.suanli.v1.GetPolicyRevisionRequest\x1a\x19.suanli.v1.PolicyRevision\")\x82\xd3\xe4\x93\x02#\x12!/v1/{name=policies/*/revisions/*}\x12\x8f\x01\n\x13ListPolicyRevisions\x12%.suanli.v1.ListPolicyRevisionsRequest\x1a&.suanli.v1.ListPolicyRevisionsResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=policies/*}/revisionsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18suanli/v1/policies.proto\x12\tsuanli.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16suanli/v1/errors.proto\x1a\x15suanli/v1/fleet.proto\"\xac\x01\n\nSitePolicy\x12\x14\n\x06target\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x04\x63\x61ps\x18\x02 \x01(\x0b\x32\x11.suanli.v1.PueCapB\x04\xe2\x41\x01\x01\x12$\n\x11power_limit_watts\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12%\n\x17reserved_floor_fraction\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01\x42\x14\n\x12_power_limit_watts\"\x8c\x07\n\x0ePolicyRevision\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05sites\x18\x02 \x03(\x0b\x32\x15.suanli.v1.SitePolicyB\x04\xe2\x41\x01\x01\x12\x30\n\x1d\x65\x64ge_portfolio_pue_cap_annual\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x30\n\x0bledger_load\x18\x04 \x01(\x0e\x32\x15.suanli.v1.LedgerLoadB\x04\xe2\x41\x01\x01\x12\x34\n!debt_price_yuan_per_kilowatt_hour\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12)\n\x16migration_yuan_per_gpu\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12-\n\x1amove_budget_count_per_hour\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12,\n\x1e\x63\x61rbon_price_yuan_per_kilogram\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x39\n\x10horizon_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12?\n\x16plan_interval_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x1e \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x1f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18  \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12/\n\x08warnings\x18! \x03(\x0b\x32\x17.suanli.v1.FieldProblemB\x04\xe2\x41\x01\x03:g\xea\x41\x64\n\x19suanli.dev/PolicyRevision\x12&policies/{policy}/revisions/{revision}*\x0fpolicyRevisions2\x0epolicyRevisionB \n\x1e_edge_portfolio_pue_cap_annualB$\n\"_debt_price_yuan_per_kilowatt_hourB\x19\n\x17_migration_yuan_per_gpuB\x1d\n\x1b_move_budget_count_per_hour\"\xd6\x01\n\x1b\x43reatePolicyRevisionRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19suanli.dev/PolicyRevision\x12\x38\n\x0fpolicy_revision\x18\x02 \x01(\x0b\x32\x19.suanli.v1.PolicyRevisionB\x04\xe2\x41\x01\x02\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"L\n\x18GetPolicyRevisionRequest\x12\x30\n\x04name\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\n\x19suanli.dev/PolicyRevision\"\x83\x01\n\x1aListPolicyRevisionsRequest\x12\x32\n\x06parent\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xfa\x41\x1b\x12\x19suanli.dev/PolicyRevision\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"w\n\x1bListPolicyRevisionsResponse\x12\x39\n\x10policy_revisions\x18\x01 \x03(\x0b\x32\x19.suanli.v1.PolicyRevisionB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03*X\n\nLedgerLoad\x12\x1b\n\x17LEDGER_LOAD_UNSPECIFIED\x10\x00\x12\x16\n\x12LEDGER_LOAD_USEFUL\x10\x01\x12\x15\n\x11LEDGER_LOAD_LEGAL\x10\x02\x32\xbb\x03\n\x0fPoliciesService\x12\x95\x01\n\x14\x43reatePolicyRevision\x12&.suanli.v1.CreatePolicyRevisionRequest\x1a\x19.suanli.v1.PolicyRevision\":\x82\xd3\xe4\x93\x02\x34\"!/v1/{parent=policies/*}/revisions:\x0fpolicy_revision\x12~\n\x11GetPolicyRevision\x12#.suanli.v1.GetPolicyRevisionRequest\x1a\x19.suanli.v1.PolicyRevision\")\x82\xd3\xe4\x93\x02#\x12!/v1/{name=policies/*/revisions/*}\x12\x8f\x01\n\x13ListPolicyRevisions\x12%.suanli.v1.ListPolicyRevisionsRequest\x1a&.suanli.v1.ListPolicyRevisionsResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=policies/*}/revisionsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,6 +72,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICYREVISION'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_POLICYREVISION'].fields_by_name['update_time']._loaded_options = None
   _globals['_POLICYREVISION'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_POLICYREVISION'].fields_by_name['warnings']._loaded_options = None
+  _globals['_POLICYREVISION'].fields_by_name['warnings']._serialized_options = b'\342A\001\003'
   _globals['_POLICYREVISION']._loaded_options = None
   _globals['_POLICYREVISION']._serialized_options = b'\352Ad\n\031suanli.dev/PolicyRevision\022&policies/{policy}/revisions/{revision}*\017policyRevisions2\016policyRevision'
   _globals['_CREATEPOLICYREVISIONREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -101,20 +104,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICIESSERVICE'].methods_by_name['GetPolicyRevision']._serialized_options = b'\202\323\344\223\002#\022!/v1/{name=policies/*/revisions/*}'
   _globals['_POLICIESSERVICE'].methods_by_name['ListPolicyRevisions']._loaded_options = None
   _globals['_POLICIESSERVICE'].methods_by_name['ListPolicyRevisions']._serialized_options = b'\202\323\344\223\002#\022!/v1/{parent=policies/*}/revisions'
-  _globals['_LEDGERLOAD']._serialized_start=1804
-  _globals['_LEDGERLOAD']._serialized_end=1892
-  _globals['_SITEPOLICY']._serialized_start=218
-  _globals['_SITEPOLICY']._serialized_end=390
-  _globals['_POLICYREVISION']._serialized_start=393
-  _globals['_POLICYREVISION']._serialized_end=1252
-  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_start=1255
-  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_end=1469
-  _globals['_GETPOLICYREVISIONREQUEST']._serialized_start=1471
-  _globals['_GETPOLICYREVISIONREQUEST']._serialized_end=1547
-  _globals['_LISTPOLICYREVISIONSREQUEST']._serialized_start=1550
-  _globals['_LISTPOLICYREVISIONSREQUEST']._serialized_end=1681
-  _globals['_LISTPOLICYREVISIONSRESPONSE']._serialized_start=1683
-  _globals['_LISTPOLICYREVISIONSRESPONSE']._serialized_end=1802
-  _globals['_POLICIESSERVICE']._serialized_start=1895
-  _globals['_POLICIESSERVICE']._serialized_end=2338
+  _globals['_LEDGERLOAD']._serialized_start=1877
+  _globals['_LEDGERLOAD']._serialized_end=1965
+  _globals['_SITEPOLICY']._serialized_start=242
+  _globals['_SITEPOLICY']._serialized_end=414
+  _globals['_POLICYREVISION']._serialized_start=417
+  _globals['_POLICYREVISION']._serialized_end=1325
+  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_start=1328
+  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_end=1542
+  _globals['_GETPOLICYREVISIONREQUEST']._serialized_start=1544
+  _globals['_GETPOLICYREVISIONREQUEST']._serialized_end=1620
+  _globals['_LISTPOLICYREVISIONSREQUEST']._serialized_start=1623
+  _globals['_LISTPOLICYREVISIONSREQUEST']._serialized_end=1754
+  _globals['_LISTPOLICYREVISIONSRESPONSE']._serialized_start=1756
+  _globals['_LISTPOLICYREVISIONSRESPONSE']._serialized_end=1875
+  _globals['_POLICIESSERVICE']._serialized_start=1968
+  _globals['_POLICIESSERVICE']._serialized_end=2411
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from suanli.v1 import errors_pb2 as _errors_pb2
 from suanli.v1 import fleet_pb2 as _fleet_pb2
 import builtins as _builtins
 import sys
@@ -107,6 +108,7 @@ class PolicyRevision(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`policies/{policy}/revisions/{revision}`; the revision counts from 1 and is set by the service."""
     edge_portfolio_pue_cap_annual: _builtins.float
@@ -143,6 +145,12 @@ class PolicyRevision(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Same as create_time: a revision is never edited."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_errors_pb2.FieldProblem]:
+        """What of the revision cannot come true as the service sees it, e.g. an hourly cap below the best iPUE of a site; it is
+        set all the same. Only in the answer that makes or checks the revision.
+        """
+
     def __init__(
         self,
         *,
@@ -159,10 +167,11 @@ class PolicyRevision(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        warnings: _abc.Iterable[_errors_pb2.FieldProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_debt_price_yuan_per_kilowatt_hour", b"_debt_price_yuan_per_kilowatt_hour", "_edge_portfolio_pue_cap_annual", b"_edge_portfolio_pue_cap_annual", "_migration_yuan_per_gpu", b"_migration_yuan_per_gpu", "_move_budget_count_per_hour", b"_move_budget_count_per_hour", "create_time", b"create_time", "debt_price_yuan_per_kilowatt_hour", b"debt_price_yuan_per_kilowatt_hour", "edge_portfolio_pue_cap_annual", b"edge_portfolio_pue_cap_annual", "horizon_duration", b"horizon_duration", "migration_yuan_per_gpu", b"migration_yuan_per_gpu", "move_budget_count_per_hour", b"move_budget_count_per_hour", "plan_interval_duration", b"plan_interval_duration", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debt_price_yuan_per_kilowatt_hour", b"_debt_price_yuan_per_kilowatt_hour", "_edge_portfolio_pue_cap_annual", b"_edge_portfolio_pue_cap_annual", "_migration_yuan_per_gpu", b"_migration_yuan_per_gpu", "_move_budget_count_per_hour", b"_move_budget_count_per_hour", "carbon_price_yuan_per_kilogram", b"carbon_price_yuan_per_kilogram", "create_time", b"create_time", "debt_price_yuan_per_kilowatt_hour", b"debt_price_yuan_per_kilowatt_hour", "edge_portfolio_pue_cap_annual", b"edge_portfolio_pue_cap_annual", "etag", b"etag", "horizon_duration", b"horizon_duration", "ledger_load", b"ledger_load", "migration_yuan_per_gpu", b"migration_yuan_per_gpu", "move_budget_count_per_hour", b"move_budget_count_per_hour", "name", b"name", "plan_interval_duration", b"plan_interval_duration", "sites", b"sites", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_debt_price_yuan_per_kilowatt_hour", b"_debt_price_yuan_per_kilowatt_hour", "_edge_portfolio_pue_cap_annual", b"_edge_portfolio_pue_cap_annual", "_migration_yuan_per_gpu", b"_migration_yuan_per_gpu", "_move_budget_count_per_hour", b"_move_budget_count_per_hour", "carbon_price_yuan_per_kilogram", b"carbon_price_yuan_per_kilogram", "create_time", b"create_time", "debt_price_yuan_per_kilowatt_hour", b"debt_price_yuan_per_kilowatt_hour", "edge_portfolio_pue_cap_annual", b"edge_portfolio_pue_cap_annual", "etag", b"etag", "horizon_duration", b"horizon_duration", "ledger_load", b"ledger_load", "migration_yuan_per_gpu", b"migration_yuan_per_gpu", "move_budget_count_per_hour", b"move_budget_count_per_hour", "name", b"name", "plan_interval_duration", b"plan_interval_duration", "sites", b"sites", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__debt_price_yuan_per_kilowatt_hour: _TypeAlias = _typing.Literal["debt_price_yuan_per_kilowatt_hour"]  # noqa: Y015
     _WhichOneofArgType__debt_price_yuan_per_kilowatt_hour: _TypeAlias = _typing.Literal["_debt_price_yuan_per_kilowatt_hour", b"_debt_price_yuan_per_kilowatt_hour"]  # noqa: Y015

@@ -268,6 +268,7 @@ class Candidate(_message.Message):
     COST_TERMS_YUAN_PER_HOUR_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     LOST_BECAUSE_FIELD_NUMBER: _builtins.int
+    HAS_ROOM_FIELD_NUMBER: _builtins.int
     site: _builtins.str
     """Site considered, `sites/{site}`."""
     stage_id: _builtins.str
@@ -286,6 +287,8 @@ class Candidate(_message.Message):
     """What an hour there costs, all terms together."""
     lost_because: _builtins.str
     """Why a feasible site lost, as a short sentence."""
+    has_room: _builtins.bool
+    """Whether a replica that waits would fit there now; for one that is placed, whether it would if it were not."""
     @_builtins.property
     def cost_terms_yuan_per_hour(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The terms of that cost by name: energy, ledger_debt, start, move, ...."""
@@ -308,10 +311,11 @@ class Candidate(_message.Message):
         cost_terms_yuan_per_hour: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         lost_because: _builtins.str = ...,
+        has_room: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_yuan_per_hour", b"_cost_yuan_per_hour", "_ipue_marginal", b"_ipue_marginal", "_power_watts", b"_power_watts", "_rtt_p99_micros", b"_rtt_p99_micros", "cost_yuan_per_hour", b"cost_yuan_per_hour", "ipue_marginal", b"ipue_marginal", "power_watts", b"power_watts", "rtt_p99_micros", b"rtt_p99_micros"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_yuan_per_hour", b"_cost_yuan_per_hour", "_ipue_marginal", b"_ipue_marginal", "_power_watts", b"_power_watts", "_rtt_p99_micros", b"_rtt_p99_micros", "chosen", b"chosen", "cost_terms_yuan_per_hour", b"cost_terms_yuan_per_hour", "cost_yuan_per_hour", b"cost_yuan_per_hour", "feasible", b"feasible", "ipue_marginal", b"ipue_marginal", "lost_because", b"lost_because", "power_watts", b"power_watts", "reasons", b"reasons", "rtt_p99_micros", b"rtt_p99_micros", "site", b"site", "stage_id", b"stage_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_yuan_per_hour", b"_cost_yuan_per_hour", "_ipue_marginal", b"_ipue_marginal", "_power_watts", b"_power_watts", "_rtt_p99_micros", b"_rtt_p99_micros", "chosen", b"chosen", "cost_terms_yuan_per_hour", b"cost_terms_yuan_per_hour", "cost_yuan_per_hour", b"cost_yuan_per_hour", "feasible", b"feasible", "has_room", b"has_room", "ipue_marginal", b"ipue_marginal", "lost_because", b"lost_because", "power_watts", b"power_watts", "reasons", b"reasons", "rtt_p99_micros", b"rtt_p99_micros", "site", b"site", "stage_id", b"stage_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_yuan_per_hour: _TypeAlias = _typing.Literal["cost_yuan_per_hour"]  # noqa: Y015
     _WhichOneofArgType__cost_yuan_per_hour: _TypeAlias = _typing.Literal["_cost_yuan_per_hour", b"_cost_yuan_per_hour"]  # noqa: Y015

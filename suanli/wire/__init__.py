@@ -90,6 +90,7 @@ telemetry_report_to_proto, telemetry_report_from_proto = (
     TELEMETRY_REPORT.from_proto,
 )
 workload_to_proto, workload_from_proto = WORKLOAD.to_proto, WORKLOAD.from_proto
+basic_workload_record_to_proto = WORKLOAD_RECORD.state_to_proto
 workload_record_to_proto, workload_record_from_proto = WORKLOAD_RECORD.to_proto, WORKLOAD_RECORD.from_proto
 workloads_plan_to_proto, workloads_plan_from_proto = WORKLOADS_PLAN.to_proto, WORKLOADS_PLAN.from_proto
 zone_to_proto, zone_from_proto = ZONE.to_proto, ZONE.from_proto
@@ -114,6 +115,7 @@ __all__ = [
     "MAX_BATCH_ITEMS",
     "STATUS_CODE_OF",
     "at_s_from_timestamp",
+    "basic_workload_record_to_proto",
     "canonical_json",
     "command_from_proto",
     "command_to_proto",

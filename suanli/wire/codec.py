@@ -73,7 +73,9 @@ class Codec(Generic[V, M]):
             message.DESCRIPTOR.fields_by_name[f.proto].number: (f.model, f.read) for f in self.fields
         }
         self._zeros = self._zeros_left_out(output)
-        self._writers = tuple((f.model, f.proto, f.write) for f in self.fields)
+        self._writers = tuple(
+            (f.model, f.proto, f.write, _zero_says_nothing(message, f)) for f in self.fields
+        )
         NAMES.add(model, self.fields, aliases or {})
 
     def raw(self, message: M) -> dict[str, Any]:
@@ -103,9 +105,10 @@ class Codec(Generic[V, M]):
             InvalidRequest: a number is too large for its proto field.
         """
         given: dict[str, Any] = {}
-        for model, proto, write in self._writers:
-            field_value = getattr(value, model)
-            if field_value is None:
+        values = value.__dict__
+        for model, proto, write, zero_says_nothing in self._writers:
+            field_value = values[model]
+            if field_value is None or (zero_says_nothing and not field_value):
                 continue
             try:
                 given[proto] = write(field_value)
@@ -150,6 +153,12 @@ class Codec(Generic[V, M]):
         return problems or [FieldProblem(field=self.path, problem=str(error), code="unfit")]
 
 
+def _zero_says_nothing(message: type[Message], f: Field) -> bool:
+    """Whether a zero, an empty text or an empty list is the same on the wire as the field left out."""
+    descriptor = message.DESCRIPTOR.fields_by_name[f.proto]
+    return descriptor.is_repeated or (f.write is _identity and not descriptor.has_presence)
+
+
 def _may_be_empty(info: FieldInfo) -> bool:
     """Whether a required list or map of the model may have no items."""
     fixed_length = get_origin(info.annotation) is tuple and get_args(info.annotation)[-1] is not Ellipsis
@@ -181,9 +190,13 @@ class JoinedCodec(Codec[V, M]):
             out[self._part] = self._part_codec.raw(message)
         return out
 
+    def state_to_proto(self, value: V) -> M:
+        """The message without the value."""
+        return super().to_proto(value)
+
     def to_proto(self, value: V) -> M:
         """State and value in one message."""
-        message = super().to_proto(value)
+        message = self.state_to_proto(value)
         part = getattr(value, self._part)
         if part is not None:
             message.MergeFrom(self._part_codec.to_proto(part))
@@ -266,6 +279,11 @@ def watts_from_kw(model: str, proto: str) -> Field:
 def joules_from_kwh(model: str, proto: str) -> Field:
     """kWh in the model, J on the wire."""
     return converted(model, proto, units.kwh_from_joules, units.joules_from_kwh)
+
+
+def seconds_from_h(model: str, proto: str) -> Field:
+    """Hours in the model, seconds on the wire."""
+    return converted(model, proto, units.h_from_seconds, units.seconds_from_h)
 
 
 def need_micros(model: str, proto: str) -> Field:

@@ -9,6 +9,7 @@ from suanli.model import (
     AccessProfile,
     Dataset,
     Facility,
+    FieldProblem,
     Fleet,
     FleetRecord,
     LedgerOpening,
@@ -26,8 +27,8 @@ from suanli.model import (
     Zone,
 )
 from suanli.model.problems import Malformed, validate
+from suanli.v1 import errors_pb2, policies_pb2
 from suanli.v1 import fleet_pb2 as pb
-from suanli.v1 import policies_pb2
 from suanli.wire.codec import (
     NAMES,
     Codec,
@@ -355,6 +356,14 @@ SITE_POLICY = Codec(
     path="sites",
 )
 
+FIELD_PROBLEM = Codec(
+    FieldProblem,
+    errors_pb2.FieldProblem,
+    [same("field"), same("problem"), same("expected"), same("nearest"), same("code")],
+    path="warnings",
+    output=True,
+)
+
 _REVISIONS = "/revisions/"
 
 
@@ -393,6 +402,7 @@ POLICY = Codec(
         seconds("plan_every_s", "plan_interval_duration"),
         same("etag"),
         instant_or_unset("created_at_s", "create_time"),
+        parts("warnings", "warnings", FIELD_PROBLEM),
     ],
     path="policy_revision",
     read_more=_read_policy,
@@ -408,7 +418,7 @@ def policy_from_create(request: policies_pb2.CreatePolicyRevisionRequest) -> Pol
         InvalidRequest: with every problem.
     """
     raw = POLICY.raw(request.policy_revision)
-    for set_by_service in ("revision", "etag", "created_at_s"):
+    for set_by_service in ("revision", "etag", "created_at_s", "warnings"):
         raw.pop(set_by_service, None)
     raw["policy_id"] = id_from_name(request.parent, "policies")
     return validate(Policy, raw, NAMES, "policy_revision")

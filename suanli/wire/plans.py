@@ -19,6 +19,7 @@ from suanli.wire.codec import (
     ref,
     same,
     seconds,
+    seconds_from_h,
 )
 from suanli.wire.reasons import REASON, reason_counts
 
@@ -75,6 +76,8 @@ MOVE = Codec(
         same("reason"),
         same("cost_yuan"),
         same("gain_yuan"),
+        seconds_from_h("saved_wait_gpu_h", "saved_wait_gpu_seconds"),
+        same("saved_lateness_yuan"),
     ],
     path="move",
     output=True,
@@ -162,6 +165,8 @@ PLAN = Codec(
         parts("ledgers", "ledgers", LEDGER_BALANCE),
         parts("moves", "moves", MOVE),
         parts("binding_constraints", "binding_constraints", BINDING_CONSTRAINT),
+        same("cap_exceeded_count"),
+        joules_from_kwh("cap_excess_kwh", "cap_excess_joules"),
     ],
     path="plan",
     output=True,
@@ -180,6 +185,7 @@ ROUND = Codec(
         same("placed", "placed_count"),
         same("moved", "moved_count"),
         same("preempted", "preempted_count"),
+        same("paused", "paused_count"),
         same("pending", "pending_count"),
         reason_counts("pending_by_reason", "pending_reasons"),
         parts("sample_reasons", "sample_reasons", REASON),

@@ -54,6 +54,7 @@ CANDIDATE = Codec(
         mapped("cost_terms_yuan_per_hour"),
         parts("reasons", "reasons", REASON),
         same("lost_because"),
+        same("has_room"),
     ],
     path="candidate",
     output=True,

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from suanli.model import (
     FieldProblem,
     Flow,
@@ -20,7 +22,9 @@ from suanli.model import (
     WorkloadsPlan,
     units,
 )
+from suanli.model.base import Value, trusted
 from suanli.model.problems import HARMLESS_ID, Malformed, show_plain, validate
+from suanli.model.workload import WorkloadName
 from suanli.v1 import workloads_pb2 as pb
 from suanli.wire.codec import (
     NAMES,
@@ -239,16 +243,23 @@ WORKLOADS_PLAN = Codec(
 )
 
 
-def workload_from_create(request: pb.CreateWorkloadRequest, path: str = "", parent: str = "") -> Workload:
+def workload_from_create(
+    request: pb.CreateWorkloadRequest, path: str = "", parent: str = "", alike: _Alike | None = None
+) -> Workload:
     """The workload of a create request, its name joined from parent, workload_id and name.
 
-    `path` begins error paths (`requests[3]` in a batch); `parent` stands in for an empty parent of the request.
+    `path` begins error paths (`requests[3]` in a batch); `parent` stands in for an empty parent of the request;
+    `alike` are the workloads of the same batch that came before.
 
     Raises:
         InvalidRequest: with every problem.
     """
     head = f"{path}." if path else ""
     name, problems = _joined_name(request, head, request.parent or parent)
+    if alike is not None and not problems:
+        known = alike.named(request.workload, name)
+        if known is not None:
+            return known
     raw = WORKLOAD.raw(request.workload)
     raw["name"] = name or "tenants/peeled/workloads/peeled"
     try:
@@ -257,7 +268,50 @@ def workload_from_create(request: pb.CreateWorkloadRequest, path: str = "", pare
         raise InvalidRequest([*problems, *error.problems], error.mended) from None
     if problems:
         raise InvalidRequest(problems, workload)
+    if alike is not None:
+        alike.add(request.workload, workload)
     return workload
+
+
+class _Alike:
+    """Sound workloads of one batch by what the wire says of them beside their names.
+
+    Who submits hundreds at once submits copies of a few: what is told apart by its name alone is read and validated
+    once, and of the others the name only. A workload that shares another's stage is read by itself, because whether it
+    may depends on its name.
+    """
+
+    def __init__(self) -> None:
+        self._of_content: dict[bytes, Workload] = {}
+
+    def named(self, message: pb.Workload, name: str) -> Workload | None:
+        """The workload of that content under this name; None where it is new, or the name is none."""
+        known = self._of_content.get(_content(message))
+        if known is None:
+            return None
+        try:
+            sound = _NAME.validate_python(name)
+        except ValidationError:
+            return None
+        return trusted(Workload, {**known.__dict__, "name": sound, "labels": dict(known.labels)})
+
+    def add(self, message: pb.Workload, workload: Workload) -> None:
+        """Remember a sound one."""
+        if all(stage.shared_with is None for stage in workload.stages):
+            self._of_content[_content(message)] = workload
+
+
+# the one field that tells copies apart, validated as in the workload itself
+_NAME: TypeAdapter[str] = TypeAdapter(WorkloadName, config=Value.model_config)
+
+
+def _content(message: pb.Workload) -> bytes:
+    """Everything but the name, equal for equal content: maps in order, unknown fields included."""
+    name = message.name
+    message.name = ""
+    content = message.SerializeToString(deterministic=True)
+    message.name = name
+    return content
 
 
 def workloads_from_batch(request: pb.BatchCreateWorkloadsRequest) -> list[Workload]:
@@ -270,9 +324,10 @@ def workloads_from_batch(request: pb.BatchCreateWorkloadsRequest) -> list[Worklo
     problems = _count_problems("requests", len(request.requests))
     out: list[Workload] = []
     readable: list[Workload | None] = []
+    alike = _Alike()
     for i, item in enumerate(request.requests):
         try:
-            out.append(workload_from_create(item, f"requests[{i}]", request.parent))
+            out.append(workload_from_create(item, f"requests[{i}]", request.parent, alike))
             readable.append(out[-1])
         except InvalidRequest as error:
             problems += error.problems

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cluster_sim.engines import ray_engine
 from cluster_sim.engines.local import LocalEngine
 from cluster_sim.engines.ray_engine import RayEngine, RaySession
 from cluster_sim.scenarios import load_scenario
@@ -182,6 +183,21 @@ def test_the_small_city_is_equal_on_ray_with_any_number_of_shards(ray_session):
             assert text_of(play(SMALL, day, engine)[1]) == expected
         finally:
             engine.close()
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_names_that_ray_does_not_know_are_left_alone(monkeypatch):
+    """A later Ray may have other private names: it then starts more than is needed, and starts."""
+    from ray._private.node import Node
+
+    known, *_ = ray_engine.UNUSED_PROCESSES
+    before = dict(vars(Node))
+    monkeypatch.setattr(ray_engine, "UNUSED_PROCESSES", (known, "start_what_no_ray_knows"))
+    with ray_engine._only_what_actors_need():
+        assert getattr(Node, known) is ray_engine._start_nothing
+        assert not hasattr(Node, "start_what_no_ray_knows")
+    assert dict(vars(Node)) == before
 
 
 @pytest.mark.ray

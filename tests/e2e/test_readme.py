@@ -152,6 +152,7 @@ def test_the_python_of_the_tour_runs(city):
     assert len(source) == 1 and DEFAULT_ADDRESS in source[0]
     done = subprocess.run(
         [sys.executable, "-c", source[0].replace(DEFAULT_ADDRESS, city)],
+        cwd=ROOT,
         env=surroundings(),
         capture_output=True,
         text=True,
@@ -160,6 +161,7 @@ def test_the_python_of_the_tour_runs(city):
     )
     assert done.returncode == 0, done.stderr
     assert "松江枢纽" in done.stdout
+    assert "tenants/default/workloads/park-twin" in done.stdout
 
 
 @pytest.mark.parametrize("command", PLAYED)

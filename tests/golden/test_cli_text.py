@@ -36,7 +36,8 @@ COMMANDS = {
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
-    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    # not the city's zone: instants are told in the city's wherever the command line runs
+    monkeypatch.setenv("TZ", "America/Lima")
     time.tzset()
     monkeypatch.chdir(ROOT)
     with FakeService() as fake:

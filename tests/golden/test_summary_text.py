@@ -83,3 +83,30 @@ def test_colour_changes_no_word(story, width):
     plain = "\n".join(line.rstrip() for line in console.export_text(styles=False).splitlines()) + "\n"
     assert "\x1b[" in out.getvalue()
     assert plain == render_summary(story, width)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_sentence_and_comparison_name_one_difference_and_the_order_of_sites_can_be_seen(story, width):
+    text = render_summary(story, width)
+    below_frac = story.comparison.below_frac("least-loaded")
+    assert f"{below_frac * 100:.1f} % below least-loaded" in " ".join(text.split())
+    (row,) = re.findall(r"^least-loaded .* −([\d.]+) %", text, re.MULTILINE)
+    assert row == f"{below_frac * 100:.1f}"
+    assert re.search(r"^site .* room ", text, re.MULTILINE)
+    rooms = [
+        f"{site.room_frac * 100:.1f} %" for site in story.comparison.ours.sites if site.room_frac is not None
+    ]
+    assert all(room in text for room in rooms)
+
+
+def test_a_long_name_below_the_table_is_never_cut(story):
+    day = story.comparison.ours
+    name = "Tencent Yangtze delta AI centre, second hall"
+    sites = tuple(replace(s, name=name) if s.site_id == "ai-core" else s for s in day.sites)
+    fleet_sites = tuple(
+        s.model_copy(update={"display_name": name}) if s.site_id == "ai-core" else s for s in day.fleet.sites
+    )
+    named = replace(day, sites=sites, fleet=day.fleet.model_copy(update={"sites": fleet_sites}))
+    long = replace(story, comparison=Comparison((("suanli", named), *story.comparison.days[1:])))
+    for width in range(60, 100):
+        assert "…" not in render_summary(long, width), width

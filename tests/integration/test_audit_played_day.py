@@ -33,8 +33,9 @@ MAY_BE_IDLE = {
     "ledger_opens_with_the_meters",
     "ledger_adds_up",
     "preemption_is_lawful",
+    "pause_is_lawful",
 }
-"""A baseline makes neither plans nor moves, and half a day may pass without preemption.
+"""A baseline makes neither plans nor moves, and half a day may pass without preemption or pause.
 
 tests/unit/test_audit_rules.py shows these rules at work.
 """

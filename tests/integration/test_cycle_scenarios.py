@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scheduler.service.history import History
-from scheduler.service.views import workload_status
+from scheduler.service.views import workload_statuses
 from suanli.model import EventKind, NotFound, ReplicaPhase, TelemetryReport
 from suanli.model.errors import InvalidRequest
 from suanli.model.telemetry import ReplicaReport, SiteMeter
@@ -54,7 +54,7 @@ def replica_counts(city: City, name: str) -> tuple[int, int, int]:
     """Placed, running and done, as the API says."""
     history = History()
     history.apply(city.log)
-    found = workload_status(city.state, history, name_of(name))
+    found = workload_statuses(city.state, history, [name_of(name)]).get(name_of(name))
     assert found is not None
     return found.placed_replica_count, found.running_replica_count, found.done_replica_count
 

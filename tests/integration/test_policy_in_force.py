@@ -10,10 +10,14 @@ import pytest
 from scheduler.cycle import Cycle
 from scheduler.domain.ledger import overdrawn_kwh, year_start_s
 from scheduler.domain.limits import caps_in_force, limits_in_force
+from scheduler.domain.outlook import CalendarOutlook
 from scheduler.planner.compile import compile_problem
 from scheduler.planner.feasibility import Views
 from scheduler.planner.horizon import HorizonStrategy
+from scheduler.planner.learn import nominal
+from scheduler.planner.policy_warnings import best_ipue, policy_warnings
 from scheduler.workers.pools import InlineSolverPool
+from solvers.facility import ipue
 from solvers.problem import PlacementProblem
 from suanli.model import EventKind, InvalidRequest, NotFound, Policy, PueCap, SiteKind, SitePolicy
 from suanli.model.errors import Conflict
@@ -189,6 +193,21 @@ def test_the_next_plan_keeps_an_hourly_cap_of_the_policy():
     assert it_kw["e01"] == [0.0] * len(it_kw["e01"]) and max(facility_kw["e02"]) > 0
 
 
+def test_a_cap_that_a_plan_cannot_keep_is_counted_where_the_room_may_not_close():
+    room = a_site("e01").cpus(nodes=4, cores=8)
+    room.home_for = ("w",)
+    city = planned_city(a_fleet(room)).submits(a_workload("w").cpu(8).replicas(2)).when_planned()
+    assert city.events(EventKind.PLAN_COMMITTED)[-1].body["cap_exceeded_count"] == 0
+    cap = 1.02
+    revise(city, SitePolicy(target="sites/e01", caps=PueCap(ipue_cap_hourly=cap))).when_planned(after_s=1)
+    plan = city.events(EventKind.PLAN_COMMITTED)[-1].body
+    it_kw, facility_kw = (np.array(plan[f"forecast_{which}_kw"]["e01"]) for which in ("it", "facility"))
+    excess_kw = np.where(plan["sites_on"]["e01"], facility_kw - cap * it_kw, 0.0)
+    assert plan["cap_exceeded_count"] == (excess_kw > 0).sum() > 0
+    hours = problem_of(city).slots.hours
+    assert plan["cap_excess_kwh"] == pytest.approx((excess_kw * hours).sum(), abs=0.01)
+
+
 def test_the_next_plan_counts_an_annual_cap_of_the_policy():
     city = planned_city(two_rooms()).submits(a_workload("w").cpu(8)).when_planned()
     assert city.events(EventKind.PLAN_COMMITTED)[-1].body["ledger"] == []
@@ -301,6 +320,53 @@ def test_an_override_that_could_never_bind_is_refused_with_the_nearest_target(va
         assert service.policies.current().revision == 0
         with pytest.raises(Conflict):
             service.policies.revise(Policy(), etag="7").result(10)
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+def test_a_cap_that_no_load_can_meet_is_set_with_a_warning_that_names_the_nearest(validate_only: bool):
+    with running(a_service(), a_served_fleet()) as service:
+        capped = SitePolicy(target="sites/edge", caps=PueCap(ipue_cap_hourly=1.01))
+        policy = Policy(sites=(capped, SitePolicy(target="fleet", reserved_floor_frac=1)))
+        answer = service.policies.revise(policy, validate_only=validate_only).result(10)
+        assert answer.revision == 1
+        cap, floor = answer.warnings
+        assert (cap.field, cap.code) == ("policy_revision.sites[0].caps.ipue_cap_hourly", "cap_out_of_reach")
+        assert "edge in 24 of the next 24 hours" in cap.problem
+        assert (floor.field, floor.code) == (
+            "policy_revision.sites[1].reserved_floor_frac",
+            "floor_leaves_nothing",
+        )
+        assert service.policies.current().warnings == ()
+        held = SitePolicy(target="sites/edge", caps=PueCap(ipue_cap_hourly=float(cap.nearest)))
+        assert service.policies.revise(Policy(sites=(held,)), validate_only=True).result(10).warnings == ()
+
+
+@pytest.mark.parametrize("limit_kw", [None, 1.0, 0.2])
+def test_the_best_ipue_is_that_of_the_best_of_all_loads(limit_kw: float | None):
+    city = planned_city(two_rooms())
+    sites = () if limit_kw is None else (SitePolicy(target="fleet", power_limit_kw=limit_kw),)
+    best = best_ipue(Policy(sites=sites, horizon_hours=5), city.state, city.now_s)
+    topology = city.state.topology
+    assert topology is not None
+    outlook = CalendarOutlook(topology)
+    for i, site in enumerate(topology.sites):
+        machines_kw = sum(g.node_count * g.max_w for g in site.groups) / 1000
+        loads_kw = np.linspace(1e-3, min(machines_kw, limit_kw or site.power_limit_kw), 20_001)
+        for hour in range(5):
+            at_s = city.now_s + hour * HOUR_S + HOUR_S // 2
+            plant = nominal(site, outlook.dry_bulb_c(at_s), outlook.wet_bulb_c(at_s))
+            assert best[i, hour] == pytest.approx(ipue(plant, site.rated_it_kw, loads_kw).min(), rel=1e-6)
+
+
+def test_a_cap_of_a_class_is_judged_only_where_no_more_special_one_stands():
+    city = planned_city(two_rooms())
+    wide = SitePolicy(target="class:edge", caps=PueCap(ipue_cap_hourly=1.0))
+    warned = policy_warnings(Policy(sites=(wide,)), city.state, city.now_s)
+    assert [("e01" in w.problem, "e02" in w.problem) for w in warned] == [(True, True)]
+    own = SitePolicy(target="sites/e01", caps=PueCap(ipue_cap_hourly=5.0))
+    warned = policy_warnings(Policy(sites=(own, wide)), city.state, city.now_s)
+    of_class = [w.problem for w in warned if w.field == "sites[1].caps.ipue_cap_hourly"]
+    assert [("e01" in problem, "e02" in problem) for problem in of_class] == [(False, True)]
 
 
 @pytest.mark.parametrize("validate_only", [False, True])

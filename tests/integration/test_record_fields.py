@@ -11,6 +11,7 @@ from scheduler.cycle import Cycle
 from scheduler.domain.records import COLLECTION_PLANS
 from scheduler.planner.horizon import HorizonStrategy
 from scheduler.planner.marginal import marginal_ipue
+from scheduler.planner.relax import OCCUPIED
 from scheduler.service import Service
 from scheduler.workers.pools import InlineSolverPool
 from suanli.model import (
@@ -170,10 +171,27 @@ def test_a_plan_shows_prices_power_and_the_sites_that_lost():
         assert found.state is WorkloadState.PLANNED
         assert found.cost_yuan_per_hour == plan.cost_yuan_per_hour > 0.1
         assert found.facility_power_w == plan.facility_power_w > found.it_power_w == 320
-        assert found.explanation.summary == "would be placed at e01; 1 of 2 sites could hold it"
+        assert found.explanation.summary == (
+            "would be placed at e01; 1 of 2 sites satisfy its rules, 1 has room now"
+        )
         chosen, lost = found.explanation.candidates
         assert chosen.chosen and chosen.ipue_marginal is not None and chosen.ipue_marginal > 1
         assert [r.code for r in lost.reasons] == [ReasonCode.RTT_EXCEEDED]
+
+
+def test_a_plan_of_what_fits_in_part_marks_where_and_says_that_it_is_full_then():
+    fleet = a_fleet(a_site("e01").cpus(nodes=3, cores=8), a_site("e02").cpus(nodes=1, cores=2)).build()
+    with running(a_service(), fleet) as service:
+        service.workloads.create(a_workload("runs").cpu(8).build()).result(10)
+        wait_until(lambda: service.workloads.get(name_of("runs")).placed_replica_count == 1)
+        (found,) = service.workloads.plan([a_workload("w").cpu(8).replicas(3).build()]).result(10).workloads
+        assert [p.site_id for p in found.placements] == ["e01", "e01"]
+        by_site = {c.site_id: (c.chosen, c.feasible, c.has_room) for c in found.explanation.candidates}
+        assert by_site == {"e01": (True, True, False), "e02": (False, False, False)}
+        assert OCCUPIED in found.explanation.conflict
+        (fits,) = service.workloads.plan([a_workload("v").cpu(8).replicas(2).build()]).result(10).workloads
+        chosen = fits.explanation.candidates[0]
+        assert (chosen.site_id, chosen.chosen, chosen.has_room) == ("e01", True, True)
 
 
 def test_a_plan_of_what_would_wait_says_why_and_until_when():

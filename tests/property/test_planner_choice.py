@@ -29,6 +29,7 @@ class NodeByNode:
 
     def __init__(self, plain: PlainScorer) -> None:
         self.group_cost, self.node_cost = plain.group_cost, plain.node_cost
+        self.energy_yuan_per_hour, self.open_sites = plain.energy_yuan_per_hour, plain.open_sites
         self.quota, self.may_start_deferred = plain.quota, plain.may_start_deferred
 
 

@@ -182,7 +182,6 @@ def play(seed: int, steps: int = 14, max_workloads: int = 40) -> City:
             city.strategy.plain.closed = frozenset({shut} - {None})
             city.strategy.guide = {
                 "closing_yuan_per_hour": [300.0 if s == shut else 0.0 for s in sites],
-                "site_open": [s != shut for s in sites],
             }
             city.when_planned(after_s=60)
     return city
@@ -213,7 +212,6 @@ def play_closing(seed: int) -> City:
         city.strategy.plain.closed = frozenset({shut})
         city.strategy.guide = {
             "closing_yuan_per_hour": [300.0 if s == shut else 0.0 for s in sites],
-            "site_open": [s != shut for s in sites],
         }
         city.when_planned(after_s=600)
         some_reports(rng, city)

@@ -19,6 +19,7 @@ from suanli.model import Event, EventKind, Fleet
 
 START_S = 1_784_044_800
 WINDOW_S = 600
+DECLARED_S = 3600
 Json = dict[str, Any]
 
 
@@ -123,7 +124,7 @@ class Day:
         self.events.append(event)
         return event
 
-    def submit(self, name: str, stages: list[Json], **rest: Any) -> None:
+    def submit(self, name: str, stages: list[Json], deadline_s: int = 0, **rest: Any) -> None:
         body = {"kind": "inference", "workload_class": name, "stages": stages, **rest}
         self.shapes[name] = body
         self.add("shape.interned", f"shapes/{len(self.shapes) - 1}", {"shape": body})
@@ -135,7 +136,7 @@ class Day:
                 "replicas": [s.get("replicas", 1) for s in stages],
                 "duration_s": [s.get("duration_s") for s in stages],
                 "not_before_s": 0,
-                "deadline_s": 0,
+                "deadline_s": deadline_s,
             },
         )
 
@@ -166,9 +167,10 @@ class Day:
             "reference_gpu_milli": next(iter(needs.values()), 0),
             "utilization_frac": 0.5,
             "startup_s": 30,
+            "declared_work_s": 0 if stage.get("duration_s") is None else DECLARED_S,
             "done_work_s": done_work_s,
             "is_service": stage.get("duration_s") is None,
-            "checkpoint_interval_s": 0,
+            "checkpoint_interval_s": stage.get("checkpoint_interval_s", 0),
             "gang_size": size,
             "transfer_gib": 0.0,
         }
@@ -306,6 +308,8 @@ def _submit_all(day: Day) -> None:
     day.submit("broken", [_stage(duration_s=1)], kind="batch")
     day.submit("taken-back", [_stage()])
     day.submit("spare", [_stage(duration_s=1, preemptible=True)], kind="batch")
+    rests = _stage(duration_s=1, preemptible=True, checkpoint_interval_s=60)
+    day.submit("rest", [rests], deadline_s=START_S + 3 * DECLARED_S, kind="batch", deferrable=True)
     day.submit("later", [_stage(duration_s=1)], kind="batch", deferrable=True)
 
 
@@ -325,6 +329,7 @@ FIRST_ORDERS: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
     ("broken/main/0#0", "cloud/cpu/0", (), 1),
     ("taken-back/main/0#0", "cloud/cpu/1", (), 1),
     ("spare/main/0#0", "cloud/h20-new/0", (), 1),
+    ("rest/main/0#0", "cloud/h20-new/0", (), 1),
 )
 
 
@@ -370,8 +375,12 @@ def a_day() -> Day:
         placement("mover/main/0#1"),
         {"from_site_id": "edge-a", "to_site_id": "edge-b", "mode": "edge_edge"},
     )
+    day.stops("rest/main/0#0", "cloud", "paused")
+    pause = {"workload": full("rest"), "site_id": "cloud", "until_s": START_S + 2 * DECLARED_S}
+    day.add("replica.paused", placement("rest/main/0#0"), pause | {"lost_gpu_hours": 0.0})
     day.state("user", "starting")
     day.state("spare", "pending")
+    day.state("rest", "pending")
     day.add("workload.cancelled", full("taken-back"), {"cause": "asked"})
     day.stops("taken-back/main/0#0", "cloud", "cancelled")
     day.state("taken-back", "cancelled")
@@ -381,6 +390,7 @@ def a_day() -> Day:
     day.stops("mover/main/0#0", "edge-a", "moved", after_s=90)
     day.ends("taken-back/main/0#0", "cloud", "stopped")
     day.ends("spare/main/0#0", "cloud", "stopped", after_s=0)
+    day.ends("rest/main/0#0", "cloud", "stopped", after_s=0)
     day.state("user", "running")
     day.meters()
     day.ends("mover/main/0#0", "edge-a", "stopped", after_s=0)
@@ -583,6 +593,26 @@ def work_gives_way_to_its_equal(day: Day) -> None:
 @breaks("preemption_is_lawful")
 def preempted_work_is_not_told_to_stop(day: Day) -> None:
     day.drop("replica.stop_ordered", "spare")
+
+
+@breaks("pause_is_lawful")
+def work_that_may_not_wait_pauses(day: Day) -> None:
+    day.shapes["rest"]["deferrable"] = False
+
+
+@breaks("pause_is_lawful")
+def work_pauses_that_begins_from_nothing(day: Day) -> None:
+    day.stage("rest")["checkpoint_interval_s"] = day.command("rest/main/0#0")["checkpoint_interval_s"] = 0
+
+
+@breaks("pause_is_lawful")
+def work_rests_too_long_for_its_deadline(day: Day) -> None:
+    day.find("replica.paused", "rest")["body"]["until_s"] = START_S + 3 * DECLARED_S
+
+
+@breaks("pause_is_lawful")
+def paused_work_is_not_told_to_stop(day: Day) -> None:
+    day.drop("replica.stop_ordered", "rest")
 
 
 @breaks("restart_builds_on_saved_work")

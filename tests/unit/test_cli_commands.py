@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -17,10 +18,22 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from suanli.cli import lazy
-from suanli.cli.common import read_workloads
+from suanli.cli.common import _check_address, read_workloads
 from suanli.cli.main import app
-from suanli.model import FieldProblem, InvalidRequest, Unavailable, WorkloadState
+from suanli.cli.work import _part_here
+from suanli.model import (
+    Candidate,
+    Explanation,
+    FieldProblem,
+    InvalidRequest,
+    Site,
+    SiteRecord,
+    Unavailable,
+    WorkloadRecord,
+    WorkloadState,
+)
 from suanli.yaml_io import load_workloads
+from tests import fake_service
 from tests.fake_service import FakeService
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -194,7 +207,19 @@ def test_problems_found_by_the_service_are_told_the_same_way(run: Run):
     assert run("submit", V2X).exit_code == 0
     again = run("submit", V2X)
     assert again.exit_code == lazy.EXIT_CONFLICT
-    assert again.stderr == f"error: {NAME} exists already\n"
+    assert again.stderr == f"error: {V2X}:2: {NAME} exists already\n"
+
+
+@pytest.mark.parametrize("command", [("submit",), ("submit", "--dry-run"), ("plan",)])
+def test_a_deadline_that_has_passed_is_told_and_taken(run: Run, command: tuple[str, ...]):
+    work = "name: x\nkind: batch\ndeadline_at: {}\nstages:\n- {{stage_id: m, cpu_milli: 1, memory_mib: 1}}\n"
+    late = run(*command, "-", input=work.format("2026-07-15T11:59:00+08:00"))
+    assert late.exit_code == 0
+    assert late.stderr == (
+        "warning: -:3: x: deadline passed at 2026-07-15 11:59+08:00: lateness is charged from the start\n"
+    )
+    in_time = run(*command, "-", input=work.replace("name: x", "name: y").format("2026-07-15T12:01:00+08:00"))
+    assert (in_time.exit_code, in_time.stderr) == (0, "")
 
 
 def test_an_old_etag_is_a_conflict(run: Run):
@@ -222,6 +247,10 @@ def test_list_narrows(run: Run, service: FakeService):
     assert run("list", "--state", "running", "-o", "name").stdout == f"{NAME}\n"
     assert run("list", "--class", "W12", "-o", "name").stdout.endswith("llm-pretrain-7b\n")
     assert run("list", "--tenant", "nobody").stdout == "no workloads\n"
+    unknown = run("list", "--class", "W99")
+    assert (unknown.exit_code, unknown.stdout) == (0, "no workloads\n")
+    assert unknown.stderr == "warning: no workload is of class 'W99'; there are W1, W12\n"
+    assert run("list", "--class", "W12", "--tenant", "nobody").stderr == ""
     assert "only the first 1" in run("list", "--limit", "1").stdout
 
 
@@ -252,6 +281,31 @@ def test_cancel(run: Run, service: FakeService):
     assert run("cancel", "v2x-07", "--if-etag", "w1").exit_code == lazy.EXIT_CONFLICT
 
 
+def test_what_can_be_done_is_done_and_every_refusal_is_named(run: Run, service: FakeService):
+    run("submit", V2X, str(EXAMPLES / "training.yaml"))
+    shown = run("get", "ghost", "v2x-07", "-o", "name")
+    assert (shown.exit_code, shown.stdout) == (lazy.EXIT_NOT_FOUND, f"{NAME}\n")
+    done = run("cancel", "llm-pretrain-7b", "ghost", "v2x-07", "phantom")
+    assert done.exit_code == lazy.EXIT_NOT_FOUND
+    assert done.stdout.count("cancelled") == 2
+    assert done.stderr.splitlines() == [
+        f"error: there is no tenants/default/workloads/{name}" for name in ("ghost", "phantom")
+    ]
+    assert {str(r.state) for r in service.records.values()} == {"cancelled"}
+
+
+def test_a_name_that_a_list_prints_is_one_that_commands_take(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    run("submit", V2X, "--tenant", "transport")
+    assert run("list").stdout.splitlines()[1].split()[0] == "transport/v2x-07"
+    assert run("get", "transport/v2x-07", "-o", "name").stdout == "tenants/transport/workloads/v2x-07\n"
+    service.place("tenants/transport/workloads/v2x-07")
+    assert run("placements").stdout.splitlines()[1].split()[0] == "transport/v2x-07"
+    monkeypatch.setenv("SUANLI_TENANT", "transport")
+    assert run("list").stdout.splitlines()[1].split()[0] == "v2x-07"
+
+
 def test_why_tells_reasons_conflict_and_candidates(run: Run):
     run("submit", V2X)
     told = run("why", "v2x-07", "--not-at", "ai-core", "--fix").stdout
@@ -263,6 +317,40 @@ def test_why_tells_reasons_conflict_and_candidates(run: Run):
         json.loads(run("why", "v2x-07", "--not-at", "e04/n1", "-o", "json").stdout)["why_not"]
         == "sites/e04/nodes/n1"
     )
+
+
+def test_what_nothing_helps_is_said_and_a_name_keeps_its_letters(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    run("submit", V2X)
+    explain = fake_service.an_explanation
+
+    def helpless(record: WorkloadRecord, why_not: str = "", with_relaxations: bool = False) -> Explanation:
+        summary = "e04-iiot-w: it is full" if why_not else "waits for room"
+        return explain(record, why_not).model_copy(update={"summary": summary})
+
+    monkeypatch.setattr(fake_service, "an_explanation", helpless)
+    assert "is pending. e04-iiot-w: it is full" in run("why", "v2x-07", "--not-at", "e04-iiot-w").stdout
+    assert "No single change helps." in run("why", "v2x-07", "--fix").stdout
+    assert "is pending. Waits for room" in run("why", "v2x-07").stdout
+    assert "No single change helps." not in run("why", "v2x-07").stdout
+
+
+@pytest.mark.parametrize(
+    ("placed", "has_room", "told"),
+    [
+        ({("main", "e01"): 86}, False, "86 of 200 here; then full"),
+        ({("main", "e01"): 86}, True, "86 of 200 here"),
+        ({("main", "e01"): 86, ("main", "e02"): 114}, False, "86 of 200 here"),
+        ({("main", "e01"): 200}, False, ""),
+        ({("main", "e02"): 86}, False, ""),
+    ],
+)
+def test_a_site_that_takes_part_of_a_stage_says_how_many(
+    placed: dict[tuple[str, str], int], has_room: bool, told: str
+):
+    candidate = Candidate(site_id="e01", stage_id="main", chosen=True, has_room=has_room)
+    assert _part_here(candidate, Counter(placed), {"main": 200}) == told
 
 
 def test_plan_ends_with_5_when_something_would_wait(run: Run, service: FakeService):
@@ -308,6 +396,25 @@ def test_sites_show_power_ipue_cap_and_ledger(run: Run):
     assert json.loads(run("sites", "e01-hub", "-o", "json").stdout)["status"]["ipue"] == 1.5
     assert run("sites", "-o", "name").stdout == "sites/e01-hub\nsites/ai-core\n"
     assert run("sites", "nowhere").exit_code == lazy.EXIT_NOT_FOUND
+
+
+def test_marks_are_explained_where_they_are_shown(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    record_of = service._site_record
+
+    def capped(site: Site) -> SiteRecord:
+        record = record_of(site)
+        caps = site.caps.model_copy(update={"ipue_cap_hourly": 1.4})
+        status = record.status.model_copy(update={"policy_revision": 2, "caps": caps})
+        return record.model_copy(update={"status": status})
+
+    legend = "(CAP, LIMIT KW in force under policy revision 2; * differs from the site's own)"
+    monkeypatch.setattr(service, "_site_record", capped)
+    assert run("sites").stdout.endswith(f"{legend}\n") is ("LIMIT KW" in run("sites").stdout.splitlines()[0])
+    assert "1.4/h*" in run("sites").stdout
+    narrow = CliRunner().invoke(app, ["sites"], env={"COLUMNS": "40"}).stdout
+    assert "/h*" not in narrow and "policy revision" not in narrow
 
 
 def test_a_site_and_a_node_can_be_closed_and_opened(run: Run, service: FakeService):
@@ -357,6 +464,58 @@ def test_a_policy_is_read_changed_and_set_again(run: Run, service: FakeService, 
     assert run("policy", "list", "-o", "name").stdout.splitlines()[0] == "policies/default/revisions/3"
 
 
+def test_setting_a_policy_tells_what_changes_and_what_cannot_come_true(
+    run: Run, service: FakeService, tmp_path: Path
+):
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        "move_budget_per_hour: 50\nsites:\n- target: sites/e01-hub\n  caps:\n    ipue_cap_hourly: 1.01\n"
+    )
+    field = "policy_revision.sites[0].caps.ipue_cap_hourly"
+    service.policy_problems = [
+        FieldProblem(field=field, problem="1.01 is out of reach", nearest="1.2", code="warning")
+    ]
+    checked = run("policy", "set", str(file), "--dry-run")
+    assert checked.exit_code == 0
+    assert checked.stdout.splitlines()[1].split()[0] == "2"
+    assert checked.stdout.splitlines()[2:] == [
+        "",
+        "Against revision 1",
+        "  - move_budget_per_hour: 200 → 50",
+        "  - sites/e01-hub caps.ipue_cap_hourly: not set → 1.01",
+    ]
+    told = f"warning: {file}:5: sites[0].caps.ipue_cap_hourly: 1.01 is out of reach; nearest possible 1.2\n"
+    assert checked.stderr == told
+    assert len(service.policies) == 1
+    assert run("policy", "set", str(file), "-o", "name").stderr == told
+    service.policy_problems = []
+    assert "No difference to revision 2" in run("policy", "set", str(file), "--dry-run").stdout
+
+
+def test_one_answer_names_what_is_malformed_in_a_policy_and_what_the_service_refuses(
+    run: Run, service: FakeService, tmp_path: Path
+):
+    file = tmp_path / "policy.yaml"
+    file.write_text("sites:\n- target: class:egde\n- target: sites/e99\n- target: fleet\n")
+    service.policy_problems = [
+        FieldProblem(field="policy_revision.sites[1].target", problem="there is no site 'e99'"),
+        # only because the malformed target is mended to `fleet`
+        FieldProblem(
+            field="policy_revision.sites[2].target", problem="fleet comes twice", code="duplicate_target"
+        ),
+    ]
+    done = run("policy", "set", str(file))
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    lines = done.stderr.splitlines()
+    assert lines[0] == "error: 2 problems"
+    assert lines[1].startswith(f"  {file}:2: sites[0].target: ") and "egde" in lines[1]
+    assert lines[2:] == [f"  {file}:3: sites[1].target: there is no site 'e99'"]
+    file.write_text("sites:\n- target: sites/e99\n")
+    service.policy_problems = service.policy_problems[:1]
+    alone = run("policy", "set", str(file))
+    assert alone.stderr.startswith(f"error: {file}:")
+
+
 # Trouble
 
 
@@ -364,7 +523,24 @@ def test_nobody_there_is_4_with_a_hint(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("suanli.cli.common.CLI_RETRY_S", 0.0)
     done = CliRunner().invoke(app, ["sites", "--address", "127.0.0.1:1"])
     assert done.exit_code == lazy.EXIT_UNAVAILABLE
-    assert "suanli serve" in done.stderr and "Traceback" not in done.output
+    assert done.stderr.startswith("error: nothing answers at 127.0.0.1:1\n")
+    assert "`make dev`" in done.stderr and "`suanli serve`" in done.stderr and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:99999", "nonsense", "127.0.0.1", "host:0", "a b:1", "http://x:1"]
+)
+def test_what_is_no_address_is_2_at_once(address: str):
+    done = CliRunner().invoke(app, ["sites", "--address", address])
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    assert done.stderr.startswith(f"error: --address: {address!r} is not an address; expected host:port")
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:7411", "[::1]:7411", "suanli.city:443", "unix:/run/s", "dns:///s:1"]
+)
+def test_every_form_of_address_passes(address: str):
+    _check_address(address)
 
 
 def test_a_service_that_is_away_is_4(run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch):

@@ -99,3 +99,14 @@ flows:
         load_workloads(text, "jobs.yaml")
     told = "\n".join(["error: 2 problems", *(f"  {p}" for p in refused.value.problems), ""])
     assert f"```\n{told}```" in CLI.read_text()
+
+
+def test_the_setting_that_writes_what_solve_and_verify_read_is_named_with_the_files_it_writes(tmp_path: Path):
+    from scheduler.config import PREFIX, Settings
+    from scheduler.workers.dump import KEPT
+
+    assert "plan_dump" in Settings.model_fields
+    text = CLI.read_text()
+    assert f"{PREFIX}PLAN_DUMP=" in text
+    assert f"the last {KEPT} problems" in text
+    assert {"solve", "verify"} <= set(re.findall(r"suanli (solve|verify) ", text))

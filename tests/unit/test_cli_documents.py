@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from suanli import yaml_io
 from suanli.model import FieldProblem, InvalidRequest
 from suanli.yaml_io import MAX_DEPTH
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SOUND = """\
 name: w
 kind: batch
@@ -107,3 +110,37 @@ def test_no_text_crashes_the_reader(text: str):
         yaml_io.load_workloads(text)
     except InvalidRequest as refused:
         assert refused.problems
+
+
+@pytest.mark.parametrize(
+    ("load", "file", "told"),
+    [
+        (
+            yaml_io.load_workloads,
+            "policy",
+            "looks like a policy; expected a workload; `suanli policy set` takes",
+        ),
+        (yaml_io.load_policy, "twin", "looks like a workload; expected a policy; `suanli submit` takes"),
+        (yaml_io.read_policy, "twin", "looks like a workload; expected a policy; `suanli submit` takes"),
+        (yaml_io.load_fleet, "policy", "looks like a policy; expected a fleet; `suanli policy set` takes"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_its_kind_alone(load, file, told):
+    with pytest.raises(InvalidRequest) as caught:
+        load((EXAMPLES / f"{file}.yaml").read_text(), "f.yaml")
+    assert len(caught.value.problems) == 1
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(("share", "nearest"), [("35", "0.35"), ("100", "1"), ("350", "1"), ("-3", "0")])
+def test_a_share_given_in_per_cent_is_told_as_a_share(share, nearest):
+    text = "name: x\nkind: batch\nstages:\n- {{stage_id: m, cpu_milli: 1, memory_mib: 1, utilization_frac: {}}}\n"
+    with pytest.raises(InvalidRequest) as caught:
+        yaml_io.load_workloads(text.format(share))
+    assert [p.nearest for p in caught.value.problems] == [nearest]
+
+
+@pytest.mark.parametrize("text", ["name: x\n  kind: batch\n", "stages:\n- stage_id: m\n cpu_milli: 3\n"])
+def test_what_comes_of_indentation_says_so(text):
+    with pytest.raises(InvalidRequest, match="keys of one block indented alike"):
+        yaml_io.load_workloads(text)

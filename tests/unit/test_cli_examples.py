@@ -28,6 +28,11 @@ def test_an_example_reads_back_and_crosses_the_wire(path: Path):
         assert workload.display_name and workload.display_name_zh
 
 
+def test_no_example_has_a_deadline_that_time_overtakes():
+    for path in WORKLOADS:
+        assert all(w.deadline_at is None for w in yaml_io.load_workloads(path.read_text(), path.name))
+
+
 def test_the_example_of_a_policy_is_sound():
     policy = yaml_io.load_policy((EXAMPLES / "policy.yaml").read_text())
     assert yaml_io.load_policy(yaml_io.to_yaml(policy)) == policy

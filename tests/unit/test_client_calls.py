@@ -182,12 +182,21 @@ def test_every_call_carries_a_deadline(service: FakeService, client: Client):
 
 
 def test_lists_go_over_all_pages(service: FakeService, client: Client):
-    records = list(client.submit_workloads([a_workload(f"tenants/t/workloads/w{i:04}") for i in range(2100)]))
+    records = client.submit_workloads([a_workload(f"tenants/t/workloads/w{i:04}") for i in range(2100)])
     assert len(records) == 2100
     assert service.faults.seen.count("BatchCreateWorkloads") == 3
     names = [r.name for r in client.list_workloads()]
     assert names == [r.name for r in records]
     assert service.faults.seen.count("ListWorkloads") == 3
+
+
+def test_submitting_takes_effect_whether_the_answer_is_looked_at_or_not(service: FakeService, client: Client):
+    client.submit_workloads([a_workload()])
+    assert len(service.records) == 1
+
+
+def test_the_package_shows_its_clients():
+    assert {"Client", "AsyncClient", "__version__"} <= set(dir(suanli))
 
 
 def test_commands_are_read_once_by_token(service: FakeService, client: Client):
@@ -252,10 +261,7 @@ def test_the_asynchronous_client_does_the_same(service: FakeService):
     async def talk() -> list[str]:
         async with AsyncClient(service.address) as client:
             await client.create_workload(a_workload())
-            async for _ in client.submit_workloads(
-                [a_workload(f"tenants/city/workloads/b{i}") for i in range(3)]
-            ):
-                pass
+            await client.submit_workloads([a_workload(f"tenants/city/workloads/b{i}") for i in range(3)])
             with pytest.raises(InvalidRequest):
                 await client.batch_create_workloads([])
             names = [r.name async for r in client.list_workloads()]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suanli.client import Backoff, Client
+from suanli.client import AsyncClient, Backoff, Client
 from suanli.client.core import Patience, Settings, error_of, may_retry
 from suanli.model import Conflict, DeadlineExceeded, SuanliError, Unavailable, WatchExpired, Workload
 from tests.fake_service import NOON_S, FakeService
@@ -187,3 +190,102 @@ def test_a_first_expired_token_costs_no_wait_a_second_one_does():
     assert patience.wait_s(WatchExpired("x")) == 0.1
     patience.well()
     assert patience.wait_s(WatchExpired("x")) == 0.0
+
+
+class Held:
+    """Calls that reach the service wait there until the test lets them go."""
+
+    def __init__(self, service: FakeService) -> None:
+        self.reached, self.release, self.count = threading.Event(), threading.Event(), 0
+        service.faults.before = self._before
+
+    def _before(self, method: str) -> None:
+        self.count += 1
+        self.reached.set()
+        self.release.wait(10)
+
+
+CALLS: dict[str, Callable[[Client], object]] = {
+    "one answer": lambda client: client.get_policy(),
+    "pages": lambda client: list(client.list_sites()),
+    "a log": lambda client: list(client.export_log()),
+    "a watch": lambda client: list(client.watch_workloads()),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_closing_from_another_thread_ends_a_call_for_good(service: FakeService, what: str):
+    held = Held(service)
+    client = Client(service.address)
+    with ThreadPoolExecutor(1) as other:
+        call = other.submit(CALLS[what], client)
+        assert held.reached.wait(10)
+        client.close()
+        failure = call.exception(timeout=10)
+        held.release.set()
+    assert type(failure) is SuanliError and "closed" in str(failure)
+    assert held.count == 1
+
+
+def test_a_call_on_a_closed_client_says_so(service: FakeService):
+    client = Client(service.address)
+    client.close()
+    with pytest.raises(SuanliError, match="closed"):
+        client.get_policy()
+    with pytest.raises(SuanliError, match="closed"):
+        list(client.export_log())
+
+
+def test_closing_while_a_repeat_is_awaited_ends_it_too(service: FakeService):
+    service.faults.before = lambda method: Unavailable("away")
+    client = Client(service.address, sleep=lambda wait_s: client.close())
+    with pytest.raises(SuanliError, match="closed"):
+        client.get_policy()
+
+
+async def _all(stream: AsyncIterator[object]) -> list[object]:
+    return [item async for item in stream]
+
+
+ASYNC_CALLS: dict[str, Callable[[AsyncClient], Coroutine[object, object, object]]] = {
+    "one answer": lambda client: client.get_policy(),
+    "pages": lambda client: _all(client.list_sites()),
+    "a log": lambda client: _all(client.export_log()),
+    "a watch": lambda client: _all(client.watch_workloads()),
+}
+
+
+@pytest.mark.parametrize("what", ASYNC_CALLS)
+def test_closing_from_another_task_ends_a_call_for_good(service: FakeService, what: str):
+    held = Held(service)
+
+    async def run() -> BaseException | None:
+        client = AsyncClient(service.address)
+        call = asyncio.ensure_future(ASYNC_CALLS[what](client))
+        while not held.reached.is_set():
+            await asyncio.sleep(0.005)
+        await client.close()
+        await asyncio.wait([call], timeout=10)
+        held.release.set()
+        return call.exception()
+
+    failure = asyncio.run(run())
+    assert type(failure) is SuanliError and "closed" in str(failure)
+    assert held.count == 1
+
+
+def test_a_cancelled_task_stays_cancelled(service: FakeService):
+    held = Held(service)
+
+    async def run() -> bool:
+        client = AsyncClient(service.address)
+        call = asyncio.ensure_future(client.get_policy())
+        while not held.reached.is_set():
+            await asyncio.sleep(0.005)
+        call.cancel()
+        await client.close()
+        await asyncio.wait([call], timeout=10)
+        held.release.set()
+        return call.cancelled()
+
+    assert asyncio.run(run())

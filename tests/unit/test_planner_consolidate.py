@@ -6,10 +6,7 @@ import pytest
 
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.consolidate import consolidate
-from scheduler.planner.feasibility import Views
 from scheduler.planner.moves import PlannedMove
-from scheduler.planner.reserve import Reservations
-from scheduler.planner.snapshot import Snapshot
 from suanli.model import EventKind, Policy, ReplicaPhase
 from tests.builders import City, a_fleet, a_site, a_workload, given, name_of
 from tests.placement_oracle import violations_of
@@ -31,13 +28,9 @@ def two_half_empty_nodes(nodes: int = 2, **fields: object) -> City:
 def proposed(
     city: City, budget: int = 100, kept: tuple[int, ...] = (), leaving: tuple[int, ...] = ()
 ) -> list[PlannedMove]:
-    assert city.state.topology is not None
-    snapshot = Snapshot.take(city.state, Views(city.state.topology, city.state.shapes))
-    reservations = Reservations(snapshot, city.now_s)
-    reservations.close(kept)
-    return consolidate(
-        city.state, snapshot, city.strategy.plain, city.now_s, budget, leaving=leaving, kept=reservations
-    )
+    moving = city.moving()
+    moving.kept.close(kept)
+    return consolidate(moving, budget, leaving)
 
 
 def test_one_of_two_half_empty_nodes_is_emptied():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cluster_sim.audit import audit_log
@@ -14,6 +15,7 @@ from scheduler.planner.defragment import (
     waiting_gangs,
 )
 from scheduler.planner.feasibility import Views
+from scheduler.planner.moves import leave_yuan
 from scheduler.planner.snapshot import Snapshot
 from suanli.model import EventKind, Policy, ReplicaPhase
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload, given, name_of
@@ -22,6 +24,8 @@ HOUR_S = 3600
 GANG_GPUS = 2 * 8
 LATENESS_YUAN = 5.0
 MIGRATION_YUAN = 2.0
+WAKE_YUAN = 1e-3
+"""An hour of a node that is on, with the scorer of these tests."""
 
 
 def two_rooms(cheaper_from: int = 24) -> City:
@@ -91,10 +95,23 @@ def test_cost_is_the_price_of_moving_and_gain_the_hours_of_waiting_saved():
     """Services never end, so the gang would wait the full day that is counted at most."""
     (helped,) = proposed(fragmented("chat"))
     assert helped.saved_wait_h == 24.0
-    assert helped.gain_yuan == GANG_GPUS * LATENESS_YUAN * 24.0
-    assert helped.cost_yuan == pytest.approx(
-        MIGRATION_YUAN * 1, abs=0.1
-    )  # and the idle power of the node it wakes
+    assert helped.saved_lateness_yuan == GANG_GPUS * LATENESS_YUAN * 24.0
+    assert helped.cost_yuan == pytest.approx(MIGRATION_YUAN + WAKE_YUAN * 6)
+
+
+def test_hours_that_a_gang_waits_less_are_told_as_time_and_never_as_money_saved():
+    """Two services share equally; neither saves energy where it goes."""
+    (helped,) = proposed(fragmented("a", "b"))
+    assert [m.gain_yuan for m in helped.moves] == [0.0, 0.0]
+    assert [m.saved_wait_gpu_h for m in helped.moves] == [GANG_GPUS * 24.0 / 2] * 2
+    assert [m.saved_lateness_yuan for m in helped.moves] == [GANG_GPUS * LATENESS_YUAN * 24.0 / 2] * 2
+
+
+def test_cheaper_energy_at_the_new_place_is_money_saved():
+    (helped,) = proposed(fragmented("chat"), scorer=PlainScorer({"full": 4.0}))
+    (move,) = helped.moves
+    assert move.gain_yuan == pytest.approx((4.0 - 1.0 - WAKE_YUAN) * 6)
+    assert move.cost_yuan == pytest.approx(MIGRATION_YUAN)
 
 
 def test_a_service_that_has_run_for_days_costs_no_more_to_move():
@@ -192,9 +209,13 @@ def test_moves_for_a_gang_stand_in_plan_and_log_and_the_audit_finds_nothing():
     city.when_planned(after_s=60).all_run()
     (moved,) = city.events(EventKind.REPLICA_MOVED)
     assert moved.body["makes_room_for"] == name_of("gang")
-    assert 0 < moved.body["cost_yuan"] < moved.body["gain_yuan"]
+    assert moved.body["gain_yuan"] == 0.0
+    assert moved.body["saved_wait_gpu_h"] == GANG_GPUS * 24.0
+    assert moved.body["saved_lateness_yuan"] == GANG_GPUS * 24.0 * LATENESS_YUAN
+    assert moved.body["cost_yuan"] == pytest.approx(MIGRATION_YUAN + WAKE_YUAN * 6, abs=1e-4)
     (shown,) = city.events(EventKind.ROUND_COMMITTED)[-1].body["moves"]
     assert shown["reason"] == f"makes room for {name_of('gang')}"
+    assert shown.items() <= moved.body.items()
     stop_of_old(city)
     city.when_planned(after_s=60).expect("gang", replicas=2)
     assert city.events(EventKind.ROUND_COMMITTED)[-1].body["moved"] == 0
@@ -237,7 +258,9 @@ def test_a_move_is_undone_by_the_plan_after_its_gang_is_gone_and_not_before():
     assert int(city.state.replicas["node"][0]) == old_node
     back = city.events(EventKind.REPLICA_MOVED)[-1].body
     assert back["to_site_id"] == "full"
-    assert back["gain_yuan"] > back["cost_yuan"] >= MIGRATION_YUAN
+    assert back["gain_yuan"] == pytest.approx((9.0 - 1.0 + WAKE_YUAN) * 6)
+    assert back["cost_yuan"] == MIGRATION_YUAN
+    assert (back["saved_wait_gpu_h"], back["saved_lateness_yuan"]) == (0.0, 0.0)
     assert city.state.moved_for == {}
     assert audit_log(city.log, city.fleet).violations == ()
 
@@ -250,9 +273,9 @@ def test_undoing_keeps_to_the_budget():
     stop_of_old(city)
     city.cancels("gang")
     assert no_longer_needed(city.state) == [(0, old_node)]
-    snapshot = Snapshot.take(city.state, views_of(city))
     dear = PlainScorer({"spare": 9.0})
-    assert undo_moves(city.state, snapshot, dear, [(0, old_node)], city.now_s, budget=0) == []
+    assert undo_moves(city.moving(dear), budget=0) == []
+    assert len(undo_moves(city.moving(dear), budget=1)) == 1
 
 
 def stop_of_old(city: City, *names: str) -> None:
@@ -269,28 +292,79 @@ def test_deferrable_gangs_that_wait_for_their_hour_are_left_alone():
     assert waiting_gangs(city.state, city.now_s) == []
 
 
-def moved_for_a_gang_that_is_gone() -> tuple[City, int, Snapshot]:
-    """(the city after the gang was cancelled, the node that made room for it, what is free)."""
+def moved_for_a_gang_that_is_gone() -> tuple[City, int]:
+    """(the city after the gang was cancelled, the node that made room for it)."""
     city = fragmented("chat")
     city.strategy.guide = {}
     old_node = int(city.state.replicas["node"][0])
     city.when_planned(after_s=60).all_run()
     old = [i for i in city.open_placements() if i.startswith(name_of("chat")) and i.endswith("#0")]
     city.reports(*((i, ReplicaPhase.STOPPED) for i in old)).cancels("gang")
-    snapshot = Snapshot.take(city.state, views_of(city))
-    return city, old_node, snapshot
+    return city, old_node
 
 
 def test_undo_brings_back_what_was_moved_for_a_gang_that_is_gone():
-    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
-    (back,) = undo_moves(
-        city.state, snapshot, PlainScorer({"spare": 9.0}), [(0, old_node)], city.now_s, budget=9
-    )
+    city, old_node = moved_for_a_gang_that_is_gone()
+    (back,) = undo_moves(city.moving(PlainScorer({"spare": 9.0})), budget=9)
     assert back.placed.node == old_node
-    assert back.gain_yuan > back.cost_yuan
+    assert back.gain_yuan == pytest.approx((9.0 - 1.0 + WAKE_YUAN) * 6)
+    assert back.cost_yuan == MIGRATION_YUAN
     assert audit_placements(city.state, [back.placed]) == []
 
 
 def test_undo_leaves_alone_what_is_no_dearer_where_it_is():
-    city, old_node, snapshot = moved_for_a_gang_that_is_gone()
-    assert undo_moves(city.state, snapshot, PlainScorer(), [(0, old_node)], city.now_s, budget=9) == []
+    city, _ = moved_for_a_gang_that_is_gone()
+    assert undo_moves(city.moving(PlainScorer()), budget=9) == []
+
+
+DEARER_YUAN = 8.0
+"""What a replica costs more an hour in `spare` than in `full`."""
+
+
+def test_the_gain_of_going_back_is_energy_whether_the_site_it_leaves_is_closed_or_not():
+    """Dearer by 8 yuan for six hours, and the node that then sleeps; no wall around the site."""
+    for closed in (frozenset[str](), frozenset({"spare"})):
+        city, _ = moved_for_a_gang_that_is_gone()
+        scorer = PlainScorer({"spare": 1.0 + DEARER_YUAN}, closed=closed)
+        (back,) = undo_moves(city.moving(scorer), budget=9)
+        assert back.gain_yuan == pytest.approx((DEARER_YUAN + WAKE_YUAN) * 6)
+
+
+def test_nobody_goes_back_to_a_site_that_is_closed_by_now():
+    city, _ = moved_for_a_gang_that_is_gone()
+    scorer = PlainScorer({"spare": 1.0 + DEARER_YUAN}, closed=frozenset({"full"}))
+    assert undo_moves(city.moving(scorer), budget=9) == []
+
+
+def test_nobody_makes_room_by_going_to_a_closed_site_however_much_the_gang_gains():
+    city = fragmented("chat")
+    gang = city.workloads[name_of("gang")]
+    assert gang.lateness_yuan_per_gpu_hour == LATENESS_YUAN
+    assert len(proposed(city, scorer=PlainScorer())) == 1
+    assert proposed(city, scorer=PlainScorer({"spare": 1e-6}, closed=frozenset({"spare"}))) == []
+
+
+def test_who_lies_at_a_closed_site_may_make_room_within_it():
+    """It opens nothing that is not open."""
+    city = given(a_fleet(a_site("full", "cloud").gpus("h20", nodes=3, per_node=8, cores=64)))
+    for name, gpus in (("job", 4), ("chat", 1), ("talk", 1)):
+        filler = a_workload(f"{name}-gone").gpus(h20=(8 - gpus) * 1000).lasts(HOUR_S)
+        mine = a_workload(name).gpus(h20=gpus * 1000)
+        city.submits(mine.lasts(99 * HOUR_S) if name == "job" else mine, filler).when_planned().all_run()
+    for name in ("job", "chat", "talk"):
+        city.cancels(f"{name}-gone")
+    city.submits(a_workload("gang").gpus(h20=8000).gang(2).lasts(HOUR_S)).when_planned(after_s=60)
+    (helped,) = proposed(city, scorer=PlainScorer(closed=frozenset({"full"})))
+    assert moved_names(city, helped) == {"chat", "talk"}
+
+
+def test_work_done_twice_costs_its_energy_at_a_closed_site_as_at_an_open_one():
+    """Half an hour since the last checkpoint, at one yuan per hour."""
+    job = a_workload("job").gpus(h20=1000).lasts(99 * HOUR_S).preemptible(checkpoint_s=HOUR_S)
+    city = two_rooms().submits(job).when_planned().all_run(after_s=0)
+    city.now_s += HOUR_S // 2
+    (site_id,) = city.sites_of("job")
+    snapshot = Snapshot.take(city.state, views_of(city))
+    for closed in (frozenset[str](), frozenset({site_id})):
+        cost = leave_yuan(city.state, snapshot, PlainScorer(closed=closed), np.array([0]), city.now_s)
+        assert cost == {0: pytest.approx(MIGRATION_YUAN + 0.5 * 1.0)}

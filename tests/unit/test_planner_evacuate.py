@@ -11,11 +11,8 @@ from hypothesis import strategies as st
 from cluster_sim.audit import audit_log
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.evacuate import _Leaving, _worth_leaving, evacuate
-from scheduler.planner.feasibility import Views
 from scheduler.planner.moves import TAKEOVER_H, PlannedMove
-from scheduler.planner.reserve import Reservations
-from scheduler.planner.round import PatternCache, Placed
-from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.round import Placed
 from suanli.model import EventKind, ReplicaPhase
 from suanli.model.telemetry import ReplicaReport
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_twin, a_workload, given, name_of
@@ -46,8 +43,8 @@ def closes(city: City, site_id: str = "e01", yuan: float = CLOSING_YUAN) -> City
     site_ids = [s.site_id for s in city.fleet.sites]
     city.strategy.guide = {
         "closing_yuan_per_hour": [yuan if s == site_id else 0.0 for s in site_ids],
-        "site_open": [s != site_id for s in site_ids],
     }
+    city.strategy.plain.closed = frozenset({site_id})
     return city
 
 
@@ -55,15 +52,9 @@ def proposed(
     city: City, budget: int = 100, kept: tuple[int, ...] = (), leaving: tuple[int, ...] = ()
 ) -> list[PlannedMove]:
     """What would move now."""
-    assert city.state.topology is not None and city.strategy.guide is not None
-    views = Views(city.state.topology, city.state.shapes)
-    snapshot = Snapshot.take(city.state, views)
-    reservations = Reservations(snapshot, city.now_s)
-    reservations.close(kept)
-    moves = evacuate(
-        city.state, snapshot, PatternCache(views), city.strategy.plain, city.strategy.guide, city.now_s, budget,
-        leaving=leaving, kept=reservations,
-    )  # fmt: skip
+    moving = city.moving(guide=city.strategy.guide)
+    moving.kept.close(kept)
+    moves = evacuate(moving, budget, leaving)
     assert audit_placements(city.state, [m.placed for m in moves]) == []
     return moves
 

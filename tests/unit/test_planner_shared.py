@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from scheduler.planner.consolidate import consolidate
-from scheduler.planner.feasibility import Views
 from scheduler.planner.moves import propose_moves
-from scheduler.planner.snapshot import Snapshot
 from suanli.model import EventKind, ReplicaPhase
 from tests.builders import City, PlainScorer, a_fleet, a_site, a_workload, given, name_of
 from tests.placement_oracle import violations_of
@@ -124,10 +122,8 @@ def test_nobody_moves_a_store_away_from_its_users():
     city = a_store_and_its_users(a_workload("store").stage("sync")).when_planned().all_run()
     city.strategy.plain.cost_by_site = {"e02": 90.0}
     city.strategy.plain.quotas = {0: {0: 1.0}}
-    assert city.state.topology is not None
-    snapshot = Snapshot.take(city.state, Views(city.state.topology, city.state.shapes))
-    assert propose_moves(city.state, snapshot, city.strategy.plain, {}, city.now_s) == []
-    assert consolidate(city.state, snapshot, city.strategy.plain, city.now_s, 100) == []
+    assert propose_moves(city.moving(), 100) == []
+    assert consolidate(city.moving(), 100) == []
 
 
 def test_a_store_leaves_a_site_that_closes_when_its_users_can_follow():
@@ -137,7 +133,7 @@ def test_a_store_leaves_a_site_that_closes_when_its_users_can_follow():
     guest = a_workload("d").stage("ingest").stage("sync", shared_with=name_of("store"))
     city.submits(guest).when_planned().all_run().expect("store", on="e01").expect("d", on="e01")
     city.strategy.plain.closed = frozenset({"e01"})
-    city.strategy.guide = {"closing_yuan_per_hour": [9.0, 0.0], "site_open": [False, True]}
+    city.strategy.guide = {"closing_yuan_per_hour": [9.0, 0.0]}
     city.when_planned(after_s=60).all_run()
     stopped = [e.subject for e in city.events(EventKind.REPLICA_STOP_ORDERED)]
     city.reports(*((i, ReplicaPhase.STOPPED) for i in stopped)).expect("store", on="e02").expect(

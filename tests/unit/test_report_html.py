@@ -118,8 +118,25 @@ def test_tables_say_everything_without_scripts(html, story):
         "¥0.05 an hour dearer",
         "down 90 min",
         "least-loaded",
+        "At 00:00 on 16 July: tenants/city/workloads/w12-waits",
+        "At 00:00 on 16 July: tenants/city/workloads/w13-000",
     ):
-        assert said in text, said
+        assert said in " ".join(text.split()), said
+
+
+def test_the_card_and_the_table_name_one_ipue_of_all_sites(html, story):
+    ipue = f"{story.comparison.ours.day.ipue:.3f}"
+    text = " ".join(Page(html).text.split())
+    assert f"{ipue} iPUE of all sites in the day" in text
+    assert ipue in text[text.index("all sites ", text.index("Tightest cap first")) :][:60]
+
+
+def test_plans_are_named_by_the_clock(html, story):
+    text = " ".join(Page(html).text.split())
+    table = text[text.index("Table: every plan") :]
+    assert "plan of scope status" in table
+    assert "00:00 fleet" in table and "23:00 fleet" in table
+    assert not any(plan.plan_id in table for plan in story.comparison.ours.plans)
 
 
 def test_every_blocking_reason_is_shown(html, story):

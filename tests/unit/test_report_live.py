@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import re
+import struct
+import termios
+import threading
 
 import pytest
 from rich.console import Console
@@ -58,6 +65,50 @@ def test_on_a_terminal_one_line_changes_and_vanishes():
     text, _ = played(True, START_S + 3600)
     assert "songjiang-test" in text
     assert "\x1b[" in text  # it moved the cursor instead of scrolling
+
+
+def played_on_a_pty(columns: int, until_s: int, **console_options) -> str:
+    """What a pseudo-terminal of that width receives while the synthetic day is played, its control codes removed."""
+    events, fleet, window = synthetic_day()
+    reader, writer = pty.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    received = bytearray()
+
+    def read_to_the_end() -> None:
+        while True:
+            try:
+                part = os.read(reader, 65536)
+            except OSError:  # the other end is closed
+                return
+            if not part:
+                return
+            received.extend(part)
+
+    listening = threading.Thread(target=read_to_the_end)
+    listening.start()
+    try:
+        with os.fdopen(writer, "w") as screen:
+            console = Console(file=screen, **console_options)
+            with LiveDay(console, fleet, window, title="songjiang-test") as live:
+                live.advance(until_s, [e for e in events if e.at_s <= until_s])
+    finally:
+        listening.join()
+        os.close(reader)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", received.decode())
+
+
+@pytest.mark.parametrize("options", [{"color_system": "truecolor"}, {"no_color": True}])
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_real_terminal_shows_clock_counts_power_and_money(columns, options):
+    environment = {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "24"}
+    text = played_on_a_pty(columns, START_S + 10 * 3600, _environ=environment, **options)
+    last = re.split(r"[\r\n]+", text.rstrip())[-1]
+    assert re.match(r"10:00  running \d+  pending \d+  [\d ]+ kW  ¥[\d ]+  ", last), text
+
+
+def test_a_dumb_terminal_gets_the_plain_lines_of_a_log():
+    text = played_on_a_pty(80, START_S + 3600, _environ={"TERM": "dumb"})
+    assert re.match(r"01:00  running \d+  pending \d+  [\d ]+ kW  ¥[\d ]+  ", text), text
 
 
 def test_a_cancelled_workload_leaves_the_counts():

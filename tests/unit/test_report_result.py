@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster_sim.day_tables import clock, price_yuan_per_kwh
+from cluster_sim.day_tables import clock, price_yuan_per_kwh, seasonal_release
 from cluster_sim.result import (
     BrokenLogError,
     Comparison,
@@ -16,7 +16,7 @@ from cluster_sim.result import (
     fleet_of_log,
     window_of_log,
 )
-from suanli.model import Event, EventKind, MoveMode, WorkloadState
+from suanli.model import Event, EventKind, MoveMode, Policy, WorkloadState
 from tests.unit._synthetic_day import (
     CLASS_NAMES,
     DAY_S,
@@ -172,18 +172,26 @@ def test_a_cap_is_held_while_the_day_takes_no_more_than_its_release(released, he
     assert site(day, "dc-g60").cap_held is None
 
 
-def test_the_release_comes_from_the_first_plan_of_the_day():
+def test_the_release_is_the_seasons_whatever_a_plan_says_of_its_own_ledger():
     ledger = [{"site_id": "e01-hub", "released_kwh": 12.0}]
     plan = {"plan_id": "p", "status": "optimal", "horizon_s": DAY_S, "at_s": START_S, "ledger": ledger}
-    day = result_of(Log().add(0, EventKind.PLAN_COMMITTED, "p", **plan).metered(10, 16))
-    assert site(day, "e01-hub").released_kwh == pytest.approx(12.0)
-    assert site(day, "e01-hub").cap_held is False
+    with_plan = result_of(Log().add(0, EventKind.PLAN_COMMITTED, "p", **plan).metered(10, 16))
+    without = result_of(Log().metered(10, 16))
+    season = seasonal_release(without.fleet, Policy(policy_id="default"), without.window)["e01-hub"]
+    assert season != pytest.approx(12.0)
+    for day in (with_plan, without):
+        assert site(day, "e01-hub").released_kwh == season
+        assert site(day, "dc-g60").released_kwh is None
 
 
-def test_a_policy_without_plans_is_judged_by_the_seasonal_rule():
-    day = result_of(Log().metered(10, 16))
-    assert site(day, "e01-hub").released_kwh is not None
-    assert site(day, "dc-g60").released_kwh is None
+def test_a_baseline_alone_gets_the_verdict_that_it_gets_beside_ours():
+    ledger = [{"site_id": "e01-hub", "released_kwh": 0.0}]
+    plan = {"plan_id": "p", "status": "optimal", "horizon_s": DAY_S, "at_s": START_S, "ledger": ledger}
+    ours = result_of(Log().add(0, EventKind.PLAN_COMMITTED, "p", **plan).metered(10, 13))
+    alone = result_of(Log().metered(10, 15.1), policy="pue-blind")
+    beside = Comparison.of([("suanli", ours), ("pue-blind", alone)]).days[1][1]
+    assert alone.caps == beside.caps
+    assert [s.debt_kwh for s in alone.sites] == [s.debt_kwh for s in beside.sites]
 
 
 def test_a_breach_with_debt_breaks_the_cap_whatever_the_meters_say():
@@ -316,6 +324,24 @@ def test_moves_are_counted_by_mode_and_told_by_the_one_that_gained_most():
     assert "from Lingang hub to AI centre" in moves[MoveMode.CLOUD_CLOUD].example
     assert "¥31.00" in moves[MoveMode.CLOUD_CLOUD].example
     assert [moves[m].within_site_count for m in MoveMode] == [0, 0, 0]
+
+
+def test_time_that_a_gang_waits_less_is_summed_and_told_apart_from_energy_saved():
+    events, fleet, window = synthetic_day()
+    moved = next(e for e in events if e.kind is EventKind.REPLICA_MOVED)
+    mode, gain_yuan = MoveMode(moved.body["mode"]), moved.body["gain_yuan"]
+    saved = {"gain_yuan": 0.5, "saved_wait_gpu_h": 384.0, "saved_lateness_yuan": 1920.0}
+    makes_room = moved.model_copy(update={"body": {**moved.body, **saved}})
+    before, after = (
+        {m.mode: m for m in build_day_result(log, fleet, window, class_names=CLASS_NAMES).moves}[mode]
+        for log in (events, [makes_room if e is moved else e for e in events])
+    )
+    assert (before.saved_wait_gpu_h, before.saved_lateness_yuan) == (0.0, 0.0)
+    assert after.gain_yuan == pytest.approx(before.gain_yuan - gain_yuan + 0.5)
+    assert (after.saved_wait_gpu_h, after.saved_lateness_yuan) == (384.0, 1920.0)
+    assert after.example.endswith(
+        "saves ¥0.50 of energy and 384 GPU-hours of waiting, worth ¥1 920 as lateness"
+    )
 
 
 def test_moves_within_a_site_are_told_apart_and_draw_no_arrow():

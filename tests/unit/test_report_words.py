@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cluster_sim.day_words import (
+    asked_in_words,
     below,
     event_in_words,
     gap_percent,
@@ -15,13 +16,16 @@ from cluster_sim.day_words import (
     minutes,
     number,
     one_sentence,
+    outcomes_in_words,
     percent,
     reason_in_words,
+    saved_in_words,
     signed,
+    small_amount,
     wrapped,
 )
 from cluster_sim.result import Comparison, build_day_result
-from suanli.model import Event, EventKind, Reason, ReasonCode
+from suanli.model import Event, EventKind, Explanation, Reason, ReasonCode, WorkloadState
 from tests.unit._synthetic_day import START_S, synthetic_day, synthetic_fleet, synthetic_latency
 
 SPACE = " "  # no-break
@@ -48,9 +52,42 @@ def test_the_sentence_says_it_all(ours, theirs):
     saving = (1 - ours.drained.yuan_per_gpu_h / theirs.drained.yuan_per_gpu_h) * 100
     assert said == (
         f"115 workloads placed, 0 outside their latency, caps held at 8 of 8 sites, "
-        f"¥{number(ours.drained.cost_yuan).replace(SPACE, ' ')} for energy, {saving:.1f} % below least-loaded per "
+        f"¥{number(ours.drained.cost_yuan).replace(SPACE, ' ')} for energy until drained "
+        f"(¥{number(ours.day.cost_yuan).replace(SPACE, ' ')} in the day), {saving:.1f} % below least-loaded per "
         "GPU-hour, proven within 0.35 %."
     )
+
+
+def test_a_day_without_a_drain_has_one_amount(ours):
+    window = replace(ours.window, drained_until_s=ours.window.day_end_s)
+    assert "until drained" not in sentence([("suanli", replace(ours, window=window))])
+
+
+def test_every_workload_that_was_submitted_has_an_outcome(ours):
+    counts = {WorkloadState.SUCCEEDED: 784, WorkloadState.FAILED: 40, WorkloadState.CANCELLED: 17}
+    said = outcomes_in_words(replace(ours, state_counts={**counts, WorkloadState.RUNNING: 1247}))
+    assert said == (
+        "784 succeeded, 40 failed as the scenario has it, 17 cancelled by their owners, "
+        "1 247 still run"
+    )
+    every = outcomes_in_words(replace(ours, state_counts=dict.fromkeys(WorkloadState, 1)))
+    assert len(every.split(", ")) == len(WorkloadState)
+
+
+@pytest.mark.parametrize(
+    ("yuan", "shown"),
+    [(0.0, "0.00"), (0.0042, "0.0042"), (0.00049, "0.00049"), (0.005, "0.01"), (2, "2.00"), (-0.0042, "−0.0042"),
+     (1e-9, "0.00"), (1234.5, "1 234.50")],
+)  # fmt: skip
+def test_an_amount_that_would_round_to_nothing_keeps_two_digits(yuan, shown):
+    assert small_amount(yuan) == shown
+    assert saved_in_words(yuan, 0, 0, decimals=2) == f"¥{shown} of energy"
+    assert small_amount(yuan, 0) == number(yuan)
+
+
+def test_money_is_never_torn_from_its_use():
+    for width in range(15, 40):
+        assert "¥144 for energy" in wrapped("caps held at 2 of 2 sites, ¥144 for energy until drained", width)
 
 
 def test_a_dearer_day_is_said_to_be_above(ours, theirs):
@@ -175,3 +212,11 @@ def test_classes_count_upwards(ours):
     first = ours.latency.classes[0]
     rows = [replace(first, workload_class=c) for c in ("W10", "W1h", "W2", "W1")]
     assert [r.workload_class for r in in_order(rows)] == ["W1", "W1h", "W2", "W10"]
+
+
+def test_an_explanation_is_dated_in_the_fleets_local_time():
+    fleet = synthetic_fleet()
+    assert asked_in_words(fleet, Explanation(workload="w", state="pending", at_s=START_S + 59 * 60)) == (
+        "at 00:59 on 15 July: "
+    )
+    assert asked_in_words(fleet, Explanation(workload="w", state="pending")) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
@@ -112,6 +113,8 @@ def test_a_month_without_a_price_is_found_and_named():
 
 def test_the_table_has_loads_slack_by_month_hosts_gang_and_room():
     text = table(check(load_scenario("tiny-cloud-edge")))
+    assert re.search(r"energy cost of a day: blind ¥\d+, aware ¥\d+, room [\d.]+ %", text)
+    assert "yuan" not in text
     lines = text.splitlines()
     assert lines[1].split() == ["site", "cap", "offered", "blind", "reach", "need", "slack", "aware", "note"]
     months = next(line for line in lines if line.startswith("month"))

@@ -252,3 +252,42 @@ def test_a_file_that_is_no_scenario_is_told_in_one_sentence(tmp_path: Path, cont
     with pytest.raises(ScenarioError) as refused:
         load_scenario(file)
     assert told in str(refused.value)
+
+
+def test_every_problem_of_a_file_stands_at_its_file_and_line_with_the_nearest_name(tmp_path: Path):
+    mine, base = tmp_path / "mine.yaml", tmp_path / "base.yaml"
+    mine.write_text(
+        "extends: base.yaml\n"
+        "day:\n"
+        "  hours: many\n"
+        "  strt: 4\n"
+        "sites:\n"
+        "  rows:\n"
+        "    ai-core:\n"
+        "      plant: watr\n",
+        encoding="utf-8",
+    )
+    base.write_text("extends: tiny-cloud-edge\n\nweather: 3\n", encoding="utf-8")
+    with pytest.raises(ScenarioError) as refused:
+        load_scenario(mine)
+    told = {p.field: p for p in refused.value.problems}
+    assert list(told) == [
+        f"{mine}:3: day.hours",
+        f"{mine}:4: day.strt",
+        f"{mine}:8: sites.rows.ai-core.plant",
+        "base.yaml:3: weather",
+    ]
+    assert told[f"{mine}:4: day.strt"].nearest == "start"
+    assert told[f"{mine}:8: sites.rows.ai-core.plant"].nearest
+
+
+def test_a_file_that_extends_nothing_is_told_once_what_it_lacks_and_what_it_may_extend(tmp_path: Path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("scenario_id: mine\nsites: 3\n", encoding="utf-8")
+    with pytest.raises(ScenarioError) as refused:
+        load_scenario(mine)
+    lacking, sites = refused.value.problems
+    assert lacking.field == f"{mine}:1: extends"
+    assert "title, day, scale" in lacking.problem
+    assert "songjiang-s" in lacking.expected
+    assert str(sites) == f"{mine}:2: sites: 3 does not fit; expected a mapping of fields"

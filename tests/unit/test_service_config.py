@@ -106,6 +106,14 @@ def test_stores_that_there_are(store: str):
     assert load({"store": store}, None, {}).settings.store == store
 
 
+def test_help_names_the_stores_that_errors_name(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(app, ["serve", "--help"]).output
+    assert "memory, sqlite:///PATH, or a URL of PostgreSQL with a driver of your own" in shown.replace(
+        "`", ""
+    )
+
+
 @pytest.mark.parametrize("store", ["mysql://h/n", "suanli.db", ""])
 def test_a_store_that_there_is_not_is_refused_before_anything_listens(store: str):
     with pytest.raises(InvalidRequest) as refused:
@@ -113,5 +121,5 @@ def test_a_store_that_there_is_not_is_refused_before_anything_listens(store: str
     (problem,) = refused.value.problems
     assert problem.field == "store"
     assert problem.problem == (
-        f"{store!r} is no store: `memory`, sqlite:///PATH, or a URL of PostgreSQL (from flag)"
+        f"{store!r} is no store: `memory`, sqlite:///PATH, or a URL of PostgreSQL with a driver of your own (from flag)"
     )

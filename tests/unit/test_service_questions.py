@@ -14,8 +14,18 @@ from scheduler.service.feed import Feed
 from scheduler.service.filters import parse_filter
 from scheduler.service.history import History, workload_of
 from scheduler.service.paging import page_size, read_token, write_token
+from scheduler.service.workloads import _question
 from scheduler.store import MemoryStore
-from suanli.model import Event, EventKind, InvalidRequest, WatchExpired, WorkloadRecord, WorkloadState
+from suanli.model import (
+    AlreadyExists,
+    Event,
+    EventKind,
+    InvalidRequest,
+    NotFound,
+    WatchExpired,
+    WorkloadRecord,
+    WorkloadState,
+)
 from tests.service_worlds import a_fleet, a_service, a_site, a_workload, running
 
 # ---------------------------------------------------------------- filters
@@ -78,6 +88,54 @@ def test_a_senseless_filter_is_refused_with_what_was_expected(text, complaint):
     assert problem.field == "filter"
     assert complaint in problem.problem + problem.expected
     assert problem.expected
+
+
+def test_every_unknown_word_of_a_question_is_named_in_one_answer():
+    with pytest.raises(InvalidRequest) as caught:
+        _question("state = foo AND kind = bar AND colour = red AND state = running", "baz")
+    assert [(p.field, p.problem) for p in caught.value.problems] == [
+        ("filter", "no state 'foo'"),
+        ("filter", "no kind 'bar'"),
+        ("filter", "no field 'colour'"),
+        ("order_by", "cannot order by 'baz'"),
+    ]
+    assert all(p.expected for p in caught.value.problems)
+    with pytest.raises(InvalidRequest) as caught:
+        _question("", "creat_time desc")
+    assert [p.nearest for p in caught.value.problems] == ["create_time"]
+
+
+def test_placements_of_a_site_that_is_not_there_are_not_found():
+    with running(a_service(), a_fleet()) as service:
+        assert service.plans.placement_page(filter_text='site = "sites/edge"').items == ()
+        with pytest.raises(NotFound, match="no site edgy; did you mean edge"):
+            service.plans.placement_page(filter_text='site = "sites/edgy"')
+
+
+@pytest.mark.parametrize("ask", ["create", "check", "plan"])
+def test_a_taken_name_is_refused_alike_by_whatever_asks(ask):
+    with running(a_service(), a_fleet()) as service:
+        workloads = service.workloads
+
+        def asked(*names: str, cpu_milli: int = 1000) -> None:
+            given_ones = [a_workload(name, cpu_milli=cpu_milli) for name in names]
+            if ask == "plan":
+                workloads.plan(given_ones).result(10)
+            else:
+                workloads.batch_create(given_ones, validate_only=ask == "check").result(10)
+
+        workloads.batch_create([a_workload("chat"), a_workload("chat-2"), a_workload("run-9")]).result(10)
+        workloads.cancel(a_workload("chat").name).result(10)
+        with pytest.raises(AlreadyExists) as caught:
+            asked("chat", "run-9", "new")
+        chat, run_9 = str(caught.value).splitlines()
+        assert chat.startswith(f"{a_workload('chat').name} is taken by a cancelled workload of ")
+        assert chat.endswith("+08:00; names are not used twice, nearest free chat-3")
+        assert run_9.endswith("nearest free run-10")
+        with pytest.raises(InvalidRequest) as both:
+            asked("chat", cpu_milli=10**7)
+        assert {p.code for p in both.value.problems} > {"already_exists"}
+        assert [p.field for p in both.value.problems if p.code == "already_exists"] == ["workloads[0].name"]
 
 
 @given(st.text(max_size=60))

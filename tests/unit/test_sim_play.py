@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -17,7 +18,7 @@ SEED = 42
 
 def test_sites_to_come_report_what_sites_at_hand_report():
     at_hand = engine_of("local", TINY, SEED, dict(day_of(TINY, SEED)[1].fates))
-    with EngineToCome("local", TINY, SEED) as to_come:
+    with closing(EngineToCome("local", TINY, SEED)) as to_come:
         for until_s in (TINY.start_s + 300, TINY.start_s + 600):
             assert to_come.step([], until_s) == at_hand.step([], until_s)
 
@@ -48,7 +49,7 @@ def test_the_thread_that_started_the_sites_lives_and_ends_with_them(monkeypatch)
         return sites[0]
 
     monkeypatch.setattr(play, "engine_of", made_here)
-    with EngineToCome("ray", TINY, SEED) as to_come:
+    with closing(EngineToCome("ray", TINY, SEED)) as to_come:
         to_come.step([], 1)
     (made,) = sites
     assert made.was_alive and made.closed_on is made.made_on and not made.made_on.is_alive()
@@ -59,5 +60,5 @@ def test_a_failed_start_is_raised_by_the_first_step_and_not_by_the_end(monkeypat
         raise OSError("no room for sockets")
 
     monkeypatch.setattr(play, "engine_of", fails)
-    with EngineToCome("ray", TINY, SEED) as to_come, pytest.raises(OSError, match="no room"):
+    with closing(EngineToCome("ray", TINY, SEED)) as to_come, pytest.raises(OSError, match="no room"):
         to_come.step([], 1)

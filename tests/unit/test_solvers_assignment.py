@@ -13,16 +13,17 @@ from solvers.assignment import AssignmentProblem, NotSingleSource, assignment_of
 from solvers.assignment_bounds import ascend, fewest_bins, knapsacks, linear_relaxation, priced, rounded_up
 from solvers.assignment_search import anneal
 from solvers.assignment_tree import assignment_program, branch
-from solvers.dual_bound import certified_bound_yuan
+from solvers.dual_bound import certified_bound_yuan, usable_pairs
 from solvers.improve import ImproveLimits, improve
 from solvers.integer import IntegerLimits, solve_integer
 from solvers.linear import LpLimits
+from solvers.plan_model import solve_plan
 from solvers.problem import PlacementProblem
 from solvers.proof import verify_proof
 from solvers.single_source import WorkLimits, solve_single_source
 from solvers.solution import PlanSolution, SolveStatus
 from solvers.verify import verify_placements, verify_plan
-from solvers.whole_bound import misfits
+from solvers.whole_bound import misfits, whole_bound_yuan
 from tests.assignment_problems import arrays_of, cheapest, random_instance
 from tests.plan_problems import Town
 
@@ -293,6 +294,26 @@ def test_the_certified_bound_comes_close_to_the_search_s_own():
     assert 0.95 * own.bound_yuan < plan.certificate.bound_yuan <= own.bound_yuan + 1e-6
     # the knapsacks prove more than the multipliers alone, which may split a class
     assert plan.certificate.bound_yuan > certified_bound_yuan(problem, plan, plan.certificate.leaves)
+
+
+def test_a_plan_that_splits_classes_is_not_proven_by_prices_of_whole_ones():
+    problem = a_facility()
+    whole = solve_single_source(problem, WorkLimits()).plan.certificate
+    split = solve_plan(problem)
+    assert whole is not None and (split.running_count % 1 > 0).any()
+    rules = {v.rule for v in verify_proof(problem, dataclasses.replace(split, certificate=whole))}
+    assert "whole_classes" in rules
+
+
+@pytest.mark.parametrize("scale", [10.0**n for n in range(8, 25, 2)])
+def test_no_prices_are_large_enough_to_prove_by_rounding(scale):
+    """One site that holds everything: any prices prove its cost, off by thousands where they add up to 1e20 yuan."""
+    problem = a_facility(1, 40)
+    plan = solve_single_source(problem, WorkLimits()).plan
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        prices = scale * rng.uniform(0.5, 1.0, problem.class_count)
+        assert whole_bound_yuan(problem, usable_pairs(problem), prices) <= plan.objective_yuan
 
 
 def test_prices_of_some_columns_alone_are_not_what_certifies(monkeypatch):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from benchmarks.fleet import fleet_problem
-from solvers.bulk import counted, drained, greedy_bulk, solve_bulk
+from solvers.bulk import completed, counted, drained, filled, greedy_bulk, solve_bulk
 from solvers.bulk_fill import Filling
 from solvers.bulk_model import NotBulk, bulk_sets
-from solvers.bulk_relax import BulkLimits, unpriced
+from solvers.bulk_relax import BulkLimits, Simplex, relax, unpriced
 from solvers.bulk_report import node_placements
 from solvers.bulk_swaps import swap_for_quotas
 from solvers.decompose import solve_large
@@ -24,36 +25,57 @@ from tests.plan_problems import Town
 
 
 def random_town(seed: int) -> PlacementProblem:
-    """Two or three sites that may close, two nodes or three in each group; CPU work and whole GPUs; no square term."""
+    """Two or three sites that may close, two nodes or three in each group; CPU work and whole GPUs; no square term.
+
+    Some with floors, soft hourly caps and nodes that cost a wake; some work spread over sites, or running where it may
+    not be any more.
+    """
     rng = np.random.default_rng(seed)
+
+    def chance(p: float) -> bool:
+        return bool(rng.random() < p)
+
     town = Town()
-    for i in range(int(rng.integers(2, 4))):
+    names = [f"s{i}" for i in range(int(rng.integers(2, 4)))]
+    for i, name in enumerate(names):
         town.site(
-            f"s{i}",
+            name,
             may_close=bool(i),
             fixed_kw=float(rng.uniform(0.2, 3.0)),
             loss_square=0.0,
             loss_slope=float(rng.uniform(0.05, 0.4)),
             price_yuan_per_kwh=float(rng.uniform(0.4, 1.2)),
             power_limit_kw=float(rng.uniform(2.0, 6.0)),
-            pue_cap_annual=float(rng.uniform(1.2, 1.6)) if rng.random() < 0.5 else np.nan,
+            pue_cap_annual=float(rng.uniform(1.2, 1.6)) if chance(0.5) else np.nan,
             ledger_beta_kwh=float(rng.uniform(-1, 1)),
             debt_yuan_per_kwh=float(rng.uniform(0.5, 5.0)),
+            ipue_cap_hourly=float(rng.uniform(1.5, 3.0)) if chance(0.2) else np.nan,
+            hourly_is_hard=False,
+            reserved_floor_frac=float(rng.choice([0.3, 0.6])) if chance(0.2) else 0.0,
         )
         town.group(
-            f"s{i}/g", f"s{i}", node_count=int(rng.integers(2, 4)), idle_w=float(rng.uniform(100, 500))
+            f"{name}/g",
+            name,
+            node_count=int(rng.integers(2, 4)),
+            idle_w=float(rng.uniform(100, 500)),
+            wake_yuan=float(rng.uniform(0.0, 0.3)) if chance(0.5) else 0.0,
+            initial_on_count=float(rng.integers(0, 3)),
         )
     for c in range(int(rng.integers(1, 5))):
+        running = {g["group_id"]: float(rng.integers(0, 4)) for g in town.groups if chance(0.4)}
         town.work(
             f"w{c}",
             demand=float(rng.integers(1, 6)),
             cpu=float(rng.choice([1, 3, 6])),
             memory_gib=float(rng.choice([2, 20])),
-            gpu={"l20": float(rng.choice([1.0, 2.0]))} if rng.random() < 0.5 else {},
+            gpu={"l20": float(rng.choice([1.0, 2.0]))} if chance(0.5) else {},
             dynamic_w=float(rng.uniform(20, 300)),
+            rank=int(rng.integers(1, 4)),
             unserved_yuan=1e3,
-            running={g["group_id"]: float(rng.integers(0, 4)) for g in town.groups if rng.random() < 0.4},
+            running=running,
             migration_yuan=float(rng.uniform(0.0, 0.5)),
+            allowed=tuple(names[:-1]) if chance(0.3) else (),
+            spread_sites=2 if chance(0.25) else 0,
         )
     return town.problem()
 
@@ -62,39 +84,63 @@ def cheapest_on_nodes(p: PlacementProblem) -> float:
     """Least cost over every choice of sites, nodes and replicas per node; inf where not everything can be served."""
     s, nodes = p.sites, np.repeat(np.arange(p.group_count), p.groups.node_count[:, 0])
     at = [(k, n) for k in range(p.pair_count) for n in np.flatnonzero(nodes == p.pairs.group_index[k])]
-    X, N, S, K = len(at), len(nodes), p.site_count, p.pair_count
-    node_at, on_at, debt_at, leave_at = X, X + N, X + N + S, X + N + 2 * S
-    size = leave_at + K
+    X, N, S, K, G = len(at), len(nodes), p.site_count, p.pair_count, p.group_count
+    # columns: replicas on nodes, nodes on, sites open, kWh owed, kW above hourly caps, nodes woken, replicas that leave
+    ends = np.cumsum([X, N, S, S, S, G, K])
+    node_at, on_at, debt_at, excess_at, wake_at, leave_at, size = ends.tolist()
+    each_site, each_group = np.arange(S), np.arange(G)
     site_of_node = p.groups.site[nodes]
     it_kw, useful_kw = np.zeros((S, size)), np.zeros((S, size))
     capacity, served = np.zeros((N * 4, size)), np.zeros((p.class_count, size))
+    low_rank, padding, waking = np.zeros((G * 4, size)), np.zeros((G, size)), np.zeros((G, size))
+    on_a_site = np.zeros((p.class_count * S, size))
     staying = np.zeros((K, size))
     staying[np.arange(K), leave_at + np.arange(K)] = 1
+    lower, upper = np.zeros(size), np.full(size, np.inf)
     for i, (k, n) in enumerate(at):
-        share = (p.pairs.need[k] / np.maximum(p.groups.capacity[nodes[n]], 1)).max()
+        c, g = int(p.pairs.class_index[k]), int(nodes[n])
+        need, installed = p.pairs.need[k], p.groups.capacity[g]
+        share = (need / np.maximum(installed, 1)).max()
         it_kw[site_of_node[n], i] = p.pairs.dynamic_w[k] / 1000
-        useful_kw[site_of_node[n], i] = (p.pairs.dynamic_w[k] + share * p.groups.idle_w[nodes[n]]) / 1000
-        capacity[4 * n : 4 * n + 4, i] = p.pairs.need[k]
-        served[p.pairs.class_index[k], i] = 1
+        useful_kw[site_of_node[n], i] = (p.pairs.dynamic_w[k] + share * p.groups.idle_w[g]) / 1000
+        capacity[4 * n : 4 * n + 4, i] = need
+        served[c, i] = 1
+        on_a_site[c * S + site_of_node[n], i] = 1
         staying[k, i] = 1
+        padding[g, i] = -p.terms.padding_factor * (1.0 if (2 * need > installed).any() else share)
+        if p.classes.priority_rank[c] >= 2:
+            low_rank[4 * g : 4 * g + 4, i] = need
+        allowed = p.classes.allowed_site_ids[c]
+        if allowed and s.site_id[site_of_node[n]] not in allowed:
+            upper[i] = 0
     for j in range(N):
         it_kw[site_of_node[j], node_at + j] = p.groups.idle_w[nodes[j]] / 1000
         capacity[4 * j : 4 * j + 4, node_at + j] = -p.groups.capacity[nodes[j]]
-    power, ledger = it_kw.copy(), np.zeros((S, size))
-    power[np.arange(S), on_at + np.arange(S)] = -s.power_limit_kw[:, 0]
+        padding[nodes[j], node_at + j] = waking[nodes[j], node_at + j] = 1
+    waking[each_group, wake_at + each_group] = -1
+    floor = s.reserved_floor_frac[p.groups.site]
+    room = (1 - floor)[:, None] * p.groups.node_count * p.groups.capacity
+    room = np.where((floor > 0)[:, None], room, np.inf)
+    most = p.classes.demand_count / np.maximum(p.classes.spread_site_min, 1)[:, None]
+    power = it_kw.copy()
+    power[each_site, on_at + each_site] = -s.power_limit_kw[:, 0]
     slope, swing = 1 + s.loss_slope[:, 0], s.fixed_kw[:, 0] - s.off_kw[:, 0]
     capped = ~np.isnan(s.pue_cap_annual)
-    cap = np.where(capped, s.pue_cap_annual, 0.0)
-    ledger = slope[:, None] * it_kw - cap[:, None] * useful_kw
-    ledger[np.arange(S), on_at + np.arange(S)] = swing
-    ledger[np.arange(S), debt_at + np.arange(S)] = -1.0
+    ledger = slope[:, None] * it_kw - np.where(capped, s.pue_cap_annual, 0.0)[:, None] * useful_kw
+    ledger[each_site, on_at + each_site] = swing
+    ledger[each_site, debt_at + each_site] = -1.0
     release = np.where(capped, s.ledger_beta_kwh - s.off_kw[:, 0], np.inf)
+    hourly = ~np.isnan(s.ipue_cap_hourly)
+    excess = (slope - np.where(hourly, s.ipue_cap_hourly, 0.0))[:, None] * it_kw
+    excess[each_site, on_at + each_site] = s.fixed_kw[:, 0]
+    excess[each_site, excess_at + each_site] = -1.0
     price = s.price_yuan_per_kwh[:, 0]
     cost = (price * slope) @ it_kw
     cost[on_at:debt_at] = price * swing
-    cost[debt_at:leave_at] = np.where(capped, s.debt_yuan_per_kwh, 0.0)
+    cost[debt_at:excess_at] = np.where(capped, s.debt_yuan_per_kwh, 0.0)
+    cost[excess_at:wake_at] = s.debt_yuan_per_kwh
+    cost[wake_at:leave_at] = p.groups.wake_yuan
     cost[leave_at:] = p.classes.migration_yuan[p.pairs.class_index]
-    lower, upper = np.zeros(size), np.full(size, np.inf)
     upper[node_at:debt_at] = 1
     lower[on_at:debt_at] = np.where(s.may_close, 0, 1)
     demand = p.classes.demand_count[:, 0]
@@ -105,8 +151,13 @@ def cheapest_on_nodes(p: PlacementProblem) -> float:
         constraints=[
             LinearConstraint(capacity, -np.inf, 0),
             LinearConstraint(served, demand, demand),
+            LinearConstraint(on_a_site, -np.inf, np.repeat(most, S)),
+            LinearConstraint(low_rank, -np.inf, room.ravel()),
+            LinearConstraint(padding, -np.inf, p.terms.padding_node_count),
+            LinearConstraint(waking, -np.inf, p.groups.initial_on_count),
             LinearConstraint(power, -np.inf, 0),
             LinearConstraint(ledger, -np.inf, release),
+            LinearConstraint(excess, -np.inf, np.where(hourly, 0.0, np.inf)),
             LinearConstraint(staying, p.pairs.running_count, np.inf),
         ],
     )
@@ -165,6 +216,23 @@ def test_a_program_that_may_not_take_a_step_leaves_the_greedy_plan_and_no_bound(
     solution = solve_bulk(problem, limits=BulkLimits(lp_iterations=0)).solution
     assert solution.bounds == () and solution.message
     assert solution.objective_yuan == greedy_bulk(problem).solution.objective_yuan
+
+
+def test_a_cancelled_plan_empties_no_more_nodes():
+    problem = fleet_problem(replicas=10_000, nodes=1_000, sites=20, classes=60, seed=7)
+    filling = filled(relax(bulk_sets(problem), Simplex(BulkLimits())))
+    completed(filling)
+    full = counted(filling)
+    assert drained(filling, full, stop=lambda: True) is full
+    asked = itertools.count()
+    one = drained(filling, full, stop=lambda: next(asked) > 0)
+    assert next(asked) == 2 and one.objective_yuan < full.objective_yuan
+    most = drained(filling, one)
+    assert most.objective_yuan <= one.objective_yuan
+    assert verify_plan(problem, most) == []
+    placements = node_placements(filling.sets, filling.fleet, filling.all_booked())
+    assert verify_placements(problem, placements) == []
+    assert counted(filling).objective_yuan == most.objective_yuan
 
 
 def test_a_gang_lies_on_one_island_or_nowhere():

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks.fleet import fleet_problem
+from solvers.binding import binding_constraints, certified
 from solvers.bulk import solve_bulk
 from solvers.bulk_model import SHARP_FUNCTIONS, bulk_sets
 from solvers.bulk_relax import BulkLimits
 from solvers.decompose import solve_large
-from solvers.dual_bound import certified_bound_yuan
+from solvers.dual_bound import certified_bound_yuan, objective_yuan
 from solvers.node_rows import is_node_row, node_row
+from solvers.plan_model import solve_plan
 from solvers.problem import PlacementProblem
 from solvers.proof import verify_proof
 from solvers.replan import Repricer, replan
@@ -129,6 +131,69 @@ def test_the_proof_for_nodes_is_none_of_another_model():
     assert rules_broken(model="whatever")
 
 
+def with_the_nodes_proof_of(problem: PlacementProblem, plan: PlanSolution) -> PlanSolution:
+    """A plan with a certificate that would be right if it were a plan on nodes."""
+    stated = solve_bulk(problem).solution.certificate
+    assert stated is not None
+    objective = on_nodes_yuan(problem, plan)
+    proven = certified_bound_yuan(problem, plan, stated.leaves, on_nodes=True)
+    stated = dataclasses.replace(stated, objective_yuan=objective, bound_yuan=min(proven, objective))
+    binding = tuple(binding_constraints(problem, dataclasses.replace(plan, certificate=stated)))
+    return dataclasses.replace(plan, certificate=dataclasses.replace(stated, binding=binding))
+
+
+@pytest.mark.parametrize("seed", [3, 4, 6])
+def test_a_plan_in_parts_of_nodes_is_not_proven_as_one_on_nodes(seed):
+    problem = random_town(seed)
+    plan = with_the_nodes_proof_of(problem, solve_plan(problem))
+    assert (plan.nodes_on % 1 > 0).any()
+    (found,) = verify_proof(problem, plan)
+    assert found.rule == "certified_model" and "parts of nodes" in found.subject
+
+
+def test_whole_counts_that_no_nodes_hold_are_refuted_by_the_bound():
+    """Three replicas of 0.6 of a device on two nodes with one each: in sums they fit."""
+    town = Town().site("cheap").site("dear", price_yuan_per_kwh=3.0)
+    town.group("cheap/g", "cheap", node_count=2, gpus=1).group("dear/g", "dear", node_count=2, gpus=1)
+    town.work("shared", demand=3.0, cpu=4, gpu={"l20": 0.6}).work("plain", demand=2.0, cpu=10)
+    problem = town.problem()
+    plan = with_the_nodes_proof_of(problem, solve_plan(problem))
+    assert plan.nodes_on[:, 0] == pytest.approx([2.0, 0.0]) and plan.running_count.max() == pytest.approx(3.0)
+    assert {v.rule for v in verify_proof(problem, plan)} == {"refuted_by_bound"}
+
+
+@pytest.mark.parametrize("penalty_yuan", [10.0**n for n in range(3, 16)])
+def test_no_penalty_is_too_large_for_an_honest_certificate(penalty_yuan):
+    """Of 14 replicas 10 find room: what the others cost drowns the rest, in which rounding must not prove anything."""
+    town = Town().site("a", fixed_kw=0.3, loss_square=0.01)
+    town.site("b", fixed_kw=0.2, loss_square=0.02, price_yuan_per_kwh=0.7, may_close=True)
+    town.group("a/g", "a", node_count=1, cpu=15).group("b/g", "b", node_count=1, cpu=15)
+    town.work("w", demand=14.0, cpu=3, dynamic_w=37.3, unserved_yuan=penalty_yuan)
+    problem = town.problem()
+    solution = solve_bulk(problem).solution
+    assert verify_proof(problem, solution) == []
+    node_kw = 0.3 + 5 * 0.0373
+    facility_kw = [
+        0.3 + 1.1 * node_kw + 0.01 / 100 * node_kw**2,
+        0.2 + 1.1 * node_kw + 0.02 / 100 * node_kw**2,
+    ]
+    yuan = facility_kw[0] * 1.0 + facility_kw[1] * 0.7
+    stated = solution.certificate
+    assert stated is not None and stated.objective_yuan == pytest.approx(yuan, rel=1e-9)
+    assert certified_bound_yuan(problem, solution, stated.leaves, on_nodes=True) <= yuan
+
+
+def test_a_proof_of_more_than_the_plan_costs_is_not_written_down():
+    stated = certificate()
+    for beyond, is_written in ((1 + 1e-8, True), (1 + 1e-5, False)):
+        proven = dataclasses.replace(stated, bound_yuan=stated.objective_yuan * beyond)
+        bare = dataclasses.replace(plan(), certificate=None)
+        again = certified(fleet(), bare, proven).certificate
+        assert (again is not None) == is_written
+        if again is not None:
+            assert again.bound_yuan == stated.objective_yuan
+
+
 def test_an_objective_below_the_plans_own_is_found_out():
     assert "certified_objective" in rules_broken(objective_yuan=0.9 * certificate().objective_yuan)
 
@@ -143,13 +208,23 @@ def test_what_binds_cannot_be_left_out_invented_or_repriced():
     assert rules_broken(binding=(*others, dearer)) == {"binding_price_yuan_per_unit"}
 
 
+def proven_yuan(problem: PlacementProblem, solution: PlanSolution) -> float:
+    """What the leaves prove, which the certificate states no higher than its own plan's cost."""
+    assert solution.certificate is not None
+    return certified_bound_yuan(problem, solution, solution.certificate.leaves, on_nodes=True)
+
+
+def on_nodes_yuan(problem: PlacementProblem, solution: PlanSolution) -> float:
+    return objective_yuan(problem, solution, np.zeros(1, np.int64), on_nodes=True)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_no_certificate_proves_more_than_the_best_placement_on_nodes(seed):
     problem = random_town(seed)
     solution = solve_bulk(problem).solution
-    assert solution.certificate is not None and verify_proof(problem, solution) == []
+    assert verify_proof(problem, solution) == []
     if not solution.unserved_count.sum():
-        assert solution.certificate.bound_yuan <= cheapest_on_nodes(problem) + 1e-6
+        assert proven_yuan(problem, solution) <= cheapest_on_nodes(problem) + 1e-6
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -188,6 +263,8 @@ def test_re_plans_are_proven_too(seed):
     problem = bulk_town(seed, scale=2)
     found = solve_bulk(problem)
     assert verify_proof(problem, found.solution) == []
+    if found.solution.certificate is not None:
+        assert proven_yuan(problem, found.solution) <= on_nodes_yuan(problem, found.solution) + 1e-6
     rng = np.random.default_rng(seed)
     demand = problem.classes.demand_count
     fewer = np.maximum(demand - rng.integers(0, 3, demand.shape) * problem.classes.gang_size[:, None], 0.0)
@@ -198,7 +275,10 @@ def test_re_plans_are_proven_too(seed):
     )
     repricer = Repricer(found) if found.solution.bounds else None
     again = replan(found, after, repricer, most_moves=10)
-    assert verify_proof(after, again.certified) == []
+    plan = again.certified()
+    assert verify_proof(after, plan) == []
+    if plan.certificate is not None:
+        assert proven_yuan(after, plan) <= on_nodes_yuan(after, plan) + 1e-6
 
 
 def test_moves_that_are_not_counted_are_found_out():

@@ -103,6 +103,11 @@ def test_every_forgery_is_found(changes, expected):
     assert expected in rules(forged(**changes))
 
 
+def test_a_plan_that_costs_less_than_is_proven_of_all_plans_is_refuted():
+    half = dataclasses.replace(PLAN, facility_kw=PLAN.facility_kw / 2)
+    assert "refuted_by_bound" in rules(half)
+
+
 def test_all_that_is_wrong_comes_in_one_answer():
     wrong = forged(bound_yuan=1e9, objective_yuan=0.0, policy_revision=1, binding=())
     assert {"certified_bound", "certified_objective", "policy_revision", "binding_left_out"} <= rules(wrong)

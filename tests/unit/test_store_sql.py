@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from sqlalchemy.dialects import postgresql
 
 from scheduler.domain.records import CommitBatch, Document, EventDraft
 from scheduler.store import MemoryStore, SqlStore, open_store
 from scheduler.store.schema import metadata
+from scheduler.store.sql import _Put
 from suanli.model import Conflict, EventKind, Unavailable, WatchExpired
 
 
@@ -117,3 +119,15 @@ def test_a_store_without_a_file_is_refused_by_name():
     with pytest.raises(ValueError, match="memory"):
         SqlStore("sqlite://")
     assert isinstance(open_store("memory"), MemoryStore)
+
+
+@pytest.mark.parametrize("table", metadata.sorted_tables, ids=lambda table: table.name)
+@pytest.mark.parametrize("replaces", [True, False])
+def test_a_driver_that_wants_names_gets_every_column_by_its_name(table, replaces):
+    """PostgreSQL's: the statement names each column once, and the rows carry the same names."""
+    put = _Put(postgresql.dialect(), table, replaces=replaces)
+    names = [column.name for column in table.columns]
+    (row,) = put.named([tuple(range(len(names)))])
+    assert row == {name: i for i, name in enumerate(names)}
+    assert [put.sql.count(f"%({name})s") for name in names] == [1] * len(names)
+    assert ("ON CONFLICT" in put.sql) == replaces

@@ -88,6 +88,7 @@ UNITS = {
     ("_kw", "_watts"): 1000,
     ("_w", "_watts"): 1,
     ("_kwh", "_joules"): 3_600_000,
+    ("_gpu_h", "_gpu_seconds"): 3600,
     ("_ms", "_micros"): 1000,
     ("_ms", "_nanos"): 1_000_000,
     ("_mib", "_mebibytes"): 1,
