@@ -469,11 +469,13 @@ def read_result(
 
 
 def _residual(program: Program, x: FloatArray, rows: IntArray | None) -> float:
-    """Largest violation of a row or bound, relative to the sizes of its terms."""
+    """Largest violation of a row or bound, relative to the sizes of its terms, or in itself where that is small."""
     activity = program.matrix @ x
-    size = 1.0 + sizes(program.matrix) @ np.abs(x)
-    of_rows = np.maximum(program.row_lower - activity, activity - program.row_upper) / size
+    of_rows = np.maximum(program.row_lower - activity, activity - program.row_upper)
     of_rows = of_rows if rows is None else of_rows[rows]
+    if of_rows.max(initial=0.0) > RESIDUAL:
+        size = 1.0 + sizes(program.matrix) @ np.abs(x)
+        of_rows = of_rows / (size if rows is None else size[rows])
     of_columns = np.maximum(program.lower - x, x - program.upper) / (1.0 + np.abs(x))
     return float(max(of_rows.max(initial=0.0), of_columns.max(initial=0.0)))
 

@@ -134,6 +134,8 @@ class Master:
         self._watched = _watched_rows(self.model, base.matrix.shape[0])
         self._static = _Static(np.zeros(0, dtype=np.int64), self._columns[:, :0])
         self._of_routes = _RouteColumns.none(base.matrix.shape[0])
+        self._joined = self._columns[:, :0]
+        """Entries of the program that was asked for last."""
 
     def with_model(self, model: PlanModel) -> Master:
         """The master of the same model with more rows after the others, and the columns that joined here."""
@@ -328,8 +330,10 @@ class Master:
         if known < count:
             fresh = Routes(self.routes.class_index[known:], self.routes.unit[known:])
             self._of_routes = self._of_routes.and_those(self._route_columns(fresh))
+        if self._joined.shape[1] < len(static) + count:  # columns only ever join
+            self._joined = columns_joined(self._static.matrix, self._of_routes.matrix)
         return Program(
-            matrix=columns_joined(self._static.matrix, self._of_routes.matrix),
+            matrix=self._joined,
             lower=np.append(base.lower[static], np.zeros(count)),
             upper=np.append(base.upper[static], np.full(count, INFINITY)),
             cost=np.append(base.cost[static], self._of_routes.cost),
