@@ -31,7 +31,7 @@ from cluster_sim.play import (
 from cluster_sim.questions import Questions
 from cluster_sim.report import write_report
 from cluster_sim.result import Comparison, DayResult, DayStory, DayWindow, RunChecks
-from cluster_sim.scenarios.loader import load_scenario
+from cluster_sim.scenarios.loader import load_scenario, shipped_scenarios
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.service_process import ServiceProcess
 from cluster_sim.summary import LiveDay, print_summary
@@ -57,6 +57,13 @@ TRACE_TAKES = {
 ScenarioArgument = Annotated[
     str, typer.Argument(help="Shipped scenario or path to a YAML file.", metavar="SCENARIO")
 ]
+NoCheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-check",
+        help="Play your own scenario file even when its check proves that the day cannot be played.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random; equal seeds give equal logs.")]
 EngineOption = Annotated[
     str, typer.Option(help="Who simulates the sites: ray or local; both give the same log.")
@@ -70,11 +77,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for this run's files; a new one is made inside.")] = Path(
         "runs"
     ),
+    no_check: NoCheckOption = False,
 ) -> None:
     """Play a day of the city through a real service, compare it with three baselines, check and report it.
 
-    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
-    judged in the summary and change no exit code.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input or a scenario
+    file of your own that is proven unplayable. Caps are judged in the summary and change no exit code.
 
     Examples:
         suanli demo
@@ -83,6 +91,8 @@ def demo(
     console = Console(highlight=False)
     world = _load(scenario)
     _check_choices(OURS, engine)
+    if not no_check:
+        _refuse_unplayable(scenario, world)
     run_dir = _new_run_dir(out, world.scenario_id)
     console.print(
         f"{world.title.en} · {world.title.zh}: one day, seed {seed}, sites on {engine}, files in {run_dir}"
@@ -130,6 +140,7 @@ def simulate(
             help="Prove that the scenario can be played (loads, hosts, caps per month); play nothing.",
         ),
     ] = False,
+    no_check: NoCheckOption = False,
     trace: Annotated[
         str | None,
         typer.Option(help=f"Play recorded input instead: {', '.join(TRACES)}.", rich_help_panel=TRACE_PANEL),
@@ -194,8 +205,9 @@ def simulate(
     With --trace the day comes from a recorded list; under Suanli's own policy it is submitted to a real service through
     the public client.
 
-    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input. Caps are
-    judged in the summary and change no exit code: a baseline may break them.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input or a scenario
+    file of your own that is proven unplayable. Caps are judged in the summary and change no exit code: a baseline may
+    break them.
 
     Examples:
         suanli simulate tiny-cloud-edge
@@ -206,6 +218,8 @@ def simulate(
     """
     console = Console(highlight=False, quiet=quiet)
     _check_choices(policy, engine)
+    if check and no_check:
+        _refuse("--check and --no-check do not go together")
     asked = _TraceOptions(
         trace, nodes, pods, requests, limit_pods, limit_nodes, hours, from_hour, compress, stay
     )
@@ -215,6 +229,8 @@ def simulate(
     if check:
         _check_playable(console, world)
         return
+    if scenario is not None and not no_check:
+        _refuse_unplayable(scenario, world)
     if trace is not None and policy == OURS:
         run_dir = _new_run_dir(out, world.scenario_id)
         story = _story(*_play_through_service(console, world, seed, engine, run_dir), world, out)
@@ -348,6 +364,21 @@ def _check_playable(console: Console, world: Scenario) -> None:
     console.print(check_table(verdict), markup=False, soft_wrap=True)
     if verdict.problems:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _refuse_unplayable(name: str, world: Scenario) -> None:
+    """Exit 2 when a file from outside is proven unplayable on its day; of shipped scenarios the tests prove the contrary."""
+    if name in shipped_scenarios():
+        return
+    from cluster_sim.scenarios.check import check as check_scenario
+
+    unplayable = check_scenario(world, months=()).unplayable
+    if unplayable:
+        _refuse(
+            "\n".join(f"{name}: {problem}" for problem in unplayable)
+            + f"\n{name}: this day cannot be played; `suanli simulate {name} --check` shows all loads and caps, "
+            "--no-check plays it all the same"
+        )
 
 
 def _play_through_service(

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from suanli.model import FieldProblem, Fleet, InvalidRequest, Policy, Workload
-from suanli.model.problems import validate
+from suanli.model.problems import validate, within_fleet
 
 V = TypeVar("V", bound=BaseModel)
 
@@ -105,6 +105,12 @@ class ReadWorkload:
         place, asked = re.compile(rf"{re.escape(self.document.source)}:\d+: (.*)"), _normal(field)
         told = [_normal(found[1]) for p in self.problems if (found := place.fullmatch(p.field))]
         return any(path[: len(asked)] == asked or asked[: len(path)] == path for path in told)
+
+    def within_fleet(self, field: str, found: FieldProblem) -> FieldProblem | None:
+        """The problem told at this very field with the nearest value that the fleet takes; None when there is none."""
+        place = f"{self.document.where(field)}: {field}"
+        told = (within_fleet(p, found) for p in self.problems if p.field == place)
+        return next((p for p in told if p is not None), None)
 
 
 def read_workloads(text: str, source: str = "-", tenant: str = DEFAULT_TENANT) -> list[ReadWorkload]:

@@ -140,6 +140,9 @@ class Verdict:
     blind_yuan: float
     aware_yuan: float
     problems: list[str]
+    unplayable: list[str] = field(default_factory=list)
+    """Those of the problems that prove the played day impossible; the rest leave it little to show, or break in another
+    month."""
     yuan_by_month: dict[int, tuple[float, float]] = field(default_factory=dict)
     """Month → energy cost of a (blind, aware) day, for the months that were asked for."""
 
@@ -567,7 +570,7 @@ def check(scenario: Scenario, months: Sequence[int] = tuple(MONTHS)) -> Verdict:
     fleet = scenario.fleet(exact=True)
     priceless = _tariff_problems(fleet)
     if priceless:
-        return Verdict(scenario.scenario_id, scenario.month, [], {}, (0, ""), 0.0, 0.0, priceless)
+        return Verdict(scenario.scenario_id, scenario.month, [], {}, (0, ""), 0.0, 0.0, priceless, priceless)
     hosts = Hosts(scenario, fleet)
     day = arrivals(scenario, CHECK_SEED)
     shapes = [
@@ -580,10 +583,12 @@ def check(scenario: Scenario, months: Sequence[int] = tuple(MONTHS)) -> Verdict:
     ]
     problems += _gang_problems(fleet, day)
     played = scenario.month
+    unplayable = [*problems]
     together = {month: serve_all(fleet, shapes, years, month) for month in sorted({*months, played})}
     for row, kw in zip(sites, together[played].it_kw, strict=True):
         row.aware = float(kw) / row.rated_kw
-    problems += _cap_problems(sites, together, played)
+    unplayable += _cap_problems(sites, {played: together[played]}, (played,))
+    problems += [*_cap_problems(sites, together, MONTHS), *_nothing_binds(sites, played)]
     by_month = {m: (blind_yuan(fleet, shapes, years, m), plan.energy_yuan) for m, plan in together.items()}
     verdict = Verdict(
         scenario.scenario_id,
@@ -593,6 +598,7 @@ def check(scenario: Scenario, months: Sequence[int] = tuple(MONTHS)) -> Verdict:
         _largest_gang(day),
         *by_month[played],
         problems,
+        unplayable,
         by_month,
     )
     if verdict.room_frac < SMALLEST_ROOM_FRAC:
@@ -698,12 +704,14 @@ def _largest_gang(day: Arrivals) -> tuple[int, str]:
     return max(gangs, default=(0, ""))
 
 
-def _cap_problems(sites: Sequence[SiteLoad], together: dict[int, Together], played: int) -> list[str]:
+def _cap_problems(
+    sites: Sequence[SiteLoad], together: dict[int, Together], months: Iterable[int]
+) -> list[str]:
     problems = [
         f"{row.site_id}: cap {row.cap:g} cannot be held in month {month}: "
         f"needs load {_number(row.needed[month])}, reachable {row.reachable:.2f}"
         for row in sites
-        for month in MONTHS
+        for month in months
         if not row.is_holdable(month)
     ]
     for month, plan in together.items():
@@ -717,9 +725,13 @@ def _cap_problems(sites: Sequence[SiteLoad], together: dict[int, Together], play
             for priority, kw in plan.unserved_kw.items()
             if kw > ROUNDING_KW and priority is not PriorityClass.BATCH
         ]
-    if not any(row.binds(played) for row in sites):
-        problems.append(f"no cap binds in month {played}: left to itself every site would hold its own")
     return problems
+
+
+def _nothing_binds(sites: Sequence[SiteLoad], played: int) -> list[str]:
+    if any(row.binds(played) for row in sites):
+        return []
+    return [f"no cap binds in month {played}: left to itself every site would hold its own"]
 
 
 def table(verdict: Verdict, beside: Verdict | None = None) -> str:

@@ -278,6 +278,9 @@ def _larger_than_any_node(path: str, stage: Stage, view: SpecView, topology: Top
     for r, resource in enumerate(RESOURCES):
         if (need[:, r] <= capacity[:, r]).any():
             continue
+        if resource == "gpu_milli":
+            problems += _gpus_beyond_any_node(path, stage, topology)
+            continue
         largest = int(capacity[:, r].max())
         problems.append(
             _problem(
@@ -297,6 +300,27 @@ def _larger_than_any_node(path: str, stage: Stage, view: SpecView, topology: Top
                 "no single node has all of it at once",
                 "amounts that one node has",
                 has,
+                "replica_too_large",
+            )
+        )
+    return problems
+
+
+def _gpus_beyond_any_node(path: str, stage: Stage, topology: Topology) -> list[FieldProblem]:
+    """No accepted model has a node with so many GPUs: the most of each model that is installed."""
+    gpu = RESOURCES.index("gpu_milli")
+    problems = []
+    for model, need_milli in stage.gpu_milli.items():
+        here = np.array([m == model for m in topology.group_gpu_model], dtype=bool)
+        if not here.any():
+            continue
+        largest = int(topology.group_capacity[here, gpu].max())
+        problems.append(
+            _problem(
+                f"{path}.gpu_milli[{model}]",
+                f"{need_milli} exceeds every node that could hold it",
+                f"at most {largest}",
+                str(largest),
                 "replica_too_large",
             )
         )

@@ -231,7 +231,10 @@ class WorkloadFiles:
         return text if one is None else f"{one.document.where('name')}: {text}"
 
     def _located(self, problem: FieldProblem) -> FieldProblem | None:
-        """None for what the file's own problem at that place, or its mending, has brought about."""
+        """None for what the file's own problem at that place, or its mending, has brought about.
+
+        Of a value beyond its field's range: the file's own problem, with the most that the fleet takes there.
+        """
         from suanli.model.problems import HARMLESS_ID
 
         found = _IN_BATCH.match(problem.field)
@@ -239,7 +242,7 @@ class WorkloadFiles:
             return problem
         one, rest = self.read[int(found[1])], problem.field[found.end() :]
         if one.problems and (one.tells(rest) or HARMLESS_ID in str(problem)):
-            return None
+            return one.within_fleet(rest, problem)
         assert one.workload is not None
         where = f"{one.document.where(rest)}: {one.workload.workload_id}"
         return problem.model_copy(update={"field": f"{where}: {rest}".removesuffix(": ")})
@@ -280,7 +283,9 @@ def read_workloads(
             problems += _found_by(check, WorkloadFiles(part))
     except SuanliError:
         pass  # what stands in the files is wrong with or without a service
-    raise InvalidRequest(sorted(problems, key=place_in_file))
+    # what is told again, with the nearest value that the fleet takes, stands for what the file alone could tell
+    told = {(p.field, p.problem): p for p in problems}
+    raise InvalidRequest(sorted(told.values(), key=place_in_file))
 
 
 def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> tuple[FieldProblem, ...]:

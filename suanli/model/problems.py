@@ -30,8 +30,11 @@ Loc = tuple[str | int, ...]
 
 MAX_PROBLEMS = 200
 """More than this many problems help nobody; the rest is counted."""
+OUT_OF_RANGE = "out_of_range"
 MAX_LISTED = 12
 """Ids named in one message."""
+MOST_CEILINGS = 16
+"""Values beyond their field's range of one workload for which the fleet's own most is sought."""
 MAX_PEELS = 6
 """Passes over one value: fields, nested checks, checks of the whole, and some slack."""
 
@@ -149,6 +152,18 @@ def validate(cls: type[V], raw: object, names: Names = MODEL_NAMES, prefix: str 
         raise InvalidRequest(*_all_problems(cls, raw, error, names, prefix)) from None
 
 
+def within_fleet(told: FieldProblem, found: FieldProblem) -> FieldProblem | None:
+    """A value beyond its field's range, told with the most that the fleet takes there; None when that is not `found`.
+
+    `found` is what admission says of the same field once it is mended to the most that the field itself takes.
+    """
+    if told.code != OUT_OF_RANGE or not (told.nearest.isdecimal() and found.nearest.isdecimal()):
+        return None
+    if not 0 < int(found.nearest) < int(told.nearest):
+        return None
+    return told.model_copy(update={"expected": found.expected, "nearest": found.nearest})
+
+
 def nearest_identifier(text: str) -> str:
     """`text` bent into the form of an id: lower case, other characters as `-`, at most 63."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("._-")[:63].strip("._-")
@@ -166,6 +181,8 @@ class _Found:
 
     problems: dict[tuple[str, str], tuple[tuple[Any, ...], FieldProblem]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=lambda: set(_HARMLESS_NAMES))
+    ceilings: list[tuple[_Spot, Any]] = field(default_factory=list)
+    """Values above what any fleet could have, with the most that the field takes."""
 
     def add(self, key: tuple[Any, ...], problem: FieldProblem) -> bool:
         place = (problem.field, problem.problem)
@@ -200,7 +217,7 @@ def _all_problems(
             error = again
     if mended is None and error is not None:
         mended = _mended_as_a_whole(cls, peeled, error)
-    return found.in_order(), mended
+    return found.in_order(), _at_ceilings(cls, peeled, mended, found.ceilings)
 
 
 def _mended_as_a_whole(cls: type[V], peeled: Any, error: ValidationError) -> V | None:
@@ -208,15 +225,33 @@ def _mended_as_a_whole(cls: type[V], peeled: Any, error: ValidationError) -> V |
 
     Apart from the search for problems: nothing can hide behind these, and mending them must not bring new ones.
     """
-    copied, unheard = copy.deepcopy(peeled), _Found()
+    unheard = _Found()
     for item in error.errors(include_url=False):
         raised = item.get("ctx", {}).get("error")
         for v in raised.violations if isinstance(raised, Violations) else ():
-            _Spot.at(cls, (*item["loc"], *v.loc)).mend(copied, v.nearest, unheard)
+            _Spot.at(cls, (*item["loc"], *v.loc)).mend(peeled, v.nearest, unheard)
+    return _sound(cls, peeled)
+
+
+def _sound(cls: type[V], raw: object) -> V | None:
     try:
-        return cls.model_validate(copied)
+        return cls.model_validate(raw)
     except ValidationError:
         return None
+
+
+def _at_ceilings(
+    cls: type[V], peeled: Any, mended: V | None, ceilings: Sequence[tuple[_Spot, Any]]
+) -> V | None:
+    """The mended value with the most in each field that asked for more, so that whoever knows the fleet can say what
+    does fit; a field whose most contradicts another field stays as mended."""
+    if mended is None or not ceilings:
+        return mended
+    for spot, most in ceilings[:MOST_CEILINGS]:
+        tried = copy.deepcopy(peeled)
+        if spot.put(tried, most) and (sound := _sound(cls, tried)) is not None:
+            peeled, mended = tried, sound
+    return mended
 
 
 def _note_and_peel(
@@ -247,6 +282,8 @@ def _note_and_peel(
             continue
         spot = _Spot.at(cls, loc)
         problem, nearest = _describe(item, spot, names, prefix)
+        if item["type"] == "less_than_equal" and nearest == item["ctx"]["le"]:
+            found.ceilings.append((spot, nearest))
         mended |= found.add(spot.order(), problem)
         mended |= spot.mend(peeled, nearest, found, unknown=item["type"] == "extra_forbidden")
     return mended
@@ -309,6 +346,16 @@ class _Spot:
         if step is None or step.owner is None:
             return show_plain(value)
         return names.show(step.owner, str(step.key), value)
+
+    def put(self, raw: Any, value: Any) -> bool:
+        """Set what lies here; False when nothing is there to hold it."""
+        try:
+            for step in self.steps[:-1]:
+                raw = raw[step.key]
+            raw[self.steps[-1].key] = value
+        except (KeyError, IndexError, TypeError):
+            return False
+        return True
 
     def mend(self, raw: Any, nearest: Any, found: _Found, unknown: bool = False) -> bool:
         """Replace what lies here by something harmless; False when that is not possible."""
@@ -390,7 +437,7 @@ def _describe(item: Any, spot: _Spot, names: Names, prefix: str) -> tuple[FieldP
                 problem=f"{_quote(spot, names, given)} is out of range",
                 expected=f"{word} {spot.show(names, limit)}",
                 nearest="" if nearest is None else spot.show(names, nearest),
-                code="out_of_range",
+                code=OUT_OF_RANGE,
             ),
             nearest,
         )

@@ -23,7 +23,7 @@ from suanli.model import (
     units,
 )
 from suanli.model.base import Value, trusted
-from suanli.model.problems import HARMLESS_ID, Malformed, show_plain, validate
+from suanli.model.problems import HARMLESS_ID, Malformed, show_plain, validate, within_fleet
 from suanli.model.workload import WorkloadName
 from suanli.v1 import workloads_pb2 as pb
 from suanli.wire.codec import (
@@ -348,8 +348,18 @@ def workloads_from_batch(request: pb.BatchCreateWorkloadsRequest) -> list[Worklo
 
 
 def with_impossible(error: InvalidRequest, found: Sequence[FieldProblem]) -> InvalidRequest:
-    """The error with what else was found about its mended workloads, less what lies at a field that was mended."""
+    """The error with what else was found about its mended workloads, less what lies at a field that was mended.
+
+    A value beyond its field's range is told with the most that the fleet takes instead of the most that the field takes.
+    """
     told = [_PATH_PARTS.findall(p.field) for p in error.problems]
+    at_place = {
+        tuple(_PATH_PARTS.findall(path)): p for p in found for path in (p.field, NAMES.proto_path(p.field))
+    }
+
+    def nearer(problem: FieldProblem, place: list[str]) -> FieldProblem:
+        of_fleet = at_place.get(tuple(place))
+        return (within_fleet(problem, of_fleet) if of_fleet is not None else None) or problem
 
     def is_told(path: str) -> bool:
         asked = _PATH_PARTS.findall(path)
@@ -360,7 +370,8 @@ def with_impossible(error: InvalidRequest, found: Sequence[FieldProblem]) -> Inv
         for p in found
         if HARMLESS_ID not in str(p) and not is_told(p.field) and not is_told(NAMES.proto_path(p.field))
     ]
-    return InvalidRequest([*error.problems, *more], error.mended)
+    known_problems = [nearer(p, place) for p, place in zip(error.problems, told, strict=True)]
+    return InvalidRequest([*known_problems, *more], error.mended)
 
 
 _PATH_PARTS = re.compile(r"[^.\[\]]+")

@@ -70,7 +70,7 @@ def test_a_replica_larger_than_any_node(city):
         "replica_too_large",
     )
     assert the_problem(city, a_workload("w").gpus(h20=5000)) == (
-        "stages[0].gpu_milli",
+        "stages[0].gpu_milli[h20]",
         "4000",
         "replica_too_large",
     )

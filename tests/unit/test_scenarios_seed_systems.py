@@ -10,9 +10,11 @@ import pytest
 
 import suanli.model as model
 from cluster_sim.scenarios import Scenario, shipped_scenarios
+from suanli.yaml_io import load_workloads
 from tests.support.sites import base_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT.parent / "shared" / "domain.md"
 DOC = ROOT / "docs" / "seed-systems.md"
 REFERENCE = re.compile(
     r"\b(class|site|zone|access|tariff|node|plant|label|service|twin|scenario|field|code):([\w./=-]+)"
@@ -63,6 +65,35 @@ ALL = [(s, row) for s in ("Requirements on compute, energy and network", "Named 
 def test_every_row_of_the_documents_is_here():
     assert len(rows("Requirements on compute, energy and network")) == REQUIREMENTS
     assert len(rows("Named systems")) == SYSTEMS
+
+
+def source_rows(section: str) -> list[list[str]]:
+    """Cells of the table of that section in the research notes that the document was made from."""
+    text = SOURCE.read_text(encoding="utf-8").split(f"\n### {section} ")[1].split("\n#")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.skipif(
+    not SOURCE.is_file(), reason="the research notes (../shared/domain.md) are not beside the project"
+)
+@pytest.mark.parametrize(
+    ("section", "of_notes"),
+    [("Requirements on compute, energy and network", "1.1"), ("Named systems", "1.2")],
+)
+def test_the_documents_rows_are_those_of_the_research_notes(section, of_notes):
+    assert len(rows(section)) == len(source_rows(of_notes))
+
+
+def test_the_examples_ask_for_labels_that_the_city_has():
+    """Every alternative of an "or": one that no site carries can never match."""
+    have = [site.labels for site in base_scenario().sites.rows.values()]
+    for file in sorted((ROOT / "examples").glob("*.yaml")):
+        if file.name in ("fleet.yaml", "policy.yaml"):
+            continue
+        for workload in load_workloads(file.read_text(encoding="utf-8"), file.name):
+            for wanted in (a for stage in workload.stages for a in stage.require_any):
+                assert any(wanted.items() <= labels.items() for labels in have), (file.name, wanted)
 
 
 @pytest.mark.parametrize("row", [row for _, row in ALL], ids=lambda row: row[0])
