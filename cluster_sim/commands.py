@@ -81,8 +81,8 @@ def demo(
 ) -> None:
     """Play a day of the city through a real service, compare it with three baselines, check and report it.
 
-    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input or a scenario
-    file of your own that is proven unplayable. Caps are judged in the summary and change no exit code.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input or a
+    scenario file of your own that is proven unplayable. Caps are judged in the summary and change no exit code.
 
     Examples:
         suanli demo
@@ -205,9 +205,9 @@ def simulate(
     With --trace the day comes from a recorded list; under Suanli's own policy it is submitted to a real service through
     the public client.
 
-    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input or a scenario
-    file of your own that is proven unplayable. Caps are judged in the summary and change no exit code: a baseline may
-    break them.
+    Exit codes: 0 checker, hard latencies and accounts held, 1 one of them did not (said last), 2 bad input or a
+    scenario file of your own that is proven unplayable. Caps are judged in the summary and change no exit code: a
+    baseline may break them.
 
     Examples:
         suanli simulate tiny-cloud-edge
@@ -367,7 +367,7 @@ def _check_playable(console: Console, world: Scenario) -> None:
 
 
 def _refuse_unplayable(name: str, world: Scenario) -> None:
-    """Exit 2 when a file from outside is proven unplayable on its day; of shipped scenarios the tests prove the contrary."""
+    """Exit 2 when a file from outside is proven unplayable on its day; shipped ones are proven by tests."""
     if name in shipped_scenarios():
         return
     from cluster_sim.scenarios.check import check as check_scenario

@@ -350,7 +350,7 @@ def workloads_from_batch(request: pb.BatchCreateWorkloadsRequest) -> list[Worklo
 def with_impossible(error: InvalidRequest, found: Sequence[FieldProblem]) -> InvalidRequest:
     """The error with what else was found about its mended workloads, less what lies at a field that was mended.
 
-    A value beyond its field's range is told with the most that the fleet takes instead of the most that the field takes.
+    A value beyond its field's range is told with the most that the fleet takes instead of the field's own.
     """
     told = [_PATH_PARTS.findall(p.field) for p in error.problems]
     at_place = {

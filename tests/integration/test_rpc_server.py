@@ -258,6 +258,62 @@ async def test_one_answer_names_what_is_malformed_and_what_is_impossible():
 
 
 @run
+async def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fleet_takes():
+    """Not with the field's own most, which no machine has: who takes what is named is accepted."""
+    async with a_server() as (client, _):
+        message = wire.workload_to_proto(a_workload("a", stage={"gpu_milli": {"l20": 1000}}))
+        stage = message.stages[0]
+        asked = {
+            "memory_mib": 999_999_999,
+            "storage_gib": 99_999_999,
+            "gpu_memory_mib": 99_999_999,
+            "cpu_milli": 70_000,
+        }
+        for name, value in asked.items():
+            setattr(stage, name, value)
+        stage.gpu_milli[0].gpu_milli = 64_000
+        request = workloads_pb2.CreateWorkloadRequest(parent=ACME, workload_id="a", workload=message)
+        item = workloads_pb2.BatchCreateWorkloadsRequest(parent=ACME, requests=[request])
+        largest = {
+            "memory_mib": 256_000,
+            "storage_gib": 1_000,
+            "gpu_memory_mib": 48_000,
+            "cpu_milli": 64_000,
+            "gpu_milli[l20]": 8_000,
+        }
+        for call, path in (
+            (client.workloads.CreateWorkload(request, timeout=DEADLINE_S), ""),
+            (client.workloads.BatchCreateWorkloads(item, timeout=DEADLINE_S), "requests[0]."),
+        ):
+            (bad,) = details(await refused(call), error_details_pb2.BadRequest)
+            told = {v.field: v.description for v in bad.field_violations}
+            assert set(told) == {f"{path}workload.stages[0].{name}" for name in largest}
+            for name, most in largest.items():
+                assert told[f"{path}workload.stages[0].{name}"].endswith(
+                    f"expected at most {most}; nearest possible {most}"
+                )
+        for name in asked:
+            setattr(stage, name, largest[name])
+        stage.gpu_milli[0].gpu_milli = largest["gpu_milli[l20]"]
+        await client.workloads.CreateWorkload(request, timeout=DEADLINE_S)
+
+
+@run
+async def test_more_replicas_than_any_field_takes_are_told_with_what_the_fleet_holds():
+    async with a_server() as (client, _):
+        message = wire.workload_to_proto(a_workload("a", cpu_milli=32_000, memory_mib=1_000))
+        message.stages[0].replicas = 9_999_999
+        request = workloads_pb2.CreateWorkloadRequest(parent=ACME, workload_id="a", workload=message)
+        (bad,) = details(
+            await refused(client.workloads.CreateWorkload(request, timeout=DEADLINE_S)),
+            error_details_pb2.BadRequest,
+        )
+        (told,) = bad.field_violations
+        assert told.field == "workload.stages[0].replicas"
+        assert told.description.endswith("expected at most 24; nearest possible 24")  # 12 nodes of 64 cores
+
+
+@run
 async def test_validate_only_stores_nothing():
     async with a_server() as (client, _):
         request = workloads_pb2.CreateWorkloadRequest(

@@ -17,6 +17,8 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
+from scheduler.domain.topology import build_topology
+from scheduler.planner.admission import impossible
 from suanli.cli import lazy
 from suanli.cli.common import _check_address, read_workloads
 from suanli.cli.main import app
@@ -35,6 +37,7 @@ from suanli.model import (
 from suanli.yaml_io import load_workloads
 from tests import fake_service
 from tests.fake_service import FakeService
+from tests.service_worlds import a_fleet
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 V2X = str(EXAMPLES / "v2x.yaml")
@@ -135,6 +138,45 @@ def test_what_is_left_of_a_malformed_workload_is_judged_too(
         "-:6: flows[0].source: 7 does not fit",
     ]
     assert [w.name for w in asked] == ["tenants/default/workloads/x"]
+
+
+def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fleet_takes(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    """Once, at its line, with the nearest value that the service names; fields that fit keep quiet."""
+    fleet = build_topology(a_fleet())
+
+    def judge(workloads: list[Any], request: Any) -> None:
+        raise InvalidRequest(
+            [
+                p.model_copy(update={"field": f"requests[{i}].workload.{p.field}"})
+                for i, workload in enumerate(workloads)
+                for p in impossible(workload, fleet)
+            ]
+        )
+
+    monkeypatch.setattr(service, "_accept", judge)
+    text = (
+        "name: x\nkind: batch\nstages:\n- stage_id: m\n  cpu_milli: 9\n  memory_mib: 999999999\n"
+        "  storage_gib: 99999999\n  gpu_milli: {l20: 64000}\n"
+    )
+    done = run("submit", "-", input=text)
+    assert done.exit_code == 2
+    assert [line.strip() for line in done.stderr.splitlines()] == [
+        "error: 3 problems",
+        "-:6: stages[0].memory_mib: 999999999 is out of range; expected at most 256000; nearest possible 256000",
+        "-:7: stages[0].storage_gib: 99999999 is out of range; expected at most 1000; nearest possible 1000",
+        "-:8: stages[0].gpu_milli[l20]: 64000 is out of range; expected at most 8000; nearest possible 8000",
+    ]
+
+
+def test_a_most_that_contradicts_another_field_is_not_told_as_a_problem_of_its_own(run: Run):
+    """`replicas` mended to its field's most would exceed `replicas_max`, which nobody wrote wrongly."""
+    stage = "{stage_id: m, cpu_milli: 9, memory_mib: 9, replicas: 9999999, replicas_max: 5}"
+    done = run("submit", "-", input=f"name: x\nkind: batch\nstages:\n- {stage}\n")
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: -:4: stages[0].replicas: 9999999 is out of range")
 
 
 def test_a_failing_later_batch_says_how_many_workloads_are_in_already(

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cluster_sim.scenarios.check import check
+from cluster_sim.scenarios.loader import load_scenario
 from suanli.cli.main import app
+
+UNPLAYABLE = "extends: tiny-cloud-edge\nsites: {rows: {e01-hub: {pue_cap_annual: 1.02}}}\n"
+GENTLE = (
+    "extends: tiny-cloud-edge\nsites: {rows: {ai-core: {pue_cap_annual: 2.9}, e01-hub: {pue_cap_annual: 2.9}, "
+    "e02-jkq: {pue_cap_annual: 2.9}}}\n"
+)
 
 
 def refused(*arguments: str) -> list[str]:
@@ -31,6 +39,40 @@ def test_a_scenario_that_cannot_be_read_is_told_in_whole_lines(command: list[str
     assert len(refused(*command, str(mine))) == 1
     mine.write_text("extends: tiny-twin\nday: {hours: many}\n", encoding="utf-8")
     assert refused(*command, str(mine)) == [f"{mine}:2: day.hours: 'many' is no number; expected a number"]
+
+
+@pytest.mark.parametrize("command", ["simulate", "demo"])
+def test_a_scenario_file_of_ones_own_that_cannot_be_played_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A cap below what the room's plant can reach at any load; nothing is played and no folder made."""
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(UNPLAYABLE, encoding="utf-8")
+    first, *_, last = refused(command, str(mine))
+    assert first.startswith(f"{mine}: e01-hub: cap 1.02 cannot be held in month 7")
+    assert "--no-check plays it all the same" in last
+    assert [f.name for f in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_an_unplayable_file_is_played_when_asked_for_and_a_playable_one_needs_no_asking(tmp_path: Path):
+    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
+    for text, options in ((UNPLAYABLE, ["--no-check"]), (GENTLE, [])):
+        mine.write_text(text, encoding="utf-8")
+        ended = CliRunner().invoke(app, ["simulate", str(mine), "--quiet", "--out", str(out), *options])
+        assert ended.exit_code == 0, ended.output
+        assert (out / "suanli.jsonl").stat().st_size > 0
+        (out / "suanli.jsonl").unlink()
+    (line,) = refused("simulate", str(mine), "--check", "--no-check")
+    assert line == "--check and --no-check do not go together"
+
+
+def test_what_only_leaves_a_day_little_to_show_is_no_reason_to_refuse_it(tmp_path: Path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(GENTLE, encoding="utf-8")
+    verdict = check(load_scenario(mine), months=())
+    assert any("no cap binds" in p for p in verdict.problems)
+    assert verdict.unplayable == []
 
 
 def test_a_file_that_is_no_log_is_named_once_and_a_folder_is_called_one(tmp_path: Path):
