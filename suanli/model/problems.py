@@ -164,6 +164,15 @@ def within_fleet(told: FieldProblem, found: FieldProblem) -> FieldProblem | None
     return told.model_copy(update={"expected": found.expected, "nearest": found.nearest})
 
 
+def renamed(cls: type[BaseModel], path: str, names: Names, prefix: str = "") -> str:
+    """A path of `cls` in the model's names as the caller writes it: `stages[0].replicas` → `…replica_count`."""
+    loc = tuple(int(part) if part.isdecimal() else part for part in _PATH_PARTS.findall(path))
+    return _Spot.at(cls, loc).path(names, prefix)
+
+
+_PATH_PARTS = re.compile(r"[^.\[\]]+")
+
+
 def nearest_identifier(text: str) -> str:
     """`text` bent into the form of an id: lower case, other characters as `-`, at most 63."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("._-")[:63].strip("._-")

@@ -220,12 +220,6 @@ class WireNames:
         """Proto name of a model field; the model's own where there is none."""
         return self._fields.get((cls, name), (name, show_plain))[0]
 
-    def proto_path(self, path: str) -> str:
-        """A path of model names in proto names, as far as the last part goes: `stages[0].memory_mib` → `…mebibytes`."""
-        head, dot, last = path.rpartition(".")
-        found = {proto for (_, model), (proto, _) in self._fields.items() if model == last}
-        return f"{head}{dot}{found.pop()}" if len(found) == 1 else path
-
     def show(self, cls: type[BaseModel], name: str, value: object) -> str:
         """The value in proto units."""
         show = self._fields.get((cls, name), (name, show_plain))[1]

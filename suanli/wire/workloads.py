@@ -23,7 +23,7 @@ from suanli.model import (
     units,
 )
 from suanli.model.base import Value, trusted
-from suanli.model.problems import HARMLESS_ID, Malformed, show_plain, validate, within_fleet
+from suanli.model.problems import HARMLESS_ID, Malformed, renamed, show_plain, validate, within_fleet
 from suanli.model.workload import WorkloadName
 from suanli.v1 import workloads_pb2 as pb
 from suanli.wire.codec import (
@@ -354,7 +354,7 @@ def with_impossible(error: InvalidRequest, found: Sequence[FieldProblem]) -> Inv
     """
     told = [_PATH_PARTS.findall(p.field) for p in error.problems]
     at_place = {
-        tuple(_PATH_PARTS.findall(path)): p for p in found for path in (p.field, NAMES.proto_path(p.field))
+        tuple(_PATH_PARTS.findall(path)): p for p in found for path in (p.field, _in_proto_names(p.field))
     }
 
     def nearer(problem: FieldProblem, place: list[str]) -> FieldProblem:
@@ -368,10 +368,16 @@ def with_impossible(error: InvalidRequest, found: Sequence[FieldProblem]) -> Inv
     more = [
         p
         for p in found
-        if HARMLESS_ID not in str(p) and not is_told(p.field) and not is_told(NAMES.proto_path(p.field))
+        if HARMLESS_ID not in str(p) and not is_told(p.field) and not is_told(_in_proto_names(p.field))
     ]
     known_problems = [nearer(p, place) for p, place in zip(error.problems, told, strict=True)]
     return InvalidRequest([*known_problems, *more], error.mended)
+
+
+def _in_proto_names(path: str) -> str:
+    """`requests[0].workload.stages[0].replicas` → `….replica_count`; what lies in no workload stays."""
+    head, workload, rest = path.partition("workload.")
+    return renamed(Workload, rest, NAMES, f"{head}workload") if workload else path
 
 
 _PATH_PARTS = re.compile(r"[^.\[\]]+")

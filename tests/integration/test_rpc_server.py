@@ -264,9 +264,9 @@ async def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fle
         message = wire.workload_to_proto(a_workload("a", stage={"gpu_milli": {"l20": 1000}}))
         stage = message.stages[0]
         asked = {
-            "memory_mib": 999_999_999,
-            "storage_gib": 99_999_999,
-            "gpu_memory_mib": 99_999_999,
+            "memory_mebibytes": 999_999_999,
+            "storage_gibibytes": 99_999_999,
+            "gpu_memory_mebibytes": 99_999_999,
             "cpu_milli": 70_000,
         }
         for name, value in asked.items():
@@ -275,9 +275,9 @@ async def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fle
         request = workloads_pb2.CreateWorkloadRequest(parent=ACME, workload_id="a", workload=message)
         item = workloads_pb2.BatchCreateWorkloadsRequest(parent=ACME, requests=[request])
         largest = {
-            "memory_mib": 256_000,
-            "storage_gib": 1_000,
-            "gpu_memory_mib": 48_000,
+            "memory_mebibytes": 256_000,
+            "storage_gibibytes": 1_000,
+            "gpu_memory_mebibytes": 48_000,
             "cpu_milli": 64_000,
             "gpu_milli[l20]": 8_000,
         }
@@ -295,6 +295,7 @@ async def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fle
         for name in asked:
             setattr(stage, name, largest[name])
         stage.gpu_milli[0].gpu_milli = largest["gpu_milli[l20]"]
+        request.workload.CopyFrom(message)
         await client.workloads.CreateWorkload(request, timeout=DEADLINE_S)
 
 
@@ -302,14 +303,14 @@ async def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fle
 async def test_more_replicas_than_any_field_takes_are_told_with_what_the_fleet_holds():
     async with a_server() as (client, _):
         message = wire.workload_to_proto(a_workload("a", cpu_milli=32_000, memory_mib=1_000))
-        message.stages[0].replicas = 9_999_999
+        message.stages[0].replica_count = 9_999_999
         request = workloads_pb2.CreateWorkloadRequest(parent=ACME, workload_id="a", workload=message)
         (bad,) = details(
             await refused(client.workloads.CreateWorkload(request, timeout=DEADLINE_S)),
             error_details_pb2.BadRequest,
         )
         (told,) = bad.field_violations
-        assert told.field == "workload.stages[0].replicas"
+        assert told.field == "workload.stages[0].replica_count"
         assert told.description.endswith("expected at most 24; nearest possible 24")  # 12 nodes of 64 cores
 
 
