@@ -291,6 +291,10 @@ class Outage:
     from_s: int
     until_s: int
     cause: str
+    lost_count: int = 0
+    """Replicas that ran there and were lost."""
+    restarted_count: int = 0
+    """Of these, the ones of which a copy ran after the loss, there or elsewhere, until the log ends."""
 
 
 @dataclass(frozen=True, slots=True)
