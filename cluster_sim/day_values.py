@@ -20,8 +20,9 @@ class ClassLatency:
     """Measured network p99 RTT of one workload class against its budget.
 
     `workload_count` workloads with a budget were measured, `outside_count` of them were outside at least
-    once; `inside_frac` is the share of samples inside, each sample one leg in one interval. Restart minutes
-    are outage, not violations. `hour_p99_ms`: 24 values, None where nothing of the class ran.
+    once; `inside_frac` is the share of samples inside, each sample one leg in one interval. `outage_min`: minutes of
+    the day in which no copy of a service's replica ran after one had, summed over replicas; not violations.
+    `hour_p99_ms`: 24 values, None where nothing of the class ran.
     """
 
     workload_class: str
