@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from suanli.model import Event, EventKind, Fleet, Policy, WorkloadState
+from suanli.model import Event, EventKind, Fleet, Policy, ReplicaPhase, WorkloadState
 from suanli.model.units import HOURS_PER_DAY, SECONDS_PER_HOUR
 
 F64 = NDArray[np.float64]
@@ -92,6 +92,8 @@ class RunColumns:
     delivered_gpu_s: F64
     rtt_p99_ms: F64
     is_move: Bool
+    is_lost: Bool
+    """Ended because its node or site failed."""
     problems: list[str]
 
 
@@ -260,6 +262,7 @@ def _run_columns(
         problems.append(f"{len(ids) - len(row)} placements were ordered twice")
     ran_s, ended_s, delivered = _fates(by_kind, row, commands, problems)
     moved = {e.subject for e in by_kind[EventKind.REPLICA_MOVED]}
+    lost = {e.subject for e in by_kind[EventKind.REPLICA_ENDED] if e.body["phase"] == ReplicaPhase.LOST}
     return RunColumns(
         ids=ids,
         workload=workload,
@@ -282,6 +285,7 @@ def _run_columns(
         delivered_gpu_s=delivered,
         rtt_p99_ms=np.array([e.body.get("rtt_p99_ms") or 0.0 for e in orders], np.float64),
         is_move=np.array([i in moved for i in ids], np.bool_),
+        is_lost=np.array([i in lost for i in ids], np.bool_),
         problems=problems,
     )
 

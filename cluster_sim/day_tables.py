@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -386,9 +387,20 @@ def outages_of(log: DayLog, window: DayWindow) -> tuple[Outage, ...]:
     inside = (o for o in spells if o.from_s < window.day_end_s and o.until_s > window.start_s)
     cut = (
         replace(o, from_s=max(o.from_s, window.start_s), until_s=min(o.until_s, window.day_end_s))
-        for o in inside
+        for o in map(partial(_with_losses, log), inside)
     )
     return tuple(sorted(cut, key=lambda o: (o.site_id, o.from_s)))
+
+
+def _with_losses(log: DayLog, outage: Outage) -> Outage:
+    """The outage with what it cost: whatever ran there as it began is lost, and runs again or not."""
+    runs = log.runs
+    here = runs.site == log.site_index[outage.site_id]
+    in_outage = (outage.from_s <= runs.ended_s) & (runs.ended_s <= outage.until_s)
+    lost = here & runs.is_lost & (runs.ran_s <= outage.from_s) & in_outage
+    again = (runs.ran_s < NEVER_S) & (runs.ended_s > outage.from_s) & ~lost
+    restarted = np.isin(runs.replica_key[lost], runs.replica_key[again])
+    return replace(outage, lost_count=int(lost.sum()), restarted_count=int(restarted.sum()))
 
 
 def _spell(down: Event, until_s: int) -> Outage:

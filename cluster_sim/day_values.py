@@ -20,8 +20,9 @@ class ClassLatency:
     """Measured network p99 RTT of one workload class against its budget.
 
     `workload_count` workloads with a budget were measured, `outside_count` of them were outside at least
-    once; `inside_frac` is the share of samples inside, each sample one leg in one interval. Restart minutes
-    are outage, not violations. `hour_p99_ms`: 24 values, None where nothing of the class ran.
+    once; `inside_frac` is the share of samples inside, each sample one leg in one interval. `outage_min`: minutes of
+    the day in which no copy of a service's replica ran after one had, summed over replicas; not violations.
+    `hour_p99_ms`: 24 values, None where nothing of the class ran.
     """
 
     workload_class: str
@@ -291,6 +292,10 @@ class Outage:
     from_s: int
     until_s: int
     cause: str
+    lost_count: int = 0
+    """Replicas that ran there and were lost."""
+    restarted_count: int = 0
+    """Of these, the ones of which a copy ran after the loss, there or elsewhere, until the log ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The words and numbers in which a day is told: shared by the terminal summary, the live line and the report.
 
 one_sentence      the day for a stranger; outcomes_in_words what became of its workloads
+outage_in_words   why a site was down, and what it lost
 reason_in_words   one no of an Explanation; blocked_in_words all of them, place by place
 event_in_words    one event of the log, None when it tells nothing on its own
 asked_in_words    the instant for which an Explanation speaks
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 import numpy as np
 from rich.cells import cell_len
 
-from cluster_sim.day_values import ClassLatency, Comparison, DayResult
+from cluster_sim.day_values import ClassLatency, Comparison, DayResult, Outage
 from suanli.model import Event, EventKind, Explanation, Fleet, MoveMode, Reason, WorkloadState
 from suanli.model.units import SECONDS_PER_HOUR, utc
 from suanli.model.words import blocked_places, nodes_words, reason_words
@@ -183,6 +184,21 @@ def outcomes_in_words(day: DayResult) -> str:
     return ", ".join(f"{number(count)} {words}" for count, words in counts if count)
 
 
+def outage_in_words(outage: Outage) -> str:
+    """`power feed fault; 12 replicas lost, all started again`, or `power feed fault; nothing ran there`."""
+    return "; ".join(filter(None, (outage.cause, _losses(outage))))
+
+
+def _losses(outage: Outage) -> str:
+    lost, again = outage.lost_count, outage.restarted_count
+    if not lost:
+        return "nothing ran there"
+    if lost == 1:
+        return f"1 replica lost, it {'started again' if again else 'did not start again'}"
+    started = {lost: "all", 0: "none"}.get(again, number(again))
+    return f"{number(lost)} replicas lost, {started} started again"
+
+
 def learned_in_words(day: DayResult) -> str:
     """How far the planner's models of facility power were off at first and at the end, where sites run then; or ""."""
     errors = day.learned.error_frac
@@ -194,8 +210,14 @@ def learned_in_words(day: DayResult) -> str:
     return (
         f"learned from meters: power models of sites up to {percent(first)} off at first, "
         f"{percent(float(errors[-1, told].max()))} at the end; {number(under)} of {number(told.size)} running sites "
-        "settled below 3 %"
+        f"settled below 3 %{_never_ran(day)}"
     )
+
+
+def _never_ran(day: DayResult) -> str:
+    """Sites without a run in the day: no model of theirs was learned, so none was judged."""
+    empty = sum(not site.placed_count for site in day.sites)
+    return f"; {number(empty)} {'site' if empty == 1 else 'sites'} never ran" if empty else ""
 
 
 def _proof(day: DayResult) -> str:

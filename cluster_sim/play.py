@@ -155,8 +155,9 @@ def play_day(
     """Play the day and its drain. An engine given by name is made here and closed at the end."""
     day, submitted = day_of(scenario, seed, window_s)
     meter = LatencyMeter(scenario, seed)
+    cancelled_s = {name: at_s for at_s, name in submitted.cancellations}
     for _, workload in submitted.items:
-        meter.know(workload)
+        meter.know(workload, cancelled_s.get(workload.name))
     sites = engine_of(engine, scenario, seed, dict(submitted.fates)) if isinstance(engine, str) else engine
 
     def after(progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """Two questions asked of the service while the day runs: why does this one wait, why does that one lie where it does.
 
 They are asked at some whole hours through the public client; the answers with the most to tell are kept. Of what waits,
-that which still does at the end is told before everything that waited on the way.
+that which still does at the end of the day is told first, then at the end of its drain, then what waited on the way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ PENDING_ASKED_AT_HOURS = (1, 2, 3, 8, 10, 12, 15, 19, 23)
 PLACED_ASKED_AT_HOURS = (10, 12, 15)
 """Of a day of 24 hours; a shorter one is asked at the same parts of it."""
 NOTHING_TOLD = (-1, -1, -1)
-"""Less than (instant if it waits at an end, rules that conflict, different reasons) of any answer."""
+"""Less than (rank of the instant, rules that conflict, different reasons) of any answer."""
+ON_THE_WAY_RANK, DRAIN_END_RANK, DAY_END_RANK = range(3)
+"""The tables are of the day: what waits as it ends comes first, then what the drain left."""
 
 
 class Questions:
@@ -35,14 +37,16 @@ class Questions:
     def ask(self, now_s: int) -> None:
         """Ask at the hours meant for it; of what waits also at the end of the day and of its drain."""
         scenario = self._scenario
-        if now_s in (scenario.end_s, scenario.drain_end_s):
-            self._ask_pending(at_end=True)
+        if now_s == scenario.end_s:
+            self._ask_pending(DAY_END_RANK)
+        elif now_s == scenario.drain_end_s:
+            self._ask_pending(DRAIN_END_RANK)
         elapsed_s = now_s - scenario.start_s
         if not elapsed_s or now_s > scenario.end_s or elapsed_s % SECONDS_PER_HOUR:
             return  # at the opening everything waits, and only because it has just come
         hour = elapsed_s // SECONDS_PER_HOUR
         if now_s < scenario.end_s and hour in hours_of(PENDING_ASKED_AT_HOURS, scenario.day.hours):
-            self._ask_pending(at_end=False)
+            self._ask_pending(ON_THE_WAY_RANK)
         if hour in hours_of(PLACED_ASKED_AT_HOURS, self._scenario.day.hours):
             for name in self._names('state = RUNNING AND workload_class = "W9"') + self._names(
                 "state = RUNNING"
@@ -51,13 +55,13 @@ class Questions:
                 if _contested(answer) > _contested(self.placed):
                     self.placed = answer
 
-    def _ask_pending(self, *, at_end: bool) -> None:
-        """At the end of the drain, which comes last, whatever waits with a reason is told before the day's end's."""
+    def _ask_pending(self, rank: int) -> None:
+        """Of what waits with a reason the highest rank is told; without one it ranks as asked on the way."""
         # what only waits for a cheaper hour is asked about when nothing waits in earnest
         for name in self._names("state = PENDING") or self._names("state = PLANNED"):
             answer = self._client.explain_workload(name)
             has_reason = bool(answer.reasons or answer.conflict)
-            telling = (answer.at_s if at_end and has_reason else 0, *_telling(answer))
+            telling = (rank if has_reason else ON_THE_WAY_RANK, *_telling(answer))
             if telling > self._pending_telling:
                 self._pending_telling = telling
                 self.pending = self._client.explain_workload(name, with_relaxations=True)

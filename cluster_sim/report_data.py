@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cluster_sim.day_log import FORECAST_GOAL_FRAC
 from cluster_sim.day_tables import clock
 from cluster_sim.day_values import DayResult
-from cluster_sim.day_words import MODE_NAMES, in_order
+from cluster_sim.day_words import MODE_NAMES, in_order, outage_in_words
 from cluster_sim.result import DayStory
 from suanli.model import SiteKind
 from suanli.model.units import SECONDS_PER_MINUTE
@@ -175,7 +175,7 @@ def _learned(day: DayResult) -> dict[str, Any]:
 def _marks(day: DayResult) -> list[dict[str, Any]]:
     """Spans to shade in a site's curves: outages, what the scenario broke, breaches."""
     end_s = day.window.day_end_s
-    outages = [(o.site_id, o.from_s, o.until_s, "down", o.cause or "site down") for o in day.outages]
+    outages = [(o.site_id, o.from_s, o.until_s, "down", outage_in_words(o)) for o in day.outages]
     told = {(o.site_id, o.from_s, o.until_s) for o in day.outages}
     marks = [
         (m.site_id, m.from_s, m.until_s, "mark", m.label)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster_sim.day_tables import clock, price_yuan_per_kwh
-from cluster_sim.day_values import Comparison, DayResult, SiteDay
+from cluster_sim.day_values import Comparison, DayResult, Outage, SiteDay
 from cluster_sim.day_words import (
     MODE_NAMES,
     NONE,
@@ -36,6 +37,7 @@ from cluster_sim.day_words import (
     learned_in_words,
     number,
     one_sentence,
+    outage_in_words,
     outcomes_in_words,
     percent,
     reason_in_words,
@@ -164,11 +166,14 @@ def _print_sites(console: Console, day: DayResult) -> None:
     marked = {(m.site_id, m.from_s, m.until_s) for m in day.marks}
     for outage in day.outages:
         if (outage.site_id, outage.from_s, outage.until_s) not in marked:
-            _print_span(console, day, outage.site_id, outage.from_s, outage.until_s, outage.cause, down=True)
-    down = {(o.site_id, o.from_s, o.until_s) for o in day.outages}
+            _print_outage(console, day, outage)
+    down = {(o.site_id, o.from_s, o.until_s): o for o in day.outages}
     for mark in day.marks:
-        was_down = (mark.site_id, mark.from_s, mark.until_s) in down
-        _print_span(console, day, mark.site_id, mark.from_s, mark.until_s, mark.label, down=was_down)
+        made = down.get((mark.site_id, mark.from_s, mark.until_s))
+        if made is not None:
+            _print_outage(console, day, replace(made, cause=mark.label))
+        else:
+            _print_span(console, day, mark.site_id, mark.from_s, mark.until_s, mark.label)
     _indented(console, "balance = cap × IT energy − facility energy, since 1 January", "dim")
     if any(s.room_frac is not None for s in day.sites):
         _indented(console, "room = what the day could still have used, of its facility energy", "dim")
@@ -192,11 +197,13 @@ def _print_sites(console: Console, day: DayResult) -> None:
         _print_legend(console, [(s.site_id, s.display_name, s.display_name_zh) for s in sites])
 
 
-def _print_span(
-    console: Console, day: DayResult, site_id: str, from_s: int, until_s: int, cause: str, *, down: bool
-) -> None:
-    span = f"{clock(day.fleet, from_s)}–{clock(day.fleet, until_s)}"
-    said = f"{site_id} was down {span}" if down else f"{site_id} {span}"
+def _print_outage(console: Console, day: DayResult, outage: Outage) -> None:
+    was_down = f"{outage.site_id} was down"
+    _print_span(console, day, was_down, outage.from_s, outage.until_s, outage_in_words(outage))
+
+
+def _print_span(console: Console, day: DayResult, what: str, from_s: int, until_s: int, cause: str) -> None:
+    said = f"{what} {clock(day.fleet, from_s)}–{clock(day.fleet, until_s)}"
     _indented(console, f"{said}: {cause}" if cause else said)
 
 

@@ -60,7 +60,7 @@
   const areas = (events, withLabel) => ({
     silent: true,
     data: events.map((e) => [
-      { xAxis: e.from, name: withLabel ? e.label : "", itemStyle: { color: e.kind === "mark" ? ink["shade-soft"] : ink.shade },
+      { xAxis: e.from, name: withLabel ? e.label.replace("; ", "\n") : "", itemStyle: { color: e.kind === "mark" ? ink["shade-soft"] : ink.shade },
         label: { color: e.kind === "mark" ? ink.price : ink.bad, fontSize: 11, position: "insideTop", overflow: "truncate", width: 150 } },
       { xAxis: e.until },
     ]),

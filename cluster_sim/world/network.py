@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cluster_sim.day_values import ClassLatency, LatencyMeasured
 from cluster_sim.scenarios.schema import Scenario
-from cluster_sim.world.protocol import Command, SiteReport, StartReplica
+from cluster_sim.world.protocol import Command, SiteReport, StartReplica, StopReplica
 from suanli.model import (
     AccessProfile,
     Fleet,
@@ -48,6 +48,8 @@ BIN_RATIO = 1.01
 BIN_FIRST_MS = 0.01
 BIN_COUNT = 1500
 LATENCY_SEED_TAG = 103
+MEANT_STOPS = ("cancelled", "paused ", "preempted by ", "another replica failed", "its work is done")
+"""How the service's causes of a stop begin where what stopped is not meant to run: no outage. Other stops are moves."""
 
 
 # ---------------------------------------------------------------------------------------------- routes
@@ -201,12 +203,22 @@ class LatencyMeter:
         self._started: dict[str, StartReplica] = {}
         self._stage_sites: dict[tuple[str, str], dict[tuple[int, str], int]] = defaultdict(dict)
         self._model_of = {(s.site_id, g.group_id): g.gpu_model for s in self._fleet.sites for g in s.groups}
+        self._until_s = scenario.start_s
+        self._running: set[str] = set()
+        self._copies: dict[tuple[str, str, int], int] = defaultdict(int)
+        self._stop_causes: dict[str, str] = {}
         self._gone: dict[tuple[str, str, int], int] = {}
+        self._cancelled_s: dict[str, int] = {}
         self._graphs: dict[str, Workload] = {}
 
-    def know(self, workload: Workload) -> None:
-        """A workload was submitted: its flows and budgets are measured from its first start on."""
+    def know(self, workload: Workload, cancelled_s: int | None = None) -> None:
+        """A workload was submitted: its flows and budgets are measured from its first start on.
+
+        Its owner takes it back at `cancelled_s`, from when on nobody misses it.
+        """
         self._workloads[workload.name] = workload
+        if cancelled_s is not None:
+            self._cancelled_s[workload.name] = cancelled_s
         self._workload_index.setdefault(workload.name, len(self._workload_index))
         tally = self._tallies[self._class_index(workload.workload_class)]
         tally.is_hard = tally.is_hard or workload.priority_class is PriorityClass.HARD_SAFETY
@@ -223,6 +235,8 @@ class LatencyMeter:
         for command in commands:
             if isinstance(command, StartReplica):
                 self._started[command.placement_id] = command
+            elif isinstance(command, StopReplica):
+                self._stop_causes[command.placement_id] = command.cause
         for row in report.replicas:
             order = self._started.get(row.placement_id)
             if order is None or order.workload not in self._workloads:
@@ -232,6 +246,7 @@ class LatencyMeter:
             else:
                 self._ends(order, row.phase, row.at_s)
         until_s = report.meters[0].until_s if report.meters else 0
+        self._until_s = max(self._until_s, until_s)
         if until_s >= self._next_s and until_s <= self._end_s:
             self._measure(until_s)
             self._next_s = until_s + self._every_s
@@ -257,24 +272,46 @@ class LatencyMeter:
     def _begins(self, order: StartReplica, at_s: int) -> None:
         workload = self._workloads[order.workload]
         tally = self._tallies[self._classes[workload.workload_class]]
-        gone_s = self._gone.pop((order.workload, order.stage_id, order.replica_index), None)
+        key = _replica_key(order)
+        gone_s = self._gone.pop(key, None)
         if gone_s is not None:
-            tally.outage_s += at_s - gone_s
+            tally.outage_s += self._missed_s(order.workload, gone_s, at_s)
+        self._running.add(order.placement_id)
+        self._copies[key] += 1
         self._count(order, workload, +1)
         sites, place = self._stage_sites[order.workload, order.stage_id], self._place(order)
         sites[place] = sites.get(place, 0) + 1
 
     def _ends(self, order: StartReplica, phase: ReplicaPhase, at_s: int) -> None:
-        """An end; only what had begun is counted, and a service that is lost or moved is out until it runs again."""
+        """An end; only what had begun is counted. A service is out once no copy of its replica runs any more."""
         workload = self._workloads[order.workload]
         del self._started[order.placement_id]
-        sites, place = self._stage_sites[order.workload, order.stage_id], self._place(order)
-        if sites.get(place, 0) <= 0:
+        stop_cause = self._stop_causes.pop(order.placement_id, "")
+        if order.placement_id not in self._running:
             return
-        sites[place] -= 1
+        self._running.remove(order.placement_id)
+        self._stage_sites[order.workload, order.stage_id][self._place(order)] -= 1
         self._count(order, workload, -1)
-        if phase in (ReplicaPhase.LOST, ReplicaPhase.STOPPED) and order.is_service:
-            self._gone[order.workload, order.stage_id, order.replica_index] = at_s
+        key = _replica_key(order)
+        self._copies[key] -= 1
+        is_missed = phase is ReplicaPhase.LOST or (
+            phase is ReplicaPhase.STOPPED and not stop_cause.startswith(MEANT_STOPS)
+        )
+        if is_missed and order.is_service and not self._copies[key]:
+            self._gone[key] = at_s
+
+    def _missed_s(self, workload: str, gone_s: int, back_s: int) -> int:
+        """Seconds of [gone, back) within the day and before its owner took the workload back."""
+        last_s = min(back_s, self._end_s, self._cancelled_s.get(workload, self._end_s))
+        return max(0, last_s - gone_s)
+
+    def _still_missed_s(self, class_id: str) -> int:
+        """Seconds so far of the services of a class that are out now."""
+        return sum(
+            self._missed_s(name, gone_s, self._until_s)
+            for (name, _, _), gone_s in self._gone.items()
+            if self._workloads[name].workload_class == class_id
+        )
 
     def _place(self, order: StartReplica) -> tuple[int, str]:
         """(site, what it computes on): a GPU model, or `cpu` for a replica without GPU."""
@@ -502,9 +539,14 @@ class LatencyMeter:
             outside_count=len(tally.outside),
             sample_count=tally.samples,
             inside_frac=tally.inside / tally.samples if tally.samples else 1.0,
-            outage_min=tally.outage_s / SECONDS_PER_MINUTE,
+            outage_min=(tally.outage_s + self._still_missed_s(class_id)) / SECONDS_PER_MINUTE,
             hour_p99_ms=tuple(tally.hour_p99_ms),
         )
+
+
+def _replica_key(order: StartReplica) -> tuple[str, str, int]:
+    """What all copies of one replica share, whichever of them runs."""
+    return order.workload, order.stage_id, order.replica_index
 
 
 def _quantile_ms(bins: F64, quantile: float) -> float | None:

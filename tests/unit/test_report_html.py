@@ -267,6 +267,11 @@ def test_what_a_replayed_list_does_not_have_is_left_out_with_its_link(story):
     assert "Nothing that ran has a latency budget." in page.text
 
 
+def test_the_report_says_of_an_outage_what_the_summary_says(story):
+    (label,) = [m["label"] for m in chart_data(story)["events"] if m["kind"] == "down"]
+    assert label == "power failure of the room; 10 replicas lost, all started again"
+
+
 def test_an_outage_the_scenario_made_is_told_once(story):
     day = story.comparison.ours
     made = day.outages[0]

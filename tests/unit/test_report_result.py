@@ -421,6 +421,17 @@ def test_outages_last_from_down_to_up():
     assert site(day, "e01-hub").outage_min == 90
 
 
+def test_an_outage_counts_what_it_lost_and_what_started_again():
+    events, fleet, window = synthetic_day()
+    (whole,) = build_day_result(events, fleet, window).outages
+    lost = {e.subject for e in events if e.kind is EventKind.REPLICA_ENDED and e.body["phase"] == "lost"}
+    assert (whole.lost_count, whole.restarted_count) == (len(lost), len(lost))
+    never_back = next(iter(sorted(lost))).split("#")[0] + "#1"
+    cut = [e for e in events if not (e.kind is EventKind.REPLICA_RUNNING and e.subject == never_back)]
+    (one_short,) = build_day_result(cut, fleet, window).outages
+    assert (one_short.lost_count, one_short.restarted_count) == (len(lost), len(lost) - 1)
+
+
 # ---------------------------------------------------------------- accounts
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cluster_sim.day_values import Outage
 from cluster_sim.day_words import (
     asked_in_words,
     below,
@@ -13,9 +14,11 @@ from cluster_sim.day_words import (
     gap_percent,
     in_order,
     ipue_in_words,
+    learned_in_words,
     minutes,
     number,
     one_sentence,
+    outage_in_words,
     outcomes_in_words,
     percent,
     reason_in_words,
@@ -219,3 +222,29 @@ def test_an_explanation_is_dated_in_the_fleets_local_time():
         "at 00:59 on 15 July: "
     )
     assert asked_in_words(fleet, Explanation(workload="w", state="pending")) == ""
+
+
+@pytest.mark.parametrize(
+    ("lost", "again", "words"),
+    [
+        (0, 0, "fuse; nothing ran there"),
+        (1, 1, "fuse; 1 replica lost, it started again"),
+        (1, 0, "fuse; 1 replica lost, it did not start again"),
+        (1200, 1200, "fuse; 1 200 replicas lost, all started again"),
+        (12, 10, "fuse; 12 replicas lost, 10 started again"),
+        (12, 0, "fuse; 12 replicas lost, none started again"),
+    ],
+)
+def test_an_outage_says_what_it_lost(lost, again, words):
+    assert outage_in_words(Outage("e01-hub", 0, 60, "fuse", lost, again)) == words
+
+
+def test_an_outage_without_a_cause_still_says_what_it_lost():
+    assert outage_in_words(Outage("e01-hub", 0, 60, "")) == "nothing ran there"
+
+
+def test_sites_that_never_ran_are_named_beside_those_that_learned(ours):
+    ran = tuple(replace(s, placed_count=max(s.placed_count, 1)) for s in ours.sites)
+    assert learned_in_words(replace(ours, sites=ran)).endswith("settled below 3 %")
+    two = tuple(replace(s, placed_count=0) if i < 2 else s for i, s in enumerate(ran))
+    assert learned_in_words(replace(ours, sites=two)).endswith("settled below 3 %; 2 sites never ran")

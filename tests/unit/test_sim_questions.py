@@ -60,7 +60,8 @@ def test_a_short_day_is_asked_too_and_never_at_its_opening():
     ("waiting", "name", "hour"),
     [
         ({1: {"a": (PLAIN, TANGLED)}, 24: {"b": (PLAIN, ())}}, "b", 24),
-        ({1: {"a": (PLAIN, TANGLED)}, 24: {"b": (PLAIN, TANGLED)}, 48: {"c": (PLAIN, ())}}, "c", 48),
+        ({1: {"a": (PLAIN, TANGLED)}, 24: {"b": (PLAIN, TANGLED)}, 48: {"c": (PLAIN, TANGLED)}}, "b", 24),
+        ({1: {"a": (PLAIN, TANGLED)}, 24: {"just-come": ((), ())}, 48: {"c": (PLAIN, ())}}, "c", 48),
         ({48: {"c": (PLAIN, ()), "d": (PLAIN, TANGLED)}}, "d", 48),
         ({1: {"a": (PLAIN, TANGLED)}, 24: {"just-come": ((), ())}}, "a", 1),
         ({1: {"a": (PLAIN, ())}, 8: {"b": (PLAIN, TANGLED)}}, "b", 8),

@@ -14,7 +14,16 @@ from cluster_sim.world.arrivals import arrivals
 from cluster_sim.world.build import site_sims, site_specs
 from cluster_sim.world.network import AccessTails, LatencyMeter, Routes, lognormal_sigma
 from cluster_sim.world.protocol import Command, SiteReport, StartReplica
-from suanli.model import Flow, PathBudget, PriorityClass, Stage, Workload, WorkloadKind
+from suanli.model import (
+    Flow,
+    PathBudget,
+    PriorityClass,
+    ReplicaPhase,
+    ReplicaReport,
+    Stage,
+    Workload,
+    WorkloadKind,
+)
 from tests.support import first_fit
 from tests.support.sites import a_start, a_stop, base_scenario
 
@@ -175,6 +184,91 @@ def test_the_share_of_requests_inside_a_p99_budget_at_its_limit_is_about_99_perc
 
 def test_one_seed_gives_one_measurement():
     assert play(a_workload(10.0), "e02-jkq").result() == play(a_workload(10.0), "e02-jkq").result()
+
+
+# ---------------------------------------------------------------- outage
+SMALL = load_scenario("songjiang-s")
+HOUR_S = 3600
+RUNNING, LOST, STOPPED = ReplicaPhase.RUNNING, ReplicaPhase.LOST, ReplicaPhase.STOPPED
+
+
+def outage_min(
+    *rows: tuple[int, str, ReplicaPhase], cause: str = "moved", is_service: bool = True, cancelled_s: int = 0
+) -> float:
+    """Outage of one replica at the end of the drain, whose copies say that much (second of the day, copy, phase)."""
+    workload = a_workload(10.0)
+    meter = LatencyMeter(SMALL, 1)
+    meter.know(workload, SMALL.start_s + cancelled_s if cancelled_s else None)
+    running = play_steps(meter, workload, rows, cause, is_service)
+    return running.result().classes[0].outage_min
+
+
+def play_steps(meter, workload, rows, cause, is_service) -> LatencyMeter:
+    """One step of the world per row; a site that only meters tells the time in between, every quarter of an hour."""
+    sites = {s.spec.site_id: s for s in site_sims(site_specs(SMALL, 1), {}) if s.spec.site_id == "e02-jkq"}
+    starts = {
+        copy: a_start(copy, site_id="e02-jkq", group_id="cpu_edge", gpu_milli=0, gpu_ids=(), is_service=is_service,
+                      workload=workload.name)
+        for copy in sorted({copy for _, copy, _ in rows})
+    }  # fmt: skip
+    orders: list[Command] = list(starts.values())
+    meter.observe(orders, SiteReport((), (), ()))
+    told = 0
+    for at_s in range(SMALL.start_s + 900, SMALL.drain_end_s + 1, 900):
+        due = [r for r in rows[told:] if SMALL.start_s + r[0] <= at_s]
+        told += len(due)
+        stops: list[Command] = [a_stop(copy, at_s, cause) for _, copy, phase in due if phase is STOPPED]
+        said = tuple(ReplicaReport(placement_id=c, phase=p, at_s=SMALL.start_s + s) for s, c, p in due)
+        meters = merged([run_shard(sites, [], at_s)]).meters
+        meter.observe(stops, SiteReport(said, meters, ()))
+    return meter
+
+
+def test_two_live_moves_are_no_outage():
+    assert outage_min(
+        (60, "a", RUNNING),
+        (2 * HOUR_S, "b", RUNNING),
+        (2 * HOUR_S + 30, "a", STOPPED),
+        (9 * HOUR_S, "c", RUNNING),
+        (9 * HOUR_S + 30, "b", STOPPED),
+    ) == 0  # fmt: skip
+
+
+def test_what_is_lost_is_out_until_it_runs_again():
+    assert outage_min((60, "a", RUNNING), (HOUR_S, "a", LOST), (HOUR_S + 480, "b", RUNNING)) == 8
+
+
+def test_a_move_whose_new_copy_died_is_an_outage_from_the_end_of_the_old_one():
+    assert outage_min(
+        (60, "a", RUNNING),
+        (HOUR_S, "b", RUNNING),
+        (HOUR_S + 10, "b", LOST),
+        (HOUR_S + 30, "a", STOPPED),
+        (HOUR_S + 90, "c", RUNNING),
+    ) == 1  # fmt: skip
+
+
+def test_an_outage_counts_to_the_end_of_the_day_and_never_in_the_drain():
+    day_s = SMALL.end_s - SMALL.start_s
+    late = ((60, "a", RUNNING), (day_s - 300, "a", LOST))
+    assert outage_min(*late, (day_s + HOUR_S, "b", RUNNING)) == 5
+    assert outage_min(*late) == 5, "what never comes back is out too"
+    assert outage_min((60, "a", RUNNING), (day_s + 300, "a", LOST), (day_s + HOUR_S, "b", RUNNING)) == 0
+
+
+@pytest.mark.parametrize(
+    ("cause", "minutes"),
+    [("drained", 60), ("paused until the tariff falls", 0), ("preempted by w", 0), ("cancelled", 0)],
+)
+def test_what_was_meant_to_stop_is_not_missed(cause, minutes):
+    rows = ((60, "a", RUNNING), (HOUR_S, "a", STOPPED), (2 * HOUR_S, "b", RUNNING))
+    assert outage_min(*rows, cause=cause) == minutes
+
+
+def test_work_with_an_end_and_what_its_owner_took_back_are_not_missed():
+    lost = ((60, "a", RUNNING), (HOUR_S, "a", LOST))
+    assert outage_min(*lost, (2 * HOUR_S, "b", RUNNING), is_service=False) == 0
+    assert outage_min(*lost, cancelled_s=HOUR_S + 600) == 10
 
 
 # ---------------------------------------------------------------- end-to-end budgets
