@@ -33,13 +33,13 @@ from cluster_sim.report import write_report
 from cluster_sim.result import Comparison, DayResult, DayStory, DayWindow, RunChecks
 from cluster_sim.scenarios.loader import load_scenario
 from cluster_sim.scenarios.schema import Scenario
-from cluster_sim.service_process import ServiceError, ServiceProcess
+from cluster_sim.service_process import ServiceProcess
 from cluster_sim.summary import LiveDay, print_summary
 from cluster_sim.termination import TerminatedInOrder
 from cluster_sim.traces.azure_llm import azure_llm_day, read_azure_llm
 from cluster_sim.traces.openb_day import Cut, openb_day, read_openb
 from cluster_sim.world.protocol import SiteEngine
-from suanli.model import InvalidRequest, Unavailable
+from suanli.model import InvalidRequest
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -366,13 +366,7 @@ def _play_through_service(
     ):
         gateway = ClientGateway(service.await_address())
         questions = Questions(gateway.client, world)
-        try:
-            day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
-        except Unavailable as error:
-            if service.failure:
-                # that nothing answers says less than why nobody is there any more
-                raise ServiceError(service.failure) from error
-            raise
+        day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
         gateway.client.close()
     return day, questions
 

@@ -30,7 +30,8 @@ class ServiceProcess:
     Entering it launches the process and watches it from then on; `await_address` waits until it listens. However it
     dies, before it listens or after, it is launched again on the same store, `MAX_RESTARTS` times. It is given up, and
     `failure` says why, when it died once more, when it lives and does not listen within `START_TIMEOUT_S`, and when it
-    ended by itself without ever having listened: whatever it refused, it would refuse again.
+    ended by itself without ever having listened: whatever it refused, it would refuse again. What fails with
+    `Unavailable` after that leaves as a ServiceError with the failure.
     """
 
     def __init__(
@@ -92,6 +93,12 @@ class ServiceProcess:
         self._stopping.set()
         self._watcher.join()
         self._cut_lifeline()
+        self._end()
+        if self._failure and isinstance(error, Unavailable) and not isinstance(error, ServiceError):
+            # that nothing answers says less than why nobody is there any more
+            raise ServiceError(self._failure) from error
+
+    def _end(self) -> None:
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 
-from cluster_sim import commands, service_process
+from cluster_sim import service_process
 from cluster_sim.service_process import MAX_RESTARTS, ServiceError, ServiceProcess
 from suanli.model import Unavailable
 
@@ -71,9 +69,7 @@ def test_a_service_that_was_up_may_refuse_to_start_and_is_tried_again(tmp_path, 
 def test_a_service_that_refuses_its_first_start_is_not_tried_again(tmp_path, lives):
     launched = lives(REFUSING)
     with ServiceProcess(tmp_path) as service:
-        with pytest.raises(
-            ServiceError, match="did not start .exit code 1.:\nthe store is of a later version"
-        ):
+        with pytest.raises(ServiceError, match=r"did not start \(exit code 1\):\nthe store is of"):
             service.await_address()
         assert launched == [REFUSING]
 
@@ -86,22 +82,18 @@ def test_the_port_file_of_the_dead_is_not_taken_for_that_of_the_living(tmp_path,
         assert service.restart_count == 1
 
 
-def test_a_run_whose_service_was_given_up_says_why(tmp_path, monkeypatch):
-    def nothing_answers(*_):
+def test_who_finds_nobody_after_it_was_given_up_is_told_why(tmp_path, lives):
+    lives(killed_listening(str(tmp_path / "port")), KILLED)
+    with (
+        pytest.raises(ServiceError, match=f"died {MAX_RESTARTS + 1} times"),
+        ServiceProcess(tmp_path) as service,
+    ):
+        failure_of(service)
         raise Unavailable("nothing answers at 127.0.0.1:4711")
 
-    def run(failure: str) -> str:
-        gone = SimpleNamespace(await_address=lambda: "127.0.0.1:4711", failure=failure)
-        monkeypatch.setattr(commands, "ServiceProcess", lambda _: nullcontext(gone))
-        with pytest.raises(Unavailable) as told:
-            commands._play_through_service(None, None, 42, "local", tmp_path)  # type: ignore[arg-type]
-        return str(told.value)
 
-    sites = SimpleNamespace(close=lambda: None)
-    gateway = SimpleNamespace(client=None)
-    monkeypatch.setattr(commands, "EngineToCome", lambda *_: sites)
-    monkeypatch.setattr(commands, "ClientGateway", lambda _: gateway)
-    monkeypatch.setattr(commands, "Questions", lambda *_: None)
-    monkeypatch.setattr(commands, "_play", nothing_answers)
-    assert run("the service died 21 times") == "the service died 21 times"
-    assert run("") == "nothing answers at 127.0.0.1:4711"
+def test_another_error_stays_what_it_is(tmp_path, lives):
+    lives(MUTE)
+    with pytest.raises(Unavailable, match="busy") as told, ServiceProcess(tmp_path):
+        raise Unavailable("busy")
+    assert not isinstance(told.value, ServiceError)
