@@ -65,7 +65,7 @@ class PlanLimits:
     warm_site_trials: int = 2
     """Trials of other open sites when work is already running: the plan of an hour ago has looked already."""
     fleet_gap_frac: float = 2e-3
-    edge_gap_frac: float = 0.025
+    edge_gap_frac: float = 0.029
     """As long as a gap is above its share, the search of open sites goes on, up to so many trials. Half the fleet's
     share costs half as much processor time again and lowers the cost of 16 plans of songjiang-s by 0.01 %."""
     edge_trials: int = 20

@@ -104,3 +104,7 @@ def test_the_developers_lock_contains_the_smaller_one():
 def test_large_files_stay_out():
     large = {path.relative_to(ROOT).as_posix() for path in project_files() if path.stat().st_size > 2_000_000}
     assert large == set()
+
+
+def test_users_type_checkers_read_our_types():
+    assert (ROOT / "suanli" / "py.typed").is_file()
