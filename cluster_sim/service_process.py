@@ -11,20 +11,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from suanli.model import Unavailable
+
 START_TIMEOUT_S = 60.0
 WATCH_S = 0.2
+PORT_POLL_S = 0.02
 STOP_TIMEOUT_S = 10.0
 MAX_RESTARTS = 20
 
 
-class ServiceError(RuntimeError):
+class ServiceError(Unavailable):
     """The service did not start, or died too often; carries the end of its log."""
 
 
 class ServiceProcess:
     """One service process with its own store in `run_dir`; a context manager.
 
-    Entering it launches the process and watches it from then on; `await_address` waits until it listens.
+    Entering it launches the process and watches it from then on; `await_address` waits until it listens. However it
+    dies, before it listens or after, it is launched again on the same store, `MAX_RESTARTS` times. It is given up, and
+    `failure` says why, when it died once more, when it lives and does not listen within `START_TIMEOUT_S`, and when it
+    ended by itself without ever having listened: whatever it refused, it would refuse again. What fails with
+    `Unavailable` after that leaves as a ServiceError with the failure.
     """
 
     def __init__(
@@ -86,6 +93,12 @@ class ServiceProcess:
         self._stopping.set()
         self._watcher.join()
         self._cut_lifeline()
+        self._end()
+        if self._failure and isinstance(error, Unavailable) and not isinstance(error, ServiceError):
+            # that nothing answers says less than why nobody is there any more
+            raise ServiceError(self._failure) from error
+
+    def _end(self) -> None:
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
@@ -104,6 +117,12 @@ class ServiceProcess:
     def _launch(self) -> None:
         assert self._lifeline is not None
         self._port_file.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdout=log, stderr=log, stdin=self._lifeline[0], env=dict(os.environ)
+            )
+
+    def _command(self) -> list[str]:
         command = [
             sys.executable,
             "-m",
@@ -119,23 +138,25 @@ class ServiceProcess:
             str(self._port_file),
             "--while-stdin",
         ]
-        if self._virtual:
-            command.append("--virtual")
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=self._lifeline[0], env=dict(os.environ)
-            )
+        return [*command, "--virtual"] if self._virtual else command
 
-    def _await_port(self) -> None:
+    def _await_port(self) -> bool:
+        """Whether the process launched last came to listen; False when it died first or is no longer wanted.
+
+        `_launch` removed the port file of the one before it, which was dead by then: what is found is this one's.
+        Raises ServiceError when the process lives and does not listen in time.
+        """
         assert self._process is not None
-        port_file, deadline = self._port_file, time.monotonic() + START_TIMEOUT_S
-        while not port_file.exists() or not port_file.read_text().strip():
-            if self._stopping.is_set():
-                return
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise ServiceError(f"the service did not start:\n{self.log_tail()}")
-            time.sleep(0.02)
-        self._port = int(port_file.read_text().strip().rpartition(":")[2])
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._port_file.exists():
+            if self._process.poll() is not None or self._stopping.wait(PORT_POLL_S):
+                return False
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"the service did not start in {START_TIMEOUT_S:.0f} s:\n{self.log_tail()}"
+                )
+        self._port = int(self._port_file.read_text())
+        return True
 
     def log_tail(self, characters: int = 3000) -> str:
         """End of the service's log."""
@@ -143,22 +164,35 @@ class ServiceProcess:
 
     def _watch(self) -> None:
         try:
-            self._await_port()
-        except ServiceError as error:
+            self._keep_alive()
+        except (ServiceError, OSError) as error:
             self._failure = str(error)
-            return
         finally:
             self._has_begun.set()
-        while not self._stopping.wait(WATCH_S):
-            if self._process is None or self._process.poll() is None:
-                continue
-            if self.restart_count >= MAX_RESTARTS:
-                self._failure = f"the service died {self.restart_count} times"
+
+    def _keep_alive(self) -> None:
+        """Until it is to stop: wait for the port, then for the death, and launch again, wherever death came.
+
+        Raises ServiceError when there is no sense in going on.
+        """
+        assert self._process is not None
+        while True:
+            if self._await_port():
+                self._has_begun.set()
+            while self._process.poll() is None:
+                if self._stopping.wait(WATCH_S):
+                    return
+            if self._stopping.is_set():
                 return
+            self._refuse_to_restart_in_vain(self._process.returncode)
             self.restart_count += 1
-            try:
-                self._launch()
-                self._await_port()
-            except ServiceError as error:
-                self._failure = str(error)
-                return
+            self._launch()
+
+    def _refuse_to_restart_in_vain(self, code: int) -> None:
+        """ServiceError when it died too often, or said no (a taken port, a bad store) and has never listened."""
+        ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        if code >= 0 and not self._has_begun.is_set():
+            raise ServiceError(f"the service did not start ({ended}):\n{self.log_tail()}")
+        if self.restart_count >= MAX_RESTARTS:
+            deaths = self.restart_count + 1
+            raise ServiceError(f"the service died {deaths} times, the last time {ended}:\n{self.log_tail()}")

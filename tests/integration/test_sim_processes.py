@@ -6,12 +6,17 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from cluster_sim.client_gateway import ClientGateway
 from cluster_sim.commands import _Baselines
-from cluster_sim.play import BASELINES
+from cluster_sim.driver import Progress
+from cluster_sim.play import BASELINES, play_day, write_log
+from cluster_sim.scenarios import load_scenario
 from cluster_sim.service_process import ServiceError, ServiceProcess
 from suanli.client import Client
 
@@ -32,6 +37,59 @@ def test_a_service_that_dies_before_anybody_asks_for_it_is_started_again(tmp_pat
         with Client(service.await_address(), retry_unavailable_for_s=PATIENCE_S) as client:
             assert client.get_policy().policy_id == "default"
         assert service.pid != first and service.failure == ""
+
+
+def the_log(folder: Path, disturb: Callable[[ServiceProcess, int], None] | None = None) -> bytes:
+    """Canonical log of the tiny day through a service, which `disturb` may harm after each window."""
+    world = load_scenario("tiny-cloud-edge")
+    windows = 0
+
+    with ServiceProcess(folder) as service:
+        gateway = ClientGateway(service.await_address(), retry_unavailable_for_s=PATIENCE_S)
+
+        def on_window(_: Progress) -> None:
+            nonlocal windows
+            windows += 1
+            if disturb is not None:
+                disturb(service, windows)
+
+        day = play_day(world, 42, "suanli", gateway, "local", on_window=on_window)
+        gateway.client.close()
+        assert service.failure == ""
+    write_log(folder / "day.jsonl", day.log)
+    return (folder / "day.jsonl").read_bytes()
+
+
+def test_a_service_killed_again_while_it_starts_ends_the_day_with_the_same_log(tmp_path):
+    kills: list[int] = []
+
+    def kill(service: ServiceProcess) -> None:
+        kills.append(service.pid)
+        os.kill(service.pid, signal.SIGKILL)
+
+    def kill_twice(service: ServiceProcess, window: int) -> None:
+        if window != 10:
+            return
+        kill(service)
+        deadline = time.monotonic() + PATIENCE_S
+        while service.pid == kills[0]:
+            assert time.monotonic() < deadline, "nobody started it again"
+            time.sleep(0.01)
+        kill(service)
+        assert service.restart_count == 1 and not (tmp_path / "wild" / "port").exists(), "it was up already"
+
+    calm, wild = the_log(tmp_path / "calm"), the_log(tmp_path / "wild", kill_twice)
+    assert len(set(kills)) == 2
+    assert calm.count(b"\n") > 100
+    assert wild == calm
+
+
+def test_a_service_killed_before_it_ever_listened_is_started_again(tmp_path):
+    with ServiceProcess(tmp_path) as service:
+        os.kill(service.pid, signal.SIGKILL)
+        with Client(service.await_address(), retry_unavailable_for_s=PATIENCE_S) as client:
+            assert client.get_policy().policy_id == "default"
+        assert service.restart_count == 1 and service.failure == ""
 
 
 def test_who_asks_for_a_service_that_does_not_come_up_is_told_why(tmp_path):
