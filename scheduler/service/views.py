@@ -35,6 +35,7 @@ from suanli.model import (
     WorkloadState,
 )
 from suanli.model.base import trusted
+from suanli.model.view import facts_of
 
 GPU_MILLI = 1000
 
@@ -132,34 +133,22 @@ def _starting(state: ClusterState, owner: NDArray[np.int64], rows: NDArray[np.in
 
 def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecord:
     """The record that the API shows, as `WorkloadRecord.of` would make it: both parts are valid already."""
-    replica_count = gpu_milli = 0
-    for stage in workload.stages:
-        replica_count += stage.replicas
-        gpu_milli += stage.replicas * stage.reference_gpu_milli
     return trusted(
         WorkloadRecord,
         {
-            "name": workload.name,
-            "kind": workload.kind,
-            "workload_class": workload.workload_class,
-            "display_name": workload.display_name,
-            "display_name_zh": workload.display_name_zh,
-            "priority_class": workload.priority_class,
+            **facts_of(workload),
             "state": status.state,
             "etag": str(status.revision),
             "created_at_s": status.created_at_s,
             "updated_at_s": status.updated_at_s,
             "summary": status.starting,
-            "replica_count": replica_count,
             "placed_replica_count": status.placed_replica_count,
             "running_replica_count": status.running_replica_count,
             "done_replica_count": status.done_replica_count,
-            "gpu_milli": gpu_milli,
             "pending_reasons": {},
             "queue_position": 0,
             "expected_start": None,
             "site_ids": status.site_ids,
-            "workload": workload,
         },
     )
 

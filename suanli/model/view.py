@@ -9,7 +9,7 @@ seconds since 1970.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -52,25 +52,30 @@ class WorkloadRecord(Value):
     @classmethod
     def of(cls, workload: Workload, state: WorkloadState, **status: object) -> Self:
         """The record of `workload`; `status` names any of the other fields."""
-        return cls.model_validate(
-            {
-                "name": workload.name,
-                "kind": workload.kind,
-                "workload_class": workload.workload_class,
-                "display_name": workload.display_name,
-                "display_name_zh": workload.display_name_zh,
-                "priority_class": workload.priority_class,
-                "replica_count": sum(s.replicas for s in workload.stages),
-                "gpu_milli": sum(s.replicas * s.reference_gpu_milli for s in workload.stages),
-                "state": state,
-                "workload": workload,
-                **status,
-            }
-        )
+        return cls.model_validate({**facts_of(workload), "state": state, **status})
 
     def basic(self) -> Self:
         """Without the body, as lists show it."""
         return self if self.workload is None else self.model_copy(update={"workload": None})
+
+
+def facts_of(workload: Workload) -> dict[str, Any]:
+    """The fields of a record that its workload alone decides."""
+    replica_count = gpu_milli = 0
+    for stage in workload.stages:
+        replica_count += stage.replicas
+        gpu_milli += stage.replicas * stage.reference_gpu_milli
+    return {
+        "name": workload.name,
+        "kind": workload.kind,
+        "workload_class": workload.workload_class,
+        "display_name": workload.display_name,
+        "display_name_zh": workload.display_name_zh,
+        "priority_class": workload.priority_class,
+        "replica_count": replica_count,
+        "gpu_milli": gpu_milli,
+        "workload": workload,
+    }
 
 
 class ChangeType(StrEnum):
