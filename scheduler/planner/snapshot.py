@@ -192,10 +192,8 @@ class Snapshot:
             if need > 0:
                 fit = np.minimum(fit, free[at] // need)
         if stage.gpu_milli:
-            fit = np.minimum(
-                fit,
-                gpu_fit(nodes.gpu_milli[at, : self._gpu_slots], view.need[self.topology.node_group[at], 2]),
-            )
+            need_milli = view.need[self.topology.node_group[at], 2]
+            fit = np.minimum(fit, gpu_fit(self._free_by_device(at).T, need_milli))
         return fit
 
     def holds_one(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -206,14 +204,14 @@ class Snapshot:
             holds &= nodes.storage_gib[at] >= stage.storage_gib
         if stage.gpu_milli:
             need_milli = view.need[self.topology.node_group[at], 2]
-            free = nodes.gpu_milli[at, : self._gpu_slots]
-            whole = need_milli >= WHOLE_GPU_MILLI
-            if whole.all():
-                holds &= (free == WHOLE_GPU_MILLI).sum(axis=1) * WHOLE_GPU_MILLI >= need_milli
-            elif not whole.any():
-                holds &= (need_milli > 0) & (free.max(axis=1, initial=-1) >= need_milli)
+            free = self._free_by_device(at)
+            whole_count = np.count_nonzero(need_milli >= WHOLE_GPU_MILLI)
+            if whole_count == len(at):
+                holds &= (free == WHOLE_GPU_MILLI).sum(axis=0) * WHOLE_GPU_MILLI >= need_milli
+            elif not whole_count:
+                holds &= (need_milli > 0) & (free.max(axis=0, initial=-1) >= need_milli)
             else:
-                holds &= gpu_fit(free, need_milli) > 0
+                holds &= gpu_fit(free.T, need_milli) > 0
         return holds
 
     def _off_floor(self, view: SpecView, at: NDArray[np.int64], fit: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -250,8 +248,12 @@ class Snapshot:
 
     def gpus_free(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
         """(len(at),) milli-GPUs free on each of these nodes, over all devices."""
-        free: NDArray[np.int64] = np.maximum(self.nodes.gpu_milli[at, : self._gpu_slots], 0).sum(axis=1)
+        free: NDArray[np.int64] = np.maximum(self._free_by_device(at), 0).sum(axis=0)
         return free
+
+    def _free_by_device(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(devices, len(at)) milli-GPUs free; a row for each device, for sums over a few columns are slow."""
+        return self.nodes.gpu_milli.take(at, axis=0)[:, : self._gpu_slots].T.copy()
 
     @cached_property
     def _gpu_slots(self) -> int:
@@ -401,19 +403,20 @@ def devices_of(gpu_mask: int) -> tuple[int, ...]:
 
 def device_shares(gpu_mask: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.int64]:
     """(R, devices) milli-GPUs that each of R replicas holds on each device of its mask."""
-    bits = gpu_mask[:, None] >> np.arange(MAX_GPUS_PER_NODE) & 1
-    each: NDArray[np.int64] = bits * (need_milli // np.maximum(bits.sum(axis=1), 1))[:, None]
+    bits = gpu_mask >> np.arange(MAX_GPUS_PER_NODE)[:, None] & 1  # by device, as in `gpu_fit`
+    each: NDArray[np.int64] = (bits * (need_milli // np.maximum(bits.sum(axis=0), 1))).T
     return each
 
 
 def gpu_fit(gpu_free_milli: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) replicas that the GPUs of each node hold: whole devices together, a share on one device."""
-    whole: NDArray[np.int64] = (gpu_free_milli == WHOLE_GPU_MILLI).sum(axis=1) // np.maximum(
+    free = np.ascontiguousarray(gpu_free_milli.T)  # by device: sums over a few columns are slow
+    whole: NDArray[np.int64] = (free == WHOLE_GPU_MILLI).sum(axis=0) // np.maximum(
         need_milli // WHOLE_GPU_MILLI, 1
     )
     if not len(need_milli) or need_milli.min() >= WHOLE_GPU_MILLI:
         return whole
-    share = (np.maximum(gpu_free_milli, 0) // np.maximum(need_milli, 1)[:, None]).sum(axis=1)
+    share = (np.maximum(free, 0) // np.maximum(need_milli, 1)).sum(axis=0)
     return np.where(need_milli <= 0, 0, np.where(need_milli >= WHOLE_GPU_MILLI, whole, share))
 
 

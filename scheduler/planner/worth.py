@@ -48,17 +48,17 @@ def free_of(snapshot: Snapshot, at: IntArray) -> IntArray:
 
 @dataclass(frozen=True)
 class Prices:
-    """(G,) what one replica costs on a node of each group that is on, or asleep: yuan per hour, and as worth."""
+    """(2, G) what one replica costs on a node of each group that is on, and that is asleep."""
 
-    on: FloatArray
-    wake: FloatArray
-    on_milli: FloatArray
-    wake_milli: FloatArray
+    yuan_per_hour: FloatArray
+    milli: FloatArray
+    """The same as worth."""
 
     @classmethod
     def of(cls, on: FloatArray, waking: FloatArray) -> Prices:
         """From the cost on a node that is on, and what waking one adds."""
-        return cls(on, on + waking, price_milli(on), price_milli(on + waking))
+        cost = np.stack([on, on + waking])
+        return cls(cost, price_milli(cost))
 
 
 class SiteWorth:
@@ -82,8 +82,6 @@ class SiteWorth:
         self._worth = np.full(len(nodes), np.inf)
         self._price_milli = np.zeros(len(nodes))
         """The cost in the unit of worth, where there is room."""
-        self._free = np.zeros(len(nodes), np.int64)
-        """`free_of` where there is room."""
         self._unvalued = np.zeros(len(nodes), bool)
         """Nodes with room whose worth has not been asked for since they changed."""
         self._least = np.inf
@@ -95,9 +93,14 @@ class SiteWorth:
         """Yuan per hour on the cheapest node with room for work that runs for `left_s`; inf: no room."""
         if self._seen != len(self._changed):
             self._refresh()
-        if self._least < np.inf and self.site in kept.sites:
-            return float(self._cost[kept.passes(self._nodes, left_s)].min(initial=np.inf))
-        return self._least
+        if self._least == np.inf or self.site not in kept.sites or self._may_take_cheapest(kept, left_s):
+            return self._least
+        return float(self._cost[kept.passes(self._nodes, left_s)].min(initial=np.inf))
+
+    def _may_take_cheapest(self, kept: Reservations, left_s: float) -> bool:
+        """Whether the first of the cheapest nodes is not kept from such work; then no other need be asked."""
+        cheapest = self._cost.argmin()
+        return bool(kept.passes(self._nodes[cheapest : cheapest + 1], left_s)[0])
 
     def order(self, count: int, kept: Reservations, left_s: float) -> list[int]:
         """(≤ count,) node of each replica that runs for `left_s`, each where worth is least by then.
@@ -105,10 +108,11 @@ class SiteWorth:
         One replica goes to the fullest of equally good nodes, several to the first.
         """
         worth = self._worth_now()
-        if self.site in kept.sites:
-            worth = np.where(kept.passes(self._nodes, left_s), worth, np.inf)
+        has_kept = self.site in kept.sites
         if count == 1:
-            return self._best(worth)
+            return self._best(worth, kept if has_kept else None, left_s)
+        if has_kept:
+            worth = np.where(kept.passes(self._nodes, left_s), worth, np.inf)
         least = np.flatnonzero(worth < np.inf)
         if count < len(least):
             limit = np.partition(worth[least], count - 1)[count - 1]
@@ -118,12 +122,19 @@ class SiteWorth:
         price = dict(zip(self._nodes[least].tolist(), self._price_milli[least].tolist(), strict=True))
         return self._take_in_turn(count, unopened, price)
 
-    def _best(self, worth: FloatArray) -> list[int]:
-        at = int(worth.argmin())
-        ties = (worth == worth[at]).nonzero()[0]
-        if len(ties) > 1:
-            at = int(ties[self._free[ties].argmin()])
-        return [int(self._nodes[at])] if worth[at] < np.inf else []
+    def _best(self, worth: FloatArray, kept: Reservations | None, left_s: float) -> list[int]:
+        """The fullest of the nodes of least worth; kept: None where no node of the site is."""
+        least = worth[worth.argmin()]
+        if least == np.inf:
+            return []
+        ties = self._nodes[(worth == least).nonzero()[0]]
+        if kept is not None:
+            passes = kept.passes(ties, left_s)
+            if not passes.any():
+                others = np.where(kept.passes(self._nodes, left_s), worth, np.inf)
+                return self._best(others, None, left_s)
+            ties = ties[passes]
+        return [int(ties[0] if len(ties) == 1 else ties[free_of(self._snapshot, ties).argmin()])]
 
     def _take_in_turn(
         self, count: int, unopened: list[tuple[float, int]], price: dict[int, float]
@@ -165,23 +176,21 @@ class SiteWorth:
         snapshot, stage = self._snapshot, self._view.spec.stage
         nodes, group = snapshot.nodes, int(snapshot.topology.node_group[node])
         before, cost = float(self._cost[i]), np.inf
-        cpu_milli, gpus = int(nodes.cpu_milli[node]), nodes.gpu_milli[node].tolist()
         if (
             self._usable[node]
-            and cpu_milli >= stage.cpu_milli
+            and nodes.cpu_milli[node] >= stage.cpu_milli
             and nodes.memory_mib[node] >= stage.memory_mib
             and nodes.storage_gib[node] >= stage.storage_gib
-            and holds_gpus(gpus, int(self._view.need[group, 2]))
+            and holds_gpus(nodes.gpu_milli[node].tolist(), int(self._view.need[group, 2]))
         ):
-            asleep = snapshot.empty_node[node]
-            cost = float((self._prices.wake if asleep else self._prices.on)[group])
-            self._price_milli[i] = (self._prices.wake_milli if asleep else self._prices.on_milli)[group]
-            self._free[i] = cpu_milli + CPU_MILLI_OF_GPU_MILLI * sum(g for g in gpus if g > 0)
+            state = int(snapshot.empty_node[node])
+            cost = float(self._prices.yuan_per_hour[state, group])
+            self._price_milli[i] = self._prices.milli[state, group]
         self._cost[i], self._worth[i], self._unvalued[i] = cost, np.inf, cost < np.inf
         if cost < self._least:
             self._least = cost
         elif before == self._least:
-            self._least = float(self._cost.min())
+            self._least = float(self._cost[self._cost.argmin()])
 
     def _look_at(self, index: IntArray) -> None:
         """Work out anew whether these nodes have room, and the cost there."""
@@ -196,13 +205,9 @@ class SiteWorth:
         if len(at):
             holds = snapshot.holds_one(self._view, at)
             at, index = at[holds], index[holds]
-            group = snapshot.topology.node_group[at]
-            asleep = snapshot.empty_node[at]
-            self._cost[index] = np.where(asleep, self._prices.wake[group], self._prices.on[group])
-            self._price_milli[index] = np.where(
-                asleep, self._prices.wake_milli[group], self._prices.on_milli[group]
-            )
-            self._free[index] = free_of(snapshot, at)
+            kind = (snapshot.empty_node[at].view(np.int8), snapshot.topology.node_group[at])
+            self._cost[index] = self._prices.yuan_per_hour[kind]
+            self._price_milli[index] = self._prices.milli[kind]
             self._unvalued[index] = True
         self._least = float(self._cost.min(initial=np.inf))
 
