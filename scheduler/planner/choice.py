@@ -166,7 +166,7 @@ class NodeChoice:
         room = _SiteRoom(self.snapshot, view, count, spare_w, spare_mbps)
         # where power and links are plenty for all of them, they are for one
         shut = view.site_never if room.is_plenty else _sites_shut(self.snapshot, view, spare_w, spare_mbps)
-        if shut.all():
+        if np.count_nonzero(shut) == len(shut):
             return _NOWHERE
         enough = count + (len(spread.used) if spread is not None else 0)
         if not room.is_plenty or (spread is not None and spread.over_sites):
@@ -193,20 +193,21 @@ class NodeChoice:
         """Bit mask of the devices of each replica, put one after the other on nodes that have room for them."""
         group, gpus = self.snapshot.topology.node_group, self.snapshot.nodes.gpu_milli
         by_value = self.packing if self.node_penalty is None else None
-        left: dict[int, list[int]] = {}
+        left: dict[int, tuple[list[int], int]] = {}
         masks = []
         for node in nodes:
-            free = left.get(node)
-            if free is None:
-                free = left[node] = gpus[node].tolist()
-            need = int(view.need[group[node], 2])
+            known = left.get(node)
+            if known is None:
+                known = left[node] = (gpus[node].tolist(), int(view.need[group[node], 2]))
+            free, need = known
             if 0 < need < WHOLE_GPU_MILLI and by_value is not None:
                 mask = by_value.share_on(node, free, need)
             else:
                 mask = devices_among(free, need)
             masks.append(mask)
-            for g in devices_of(mask):
-                free[g] -= need // mask.bit_count()
+            if len(nodes) > 1:
+                for g in devices_of(mask):
+                    free[g] -= need // mask.bit_count()
         return masks
 
     # ------------------------------------------------------------------ tiers
@@ -694,10 +695,10 @@ class _SiteRoom:
         spare_mbps: NDArray[np.float64],
     ) -> None:
         self._snapshot, self._view = snapshot, view
-        self.is_plenty = not (view.site_most_w * count > spare_w + POWER_SLACK_W).any()
+        self.is_plenty = not np.count_nonzero(view.site_most_w * count > spare_w + POWER_SLACK_W)
         if self.is_plenty and view.has_traffic:
             most_mbps = snapshot.views.most_mbps_per_replica(view.spec.spec)
-            self.is_plenty = not (most_mbps * count > spare_mbps + LINK_SLACK_MBPS).any()
+            self.is_plenty = not np.count_nonzero(most_mbps * count > spare_mbps + LINK_SLACK_MBPS)
         self._floor_room: list[int] | None = None
         """Replicas by group; None where no floor could bind."""
         if snapshot.low_used is not None:
@@ -791,5 +792,5 @@ def links_full(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
 
 def _links_full(snapshot: Snapshot, view: SpecView, spare_mbps: NDArray[np.float64]) -> NDArray[np.bool_]:
     mbps = snapshot.views.link_mbps_per_replica(view.spec.spec)
-    full: NDArray[np.bool_] = np.any(mbps > spare_mbps + LINK_SLACK_MBPS, axis=1)
+    full: NDArray[np.bool_] = (mbps > spare_mbps + LINK_SLACK_MBPS).any(axis=1)
     return full

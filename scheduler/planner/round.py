@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,7 @@ MANY_ROWS = 6
 """From so many rows on, sums over the nodes are cheaper than row after row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """One replica row put on a node, on the GPUs of the bit mask."""
 
     row: int
@@ -131,6 +131,10 @@ class Round:
     """Need → declared time left of work that found no room; longer work of that need finds none either."""
     _placed_sites: dict[int, dict[str, int]] = field(default_factory=dict)
     """Workload of several stages placed in this round → stage id → site."""
+    _spec_of: NDArray[np.integer] = field(init=False)
+    """(replicas,) spec of every row."""
+    _each_node: NDArray[np.int64] = field(init=False)
+    """(N,) every node a domain of its own."""
     _owners: list[int] = field(init=False)
     """Workloads with a stage that others share: one place for all of it, chosen with theirs."""
     _follow: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
@@ -155,6 +159,8 @@ class Round:
         kept = Reservations(self.snapshot, self.now_s)
         self.choice = NodeChoice(self.snapshot, self.scorer, kept, self.packing)
         self._work_left_s = self.state.replicas["work_s"] - self.state.replicas["done_work_s"]
+        self._spec_of = self.state.replicas["spec"]
+        self._each_node = np.arange(self.snapshot.topology.node_count)
         self._owners = self.state.shared_owners()
 
     @property
@@ -175,7 +181,7 @@ class Round:
 
     def place_rows(self, blocks: Sequence[NDArray[np.int64]]) -> None:
         """Place blocks of rows in their turn; what finds no room waits."""
-        simple, spec_of = self.state.shapes.columns["simple"], self.state.replicas["spec"]
+        simple, spec_of = self.state.shapes.columns["simple"], self._spec_of
         workload_of = self.state.replicas["workload"]
         is_owner = np.zeros(len(self.state.names), bool)
         is_owner[self._owners] = True
@@ -297,6 +303,8 @@ class Round:
 
     def _left_s(self, rows: NDArray[np.int64]) -> float:
         """Longest declared time left among the rows."""
+        if len(rows) == 1:
+            return float(self._work_left_s[rows[0]])
         return float(self._work_left_s[rows].max())
 
     def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
@@ -449,8 +457,7 @@ class Round:
         spread = view.spec.stage.spread
         apart: Spread | None = None
         if spread is not None:
-            each_node = np.arange(self.snapshot.topology.node_count)
-            apart = Spread(each_node, frozenset(), spread.min_domains, over_sites=False)
+            apart = Spread(self._each_node, frozenset(), spread.min_domains, over_sites=False)
         cost = self.choice.group_cost(view)
         wanted = {g for g, room in self._quota_room(view) if room >= len(rows)}
         may = np.flatnonzero(groups & self.choice.may_hold(view)).tolist()
@@ -468,9 +475,9 @@ class Round:
         """Whether every member that has work left is among the rows: none runs on or is still being stopped."""
         state = self.state
         own = state.rows_of(int(state.replicas["workload"][rows[0]]))
-        spec = state.replicas["spec"][rows[0]]
-        alive = (state.replicas["spec"][own] == spec) & (state.replicas["phase"][own] != Phase.DONE)
-        return int(alive.sum()) == int((state.replicas["spec"][rows] == spec).sum())
+        spec = self._spec_of[rows[0]]
+        alive = (self._spec_of[own] == spec) & (state.replicas["phase"][own] != Phase.DONE)
+        return int(np.count_nonzero(alive)) == int(np.count_nonzero(self._spec_of[rows] == spec))
 
     def _island_choices(self, view: SpecView, rows: NDArray[np.int64], group: int) -> list[tuple[int, int]]:
         """Node ranges to try: each island with room for the gang, tightest first; the whole group for larger gangs."""
@@ -479,7 +486,8 @@ class Round:
         size = int(topology.group_island_nodes[group])
         at = np.arange(first, first + count)
         fit = self.snapshot.fit(view, at)
-        fit[~self.reservations.passes(at, self._left_s(rows))] = 0
+        if group in self.reservations.groups:
+            fit[~self.reservations.passes(at, self._left_s(rows))] = 0
         if fit.sum() < len(rows):
             return []
         if len(rows) > per_empty_node(view, group) * size or size >= count:
@@ -497,13 +505,17 @@ class Round:
         spread = view.spec.stage.spread
         assert spread is not None
         topology = self.snapshot.topology
-        domain_of = topology.node_site if spread.over == "site" else np.arange(topology.node_count)
+        domain_of = topology.node_site if spread.over == "site" else self._each_node
         used = self._domains_in_use(rows, view, domain_of)
         new = min(max(0, spread.min_domains - len(used)), len(rows))
         apart = Spread(domain_of, used, new, over_sites=spread.over == "site")
-        wanted = np.zeros_like(groups)
-        wanted[[g for g, _ in self._quota_room(view)]] = True
-        for choice in (groups & wanted, groups):
+        choices = [groups]
+        wanted = [g for g, _ in self._quota_room(view)]
+        if wanted:
+            planned = np.zeros_like(groups)
+            planned[wanted] = True
+            choices.insert(0, groups & planned)
+        for choice in choices:
             if not choice.any():
                 continue
             among = self.choice.ranges_of(choice)
@@ -519,7 +531,10 @@ class Round:
         state = self.state
         own = state.rows_of(int(state.replicas["workload"][rows[0]]))
         node = state.replicas["node"][own]
-        same = (state.replicas["spec"][own] == view.spec.spec) & (node >= 0)
+        lies = node >= 0
+        if not lies.any():
+            return frozenset()
+        same = (state.replicas["spec"][own] == view.spec.spec) & lies
         same[rows - own.start] = False  # a replica that moves does not keep its old domain
         return frozenset(int(domain_of[n]) for n in node[same])
 
@@ -1036,10 +1051,10 @@ class Round:
         return self._shortages[key]
 
     def _view_of(self, row: int) -> SpecView:
-        return self.snapshot.views[int(self.state.replicas["spec"][row])]
+        return self.snapshot.views[int(self._spec_of[row])]
 
     def _template_of(self, row: int) -> Workload:
-        return self.state.spec(int(self.state.replicas["spec"][row])).workload
+        return self.state.spec(int(self._spec_of[row])).workload
 
 
 def shared_stage_sites(
@@ -1126,7 +1141,9 @@ def shortage_codes(
         codes[ReasonCode.RESERVED_FLOOR] = int(np.count_nonzero(fits & (snapshot.fit(view, at) <= 0)))
     codes[ReasonCode.POWER_LIMIT] = _power_blocked_count(snapshot, view, at, fits)
     full = links_full(snapshot, view)
-    if full.any():
+    if full.all():
+        codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits))
+    elif full.any():
         codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits & full[topology.node_site[at]]))
     positive = Counter({code: n for code, n in codes.items() if n > 0})
     return positive or Counter({ReasonCode.RESERVED_FOR_GANG: int(fits.sum())})
