@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -67,6 +68,14 @@ class Shape:
     def __post_init__(self) -> None:
         if any(not NOT_ALLOWED <= i < len(self.needs) for i in self.need_of_group):
             raise ValueError("need_of_group points outside needs")
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Worked out once: caches are asked by shape for every replica, and a fleet has many groups."""
+        return hash((self.needs, self.need_of_group))
 
     @classmethod
     def uniform(cls, need: Need, group_allowed: Sequence[bool] | BoolArray) -> Self:

@@ -192,13 +192,14 @@ class NodeChoice:
     def devices_for(self, view: SpecView, nodes: list[int]) -> list[int]:
         """Bit mask of the devices of each replica, put one after the other on nodes that have room for them."""
         group, gpus = self.snapshot.topology.node_group, self.snapshot.nodes.gpu_milli
+        slots = self.snapshot.gpu_slots
         by_value = self.packing if self.node_penalty is None else None
         left: dict[int, tuple[list[int], int]] = {}
         masks = []
         for node in nodes:
             known = left.get(node)
             if known is None:
-                known = left[node] = (gpus[node].tolist(), int(view.need[group[node], 2]))
+                known = left[node] = (gpus[node, :slots].tolist(), int(view.need[group[node], 2]))
             free, need = known
             if 0 < need < WHOLE_GPU_MILLI and by_value is not None:
                 mask = by_value.share_on(node, free, need)

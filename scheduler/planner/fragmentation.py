@@ -30,7 +30,8 @@ class PackingModels:
 
     def __init__(self) -> None:
         self._of_history: tuple[int, PackingModel | None] = (-1, None)
-        self._shapes: dict[tuple[bytes, bytes], Shape] = {}
+        self._shapes: dict[tuple[object, ...], Shape] = {}
+        """By need and groups, the first two of `SpecView.likeness`."""
         self._idle: list[Placer] = []
         """Placers that no round holds, with what they computed of nodes as the last round left them."""
 
@@ -70,7 +71,7 @@ class PackingModels:
 
     def shape(self, view: SpecView) -> Shape:
         """The spec's need and groups as the placer reads them."""
-        key = (view.need.tobytes(), view.group_ok.tobytes())
+        key = view.likeness[:2]
         known = self._shapes.get(key)
         if known is None:
             known = self._shapes[key] = Shape.per_group(view.need, view.group_ok)

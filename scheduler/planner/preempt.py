@@ -219,13 +219,18 @@ def units_of(state: ClusterState, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(key, return_inverse=True)[1]
 
 
+def gives_way(state: ClusterState) -> NDArray[np.bool_]:
+    """(specs,) preemptible batch work."""
+    columns = state.shapes.columns
+    out: NDArray[np.bool_] = columns["preemptible"] & (columns["rank"] == PriorityClass.BATCH.rank)
+    return out
+
+
 def _preemptible_rows(state: ClusterState, leaving: Collection[int]) -> NDArray[np.int64]:
     """Placed replicas that may give way; one that is moving is left alone."""
-    columns, replicas = state.shapes.columns, state.replicas
+    replicas = state.replicas
     placed = np.flatnonzero(np.isin(replicas["phase"], (Phase.ORDERED, Phase.RUNNING)))
-    spec = replicas["spec"][placed]
-    gives_way = columns["preemptible"] & (columns["rank"] == PriorityClass.BATCH.rank)
-    rows: NDArray[np.int64] = placed[gives_way[spec]]
+    rows: NDArray[np.int64] = placed[gives_way(state)[replicas["spec"][placed]]]
     stay = [*state.draining, *leaving]
     return rows[~np.isin(rows, stay)] if stay else rows
 

@@ -25,7 +25,7 @@ from scheduler.planner.feasibility import SpecView, Views, per_empty_node
 from scheduler.planner.fragmentation import Fragmentation, fragmentation_of
 from scheduler.planner.patterns import Patterns, enumerate_patterns
 from scheduler.planner.pauses import Paused, pause_dear_work
-from scheduler.planner.preempt import Preempted, RoomMaker
+from scheduler.planner.preempt import Preempted, RoomMaker, gives_way
 from scheduler.planner.queue import START_MARGIN_S, heads, in_order, released, urgent, whole_is_released
 from scheduler.planner.reserve import Ends, Reservations, earliest_slot, ends_of
 from scheduler.planner.scoring import Scorer, TieredScorer
@@ -934,13 +934,16 @@ class Round:
 
         The stop orders of what gives way come before the start in the same commit.
         """
-        if self.is_trial:
+        if self.is_trial or self._room_tries >= MAX_ROOM_TRIES:
+            return False
+        if self._no_link_carries(rows, template):
+            self._room_tries += 1
             return False
         if self._room_maker is None:
             paused = [p.row for p in self.result.paused]
             self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s, paused)
         maker = self._room_maker
-        if not maker.has_victims() or self._room_tries >= MAX_ROOM_TRIES:
+        if not maker.has_victims():
             return False
         self._room_tries += 1
         saved, placed_before = self.snapshot.copy(), len(self.result.placed)
@@ -960,6 +963,15 @@ class Round:
         del self.result.displaced[displaced_before:]
         self._placed_sites = sites_before
         return False
+
+    def _no_link_carries(self, rows: NDArray[np.int64], template: Workload) -> bool:
+        """Whether the links to every site are too full for one more replica, and nobody who could leave loads any."""
+        workload = int(self.state.replicas["workload"][rows[0]])
+        if len(template.stages) > 1 or workload in self._owners:
+            return False
+        view = self._view_of(int(rows[0]))
+        is_cut_off = links_full(self.snapshot, view) | view.site_never
+        return bool(is_cut_off.all()) and not self.snapshot.views.hub_mbps()[gives_way(self.state)].any()
 
     def _place_for_room(self, rows: NDArray[np.int64], template: Workload) -> bool:
         if is_simple(template) and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
@@ -1144,7 +1156,7 @@ def shortage_codes(
     if full.all():
         codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits))
     elif full.any():
-        codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits & full[topology.node_site[at]]))
+        codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits & full[topology.node_site[here]]))
     positive = Counter({code: n for code, n in codes.items() if n > 0})
     return positive or Counter({ReasonCode.RESERVED_FOR_GANG: int(fits.sum())})
 

@@ -203,15 +203,19 @@ class Snapshot:
         if stage.storage_gib:
             holds &= nodes.storage_gib[at] >= stage.storage_gib
         if stage.gpu_milli:
-            need_milli = view.need[self.topology.node_group[at], 2]
-            free = self._free_by_device(at)
-            whole_count = np.count_nonzero(need_milli >= WHOLE_GPU_MILLI)
-            if whole_count == len(at):
-                holds &= (free == WHOLE_GPU_MILLI).sum(axis=0) * WHOLE_GPU_MILLI >= need_milli
-            elif not whole_count:
-                holds &= (need_milli > 0) & (free.max(axis=0, initial=-1) >= need_milli)
-            else:
-                holds &= gpu_fit(free.T, need_milli) > 0
+            holds &= self.gpus_hold_one(at, view.need[self.topology.node_group[at], 2])
+        return holds
+
+    def gpus_hold_one(self, at: NDArray[np.int64], need_milli: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(len(at),) whether the GPUs of each of these nodes hold one more replica, which needs so much there."""
+        free = self._free_by_device(at)
+        whole_count = np.count_nonzero(need_milli >= WHOLE_GPU_MILLI)
+        if whole_count == len(at):
+            holds: NDArray[np.bool_] = (free == WHOLE_GPU_MILLI).sum(axis=0) * WHOLE_GPU_MILLI >= need_milli
+        elif not whole_count:
+            holds = (need_milli > 0) & (free.max(axis=0) >= need_milli)
+        else:
+            holds = gpu_fit(free.T, need_milli) > 0
         return holds
 
     def _off_floor(self, view: SpecView, at: NDArray[np.int64], fit: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -253,10 +257,11 @@ class Snapshot:
 
     def _free_by_device(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
         """(devices, len(at)) milli-GPUs free; a row for each device, for sums over a few columns are slow."""
-        return self.nodes.gpu_milli.take(at, axis=0)[:, : self._gpu_slots].T.copy()
+        return self.nodes.gpu_milli.take(at, axis=0)[:, : self.gpu_slots].T.copy()
 
     @cached_property
-    def _gpu_slots(self) -> int:
+    def gpu_slots(self) -> int:
+        """GPUs of the node that has most of them, at least 1."""
         return int(self.topology.group_gpu_count.max(initial=1))
 
     def fit_per_node(self, view: SpecView, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -300,21 +305,21 @@ class Snapshot:
         site = int(topology.node_site[node])
         nodes.cpu_milli[node] -= count_sign * stage.cpu_milli
         nodes.memory_mib[node] -= count_sign * stage.memory_mib
-        nodes.storage_gib[node] -= count_sign * stage.storage_gib
+        if stage.storage_gib:
+            nodes.storage_gib[node] -= count_sign * stage.storage_gib
         if gpu_mask:
             each = int(view.need[group, 2]) // gpu_mask.bit_count()
-            row = nodes.gpu_milli[node]
             for g in devices_of(gpu_mask):
-                row[g] -= count_sign * each
+                nodes.gpu_milli[node, g] -= count_sign * each
         self.running[view.spec.spec, group] += count_sign
         self.fold_running[self.fold[view.spec.spec], group] += count_sign
         self.stamp[node] += 1
         self.changed[site].append(node)
         if count_sign < 0:
             self.returned.append(node)
-        was_empty = self.replica_count[node] == 0
-        self.replica_count[node] += count_sign
-        is_empty = self.replica_count[node] == 0
+        was = int(self.replica_count[node])
+        self.replica_count[node] = was + count_sign
+        was_empty, is_empty = was == 0, was + count_sign == 0
         if was_empty != is_empty:
             self.empty_node[node] = is_empty
             self.idle_w[site] += topology.group_idle_w[group] * (-1.0 if is_empty else 1.0)
@@ -362,7 +367,9 @@ class Snapshot:
         if stage.gpu_milli:
             need_milli = view.need[topology.node_group[at], 2]
             np.subtract.at(nodes.gpu_milli, at, device_shares(gpu_mask, need_milli))
-        node, count = np.unique(at, return_counts=True)
+        on_node = np.bincount(at, minlength=topology.node_count)
+        node = on_node.nonzero()[0]
+        count = on_node[node]
         nodes.cpu_milli[node] -= count * stage.cpu_milli
         nodes.memory_mib[node] -= count * stage.memory_mib
         nodes.storage_gib[node] -= count * stage.storage_gib

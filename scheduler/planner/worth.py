@@ -37,7 +37,7 @@ FEW_CHANGED = 4
 
 def price_milli(cost_yuan_per_hour: FloatArray) -> FloatArray:
     """Yuan per hour in the unit of packing value, milli-GPU."""
-    return np.round(cost_yuan_per_hour, COST_DIGITS) * (WHOLE_GPU_MILLI / PACKING_YUAN_PER_GPU_H)
+    return cost_yuan_per_hour.round(COST_DIGITS) * (WHOLE_GPU_MILLI / PACKING_YUAN_PER_GPU_H)
 
 
 def free_of(snapshot: Snapshot, at: IntArray) -> IntArray:
@@ -57,7 +57,7 @@ class Prices:
     @classmethod
     def of(cls, on: FloatArray, waking: FloatArray) -> Prices:
         """From the cost on a node that is on, and what waking one adds."""
-        cost = np.stack([on, on + waking])
+        cost = np.array([on, on + waking])
         return cls(cost, price_milli(cost))
 
 
@@ -84,6 +84,7 @@ class SiteWorth:
         """The cost in the unit of worth, where there is room."""
         self._unvalued = np.zeros(len(nodes), bool)
         """Nodes with room whose worth has not been asked for since they changed."""
+        self._need_milli = view.need[snapshot.topology.node_group[nodes], 2]
         self._least = np.inf
         self._changed = snapshot.changed[self.site]
         self._seen = len(self._changed)
@@ -199,17 +200,19 @@ class SiteWorth:
         holds = nodes.cpu_milli[at] >= stage.cpu_milli
         holds &= nodes.memory_mib[at] >= stage.memory_mib
         holds &= self._usable[at]
+        if stage.storage_gib:
+            holds &= nodes.storage_gib[at] >= stage.storage_gib
         self._cost[index] = self._worth[index] = np.inf
         self._unvalued[index] = False
         at, index = at[holds], index[holds]
         if len(at):
-            holds = snapshot.holds_one(self._view, at)
+            holds = snapshot.gpus_hold_one(at, self._need_milli[index])
             at, index = at[holds], index[holds]
             kind = (snapshot.empty_node[at].view(np.int8), snapshot.topology.node_group[at])
             self._cost[index] = self._prices.yuan_per_hour[kind]
             self._price_milli[index] = self._prices.milli[kind]
             self._unvalued[index] = True
-        self._least = float(self._cost.min(initial=np.inf))
+        self._least = float(self._cost[self._cost.argmin()])
 
     def _worth_now(self) -> FloatArray:
         index = self._unvalued.nonzero()[0]
@@ -229,10 +232,11 @@ class SiteWorth:
         if len(alike) < 2:
             return self._packing.loss_milli(self._view, at)
         group = self._snapshot.topology.node_group[at[alike]]
-        starts = np.flatnonzero(np.diff(group, prepend=-1))
+        is_first = np.ones(len(alike), bool)
+        np.not_equal(group[1:], group[:-1], out=is_first[1:])
         on = (~self._snapshot.empty_node[at]).nonzero()[0]
-        loss = self._packing.loss_milli(self._view, at[np.concatenate([on, alike[starts]])])
+        loss = self._packing.loss_milli(self._view, at[np.concatenate([on, alike[is_first]])])
         out = np.empty(len(at))
         out[on] = loss[: len(on)]
-        out[alike] = np.repeat(loss[len(on) :], np.diff(np.append(starts, len(alike))))
+        out[alike] = loss[len(on) :][np.cumsum(is_first) - 1]
         return out
