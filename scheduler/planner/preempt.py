@@ -90,6 +90,10 @@ class RoomMaker:
         """Whether anybody could still give way."""
         return not bool(self._is_gone.all())
 
+    def has_victims_on(self, nodes: NDArray[np.int64]) -> bool:
+        """Whether anybody lies on these nodes who could still give way."""
+        return bool(np.isin(self._node[~self._is_gone[self._unit]], nodes).any())
+
     def take_all_away(self) -> None:
         """The snapshot as if everybody who could had left."""
         self._take_away(self._rows[~self._is_gone[self._unit]])

@@ -934,18 +934,17 @@ class Round:
 
         The stop orders of what gives way come before the start in the same commit.
         """
-        if self.is_trial or self._room_tries >= MAX_ROOM_TRIES:
-            return False
-        if self._no_link_carries(rows, template):
-            self._room_tries += 1
+        if self.is_trial:
             return False
         if self._room_maker is None:
             paused = [p.row for p in self.result.paused]
             self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s, paused)
         maker = self._room_maker
-        if not maker.has_victims():
+        if not maker.has_victims() or self._room_tries >= MAX_ROOM_TRIES:
             return False
         self._room_tries += 1
+        if not self._may_help(maker, rows, template):
+            return False
         saved, placed_before = self.snapshot.copy(), len(self.result.placed)
         displaced_before, sites_before = len(self.result.displaced), dict(self._placed_sites)
         full, self._full = self._full, {}
@@ -964,14 +963,20 @@ class Round:
         self._placed_sites = sites_before
         return False
 
-    def _no_link_carries(self, rows: NDArray[np.int64], template: Workload) -> bool:
-        """Whether the links to every site are too full for one more replica, and nobody who could leave loads any."""
-        workload = int(self.state.replicas["workload"][rows[0]])
-        if len(template.stages) > 1 or workload in self._owners:
-            return False
+    def _may_help(self, maker: RoomMaker, rows: NDArray[np.int64], template: Workload) -> bool:
+        """Whether room made could be of use: a No is certain, and costs far less than a trial.
+
+        Work that gives way and loads no links leaves full ones full. Where they are not, somebody must lie, or one more
+        replica fit already.
+        """
+        if len(template.stages) > 1 or int(self.state.replicas["workload"][rows[0]]) in self._owners:
+            return True
         view = self._view_of(int(rows[0]))
-        is_cut_off = links_full(self.snapshot, view) | view.site_never
-        return bool(is_cut_off.all()) and not self.snapshot.views.hub_mbps()[gives_way(self.state)].any()
+        full = links_full(self.snapshot, view)
+        if not full.any() or self.snapshot.views.hub_mbps()[gives_way(self.state)].any():
+            return True
+        at = self.snapshot.nodes_of(view.group_ok & ~full[self.snapshot.topology.group_site])
+        return maker.has_victims_on(at) or bool((self.snapshot.fit(view, at) > 0).any())
 
     def _place_for_room(self, rows: NDArray[np.int64], template: Workload) -> bool:
         if is_simple(template) and int(self.state.replicas["workload"][rows[0]]) not in self._owners:
