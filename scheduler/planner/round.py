@@ -146,6 +146,8 @@ class Round:
         default_factory=dict
     )
     """Need, groups and most per node → (S,) how often each site had changed by then, and (S,) its room."""
+    _fit_known: dict[tuple[object, ...], tuple[int, NDArray[np.int64]]] = field(default_factory=dict)
+    """Need and group of a gang → how often the site had changed by then, and the room of each node."""
     _largest: dict[int, list[int]] = field(default_factory=dict)
     """Shape → its stages, the largest first."""
     _shortages: dict[tuple[object, ...], ReasonCode] = field(default_factory=dict)
@@ -476,7 +478,7 @@ class Round:
         state = self.state
         own = state.rows_of(int(state.replicas["workload"][rows[0]]))
         spec = self._spec_of[rows[0]]
-        alive = (self._spec_of[own] == spec) & (state.replicas["phase"][own] != Phase.DONE)
+        alive = (self._spec_of[own] == spec) & (state.replicas["phase"][own] != int(Phase.DONE))
         return int(np.count_nonzero(alive)) == int(np.count_nonzero(self._spec_of[rows] == spec))
 
     def _island_choices(self, view: SpecView, rows: NDArray[np.int64], group: int) -> list[tuple[int, int]]:
@@ -485,8 +487,9 @@ class Round:
         first, count = int(topology.group_first_node[group]), int(topology.group_node_count[group])
         size = int(topology.group_island_nodes[group])
         at = np.arange(first, first + count)
-        fit = self.snapshot.fit(view, at)
+        fit = self._fit_in_group(view, group, at)
         if group in self.reservations.groups:
+            fit = fit.copy()
             fit[~self.reservations.passes(at, self._left_s(rows))] = 0
         if fit.sum() < len(rows):
             return []
@@ -499,6 +502,15 @@ class Round:
             for i in begins[np.argsort(room, kind="stable")].tolist()
             if room[i // size] >= len(rows)
         ]
+
+    def _fit_in_group(self, view: SpecView, group: int, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`Snapshot.fit` on the nodes `at` of a group, kept until its site changes."""
+        key = (view.likeness, keeps_off_floor(view), group)
+        changes = len(self.snapshot.changed[int(self.snapshot.topology.group_site[group])])
+        known = self._fit_known.get(key)
+        if known is None or known[0] != changes:
+            known = self._fit_known[key] = (changes, self.snapshot.fit(view, at))
+        return known[1]
 
     def _place_spread(self, view: SpecView, rows: NDArray[np.int64], groups: NDArray[np.bool_]) -> bool:
         """Enough different domains carry the stage, counting those in use; first where the plan wants it."""

@@ -46,6 +46,12 @@ def free_of(snapshot: Snapshot, at: IntArray) -> IntArray:
     return free
 
 
+def free_of_one(snapshot: Snapshot, node: int) -> int:
+    """`free_of` for one node, without arrays."""
+    gpus: list[int] = snapshot.nodes.gpu_milli[node].tolist()
+    return int(snapshot.nodes.cpu_milli[node]) + CPU_MILLI_OF_GPU_MILLI * sum(g for g in gpus if g > 0)
+
+
 @dataclass(frozen=True)
 class Prices:
     """(2, G) what one replica costs on a node of each group that is on, and that is asleep."""
@@ -82,6 +88,8 @@ class SiteWorth:
         self._worth = np.full(len(nodes), np.inf)
         self._price_milli = np.zeros(len(nodes))
         """The cost in the unit of worth, where there is room."""
+        self._free = np.zeros(len(nodes), np.int64)
+        """`free_of` where the worth is known."""
         self._unvalued = np.zeros(len(nodes), bool)
         """Nodes with room whose worth has not been asked for since they changed."""
         self._need_milli = view.need[snapshot.topology.node_group[nodes], 2]
@@ -128,14 +136,14 @@ class SiteWorth:
         least = worth[worth.argmin()]
         if least == np.inf:
             return []
-        ties = self._nodes[(worth == least).nonzero()[0]]
+        ties = (worth == least).nonzero()[0]
         if kept is not None:
-            passes = kept.passes(ties, left_s)
+            passes = kept.passes(self._nodes[ties], left_s)
             if not passes.any():
                 others = np.where(kept.passes(self._nodes, left_s), worth, np.inf)
                 return self._best(others, None, left_s)
             ties = ties[passes]
-        return [int(ties[0] if len(ties) == 1 else ties[free_of(self._snapshot, ties).argmin()])]
+        return [int(self._nodes[ties[0] if len(ties) == 1 else ties[self._free[ties].argmin()]])]
 
     def _take_in_turn(
         self, count: int, unopened: list[tuple[float, int]], price: dict[int, float]
@@ -217,12 +225,15 @@ class SiteWorth:
     def _worth_now(self) -> FloatArray:
         index = self._unvalued.nonzero()[0]
         if len(index) > FEW_CHANGED:
-            self._worth[index] = self._loss_milli(self._nodes[index]) + self._price_milli[index]
+            at = self._nodes[index]
+            self._worth[index] = self._loss_milli(at) + self._price_milli[index]
+            self._free[index] = free_of(self._snapshot, at)
             self._unvalued[index] = False
         else:
             for i in index.tolist():
-                loss = next(self._packing.losses_milli(self._view, int(self._nodes[i])))
-                self._worth[i] = loss + self._price_milli[i]
+                node = int(self._nodes[i])
+                self._worth[i] = next(self._packing.losses_milli(self._view, node)) + self._price_milli[i]
+                self._free[i] = free_of_one(self._snapshot, node)
                 self._unvalued[i] = False
         return self._worth
 
