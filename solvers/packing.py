@@ -149,16 +149,22 @@ class PackingModel:
         """[R, F] features of nodes with these free GPUs [R, W] (−1: none installed)."""
         cut, free = self.cut_of_group[group], np.maximum(gpu_milli, 0)  # a GPU with nothing free adds nothing
         out = np.zeros((len(group), self.gpu_features.shape[2]))
+        row = cut[:, None] * (MILLI_PER_GPU + 1) + free
         for slot in range(free.shape[1]):
-            out += self.gpu_features[cut, free[:, slot]]
+            out += self.features_by_row.take(row[:, slot], axis=0)
         return out
+
+    @cached_property
+    def features_by_row(self) -> FloatArray:
+        """[Q·1001, F] `gpu_features`, for `take` along one axis, which is several times faster."""
+        return self.gpu_features.reshape(-1, self.gpu_features.shape[2])
 
     def value(
         self, features: FloatArray, group: IntArray, cpu_milli: IntArray, memory_mib: IntArray
     ) -> FloatArray:
         """[R] worth of free capacity in units of 1/SCALE milli-GPU; integers, exact."""
         d = len(self.sizes)
-        weights = self.weights[self._cell(group, cpu_milli, memory_mib)]
+        weights = self.weights.take(self._cell(group, cpu_milli, memory_mib), axis=0)
         total = features[:, 2 * d + 1]
         worth: FloatArray = np.einsum("ij,ij->i", features[:, d : 2 * d], weights[:, :d])
         if self.multi:

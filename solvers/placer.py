@@ -495,8 +495,11 @@ class Placer:
         if len(needs) == 1:
             self._evaluate_need(table, needs[0], up)
             return
+        need_of_up = need_of_node[up]
         for i, need in enumerate(needs):
-            self._evaluate_need(table, need, up[need_of_node[up] == i])
+            nodes = up[need_of_up == i]
+            if len(nodes):
+                self._evaluate_need(table, need, nodes)
 
     def _evaluate_need(self, table: _Table, need: Need, nodes: IntArray) -> None:
         state = self.state
@@ -506,7 +509,7 @@ class Placer:
         nodes = nodes[fits]
         if not len(nodes):
             return
-        features = self._features[nodes]
+        features = self._features.take(nodes, axis=0)
         if need.gpu_count:
             free = state.gpu_milli[nodes]
             picked = self._pick_gpus(self._cut[nodes], free, need)
@@ -516,7 +519,8 @@ class Placer:
                 if not len(nodes):
                     return
             features = features + self._gpu_change(self._cut[nodes], free, picked, need)
-            table.gpu_mask[nodes] = self._gpu_bits[picked].sum(axis=1)
+            bits = self._gpu_bits[picked]
+            table.gpu_mask[nodes] = bits[:, 0] if need.gpu_count == 1 else bits.sum(axis=1)
         table.value_after[nodes] = self._worth(
             nodes,
             features,
@@ -568,8 +572,9 @@ class Placer:
         """[R, F] change of features when the picked GPUs are taken."""
         table = self.model.gpu_features
         if need.gpu_count == 1:
-            of_one = free[np.arange(len(free)), picked[:, 0]]
-            one: FloatArray = table[cut, of_one - need.gpu_milli] - table[cut, of_one]
+            row = cut * (MILLI_PER_GPU + 1) + free[np.arange(len(free)), picked[:, 0]]
+            by_row = self.model.features_by_row
+            one: FloatArray = by_row.take(row - need.gpu_milli, axis=0) - by_row.take(row, axis=0)
             return one
         before = np.take_along_axis(free, picked, axis=1)
         after = before - need.gpu_milli

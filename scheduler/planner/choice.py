@@ -676,7 +676,7 @@ class _GroupBounds:
             self.memory_mib[g] = nodes.memory_mib[here][usable].max()
             if topology.group_gpu_count[g]:
                 free = nodes.gpu_milli[here, :width][usable]
-                self.idle_gpus[g] = (free == WHOLE_GPU_MILLI).sum(axis=1).max()
+                self.idle_gpus[g] = (free.T == WHOLE_GPU_MILLI).copy().sum(axis=0).max()
                 self.share_milli[g] = free.max()
 
 

@@ -156,8 +156,8 @@ def _follow(state: NodeState, snapshot: Snapshot) -> None:
     """Make the state the snapshot's own arrays; stamps grow where a node is not as the state had it."""
     nodes, width = snapshot.nodes, state.gpu_milli.shape[1]
     gpu_milli, up = nodes.gpu_milli[:, :width], nodes.up & ~nodes.cordoned
-    changed = (state.gpu_milli != gpu_milli).any(axis=1)
-    changed |= (state.cpu_milli != nodes.cpu_milli) | (state.memory_mib != nodes.memory_mib)
+    changed = (state.cpu_milli != nodes.cpu_milli) | (state.memory_mib != nodes.memory_mib)
+    changed[(state.gpu_milli != gpu_milli).nonzero()[0]] = True
     changed |= (state.storage_gib != nodes.storage_gib) | (state.up != up)
     snapshot.stamp[:] = state.stamp + changed
     state.cpu_milli, state.memory_mib = nodes.cpu_milli, nodes.memory_mib

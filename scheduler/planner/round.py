@@ -191,10 +191,11 @@ class Round:
             if not simple[spec_of[block[0]]]:
                 self._place_workloads(block)
                 continue
-            shared = is_owner[workload_of[block]]
-            if shared.any():
-                self._place_workloads(np.sort(block[shared]))
-                block = block[~shared]
+            if self._owners:
+                shared = is_owner[workload_of[block]]
+                if shared.any():
+                    self._place_workloads(np.sort(block[shared]))
+                    block = block[~shared]
             if len(block):
                 self._place_simple(block)
         self._place_sharers()
