@@ -121,7 +121,8 @@ class NodeChoice:
         self._of_ranges: dict[tuple[tuple[int, int, int], ...], IntArray] = {}
         self._ranges: dict[bytes, Ranges] = {}
         self._parts: dict[tuple[int, int, int], Ranges] = {}
-        self._group_cost: dict[int, NDArray[np.float64]] = {}
+        self._group_cost: dict[object, NDArray[np.float64]] = {}
+        """By likeness."""
 
     def ranges_of(self, groups: NDArray[np.bool_]) -> Ranges:
         """All nodes of these groups; masks are few, so their ranges are kept."""
@@ -142,9 +143,9 @@ class NodeChoice:
         """(G,) cost of one replica; kept for scorers whose costs do not depend on what is placed."""
         if self._tiered is None:
             return self.scorer.group_cost(view, self.snapshot)
-        known = self._group_cost.get(view.spec.spec)
+        known = self._group_cost.get(view.likeness)
         if known is None:
-            known = self._group_cost[view.spec.spec] = self.scorer.group_cost(view, self.snapshot)
+            known = self._group_cost[view.likeness] = self.scorer.group_cost(view, self.snapshot)
         return known
 
     def nodes_for(
@@ -323,6 +324,8 @@ class NodeChoice:
                 if shut[site.site]:
                     continue
                 if site.table is None:
+                    if self._is_full(view, site.ranges):
+                        continue
                     site.table = self._table_of(view, site.ranges)
                 cost = site.table.least_cost(self.reservations, left_s)
                 if cost < np.inf:
@@ -330,6 +333,16 @@ class NodeChoice:
             if found:
                 nodes += heapq.heappop(found)[2].order(count - len(nodes), self.reservations, left_s)
         return np.array(nodes, np.int64)
+
+    def _is_full(self, view: SpecView, ranges: tuple[tuple[int, int, int], ...]) -> bool:
+        """Whether certainly no node of these ranges holds one more replica; known until room is given back."""
+        key = (view.likeness, ranges)
+        if self.snapshot.returned or key not in self._no_room:
+            may_hold = self.may_hold(view)
+            if any(may_hold[group] for group, _, _ in ranges):
+                return False
+            self._no_room.add(key)
+        return True
 
     def _sites_of(self, view: SpecView, among: Ranges) -> list[_SiteRanges]:
         """The sites of the ranges, cheapest first by what a replica costs on a node that is on."""
@@ -676,7 +689,7 @@ class _GroupBounds:
             self.memory_mib[g] = nodes.memory_mib[here][usable].max()
             if topology.group_gpu_count[g]:
                 free = nodes.gpu_milli[here, :width][usable]
-                self.idle_gpus[g] = (free.T == WHOLE_GPU_MILLI).copy().sum(axis=0).max()
+                self.idle_gpus[g] = (np.ascontiguousarray(free.T) == WHOLE_GPU_MILLI).sum(axis=0).max()
                 self.share_milli[g] = free.max()
 
 
@@ -696,7 +709,8 @@ class _SiteRoom:
         spare_mbps: NDArray[np.float64],
     ) -> None:
         self._snapshot, self._view = snapshot, view
-        self.is_plenty = not np.count_nonzero(view.site_most_w * count > spare_w + POWER_SLACK_W)
+        most_w = view.site_most_w if count == 1 else view.site_most_w * count
+        self.is_plenty = not np.count_nonzero(most_w > spare_w + POWER_SLACK_W)
         if self.is_plenty and view.has_traffic:
             most_mbps = snapshot.views.most_mbps_per_replica(view.spec.spec)
             self.is_plenty = not np.count_nonzero(most_mbps * count > spare_mbps + LINK_SLACK_MBPS)

@@ -306,9 +306,9 @@ class Round:
 
     def _left_s(self, rows: NDArray[np.int64]) -> float:
         """Longest declared time left among the rows."""
-        if len(rows) == 1:
-            return float(self._work_left_s[rows[0]])
-        return float(self._work_left_s[rows].max())
+        if len(rows) > MANY_ROWS:
+            return float(self._work_left_s[rows].max())
+        return max(self._work_left_s[rows].tolist())
 
     def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
         """Put the rows on the nodes chosen for them, on the devices that suit best."""
@@ -1147,19 +1147,19 @@ def shortage_codes(
     codes: Counter[ReasonCode] = Counter()
     up, cordoned = nodes.up[here], nodes.cordoned[here]
     usable = up & ~cordoned
-    codes[ReasonCode.SITE_DOWN] = int(np.count_nonzero(~up))
-    codes[ReasonCode.SITE_CORDONED] = int(np.count_nonzero(up & cordoned))
-    short = np.zeros(len(at), bool)
+    usable_count, up_count = int(np.count_nonzero(usable)), int(np.count_nonzero(up))
+    codes[ReasonCode.SITE_DOWN] = len(at) - up_count
+    codes[ReasonCode.SITE_CORDONED] = up_count - usable_count
+    fits = usable
     for code, free, need in (
         (ReasonCode.CPU_SHORT, nodes.cpu_milli, stage.cpu_milli),
         (ReasonCode.MEMORY_SHORT, nodes.memory_mib, stage.memory_mib),
         (ReasonCode.STORAGE_SHORT, nodes.storage_gib, stage.storage_gib),
     ):
         if need:
-            too_little = usable & (free[here] < need)
-            codes[code] = int(np.count_nonzero(too_little))
-            short |= too_little
-    fits = usable & ~short
+            enough = free[here] >= need
+            codes[code] = usable_count - int(np.count_nonzero(usable & enough))
+            fits = fits & enough
     codes[ReasonCode.RESERVED_FLOOR] = 0  # before the GPU's, which decides between equal counts
     if stage.gpu_milli:
         enough = snapshot.gpus_free(at) >= view.need[topology.node_group[at], 2]
@@ -1174,7 +1174,13 @@ def shortage_codes(
     if full.all():
         codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits))
     elif full.any():
-        codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits & full[topology.node_site[here]]))
+        # of all nodes those of a group stand together
+        of_node = (
+            np.repeat(full[topology.group_site], topology.group_node_count)
+            if len(at) == topology.node_count
+            else full[topology.node_site[at]]
+        )
+        codes[ReasonCode.LINK_FULL] = int(np.count_nonzero(fits & of_node))
     positive = Counter({code: n for code, n in codes.items() if n > 0})
     return positive or Counter({ReasonCode.RESERVED_FOR_GANG: int(fits.sum())})
 

@@ -109,8 +109,7 @@ class Snapshot:
     def _add_loads(self, drawing: NDArray[np.int64]) -> None:
         """Power, zone traffic and use of what stands above floors, of `drawing` (specs, G) replicas more or fewer."""
         topology, views = self.topology, self.views
-        spec, group = np.nonzero(drawing)
-        count = drawing[spec, group]
+        spec, group, count = _counts(drawing)
         site = topology.group_site[group]
         by_group = np.bincount(group, count * views.watts()[spec, group], len(topology.group_ids))
         self.dynamic_w += np.bincount(topology.group_site, by_group, topology.site_count)
@@ -396,10 +395,19 @@ def _by_fold(
     """(folds, G) counts (specs, G) summed over the specs of each fold."""
     folds = int(fold.max(initial=-1)) + 1 if folds is None else folds
     groups = running.shape[1]
-    spec, group = np.nonzero(running)
-    pair = fold[spec] * groups + group
-    summed = np.bincount(pair, running[spec, group], folds * groups).astype(np.int64)
+    spec, group, count = _counts(running)
+    summed = np.bincount(fold[spec] * groups + group, count, folds * groups).astype(np.int64)
     return summed.reshape(folds, groups)
+
+
+def _counts(
+    running: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(spec, group, count) of the counts (specs, G) that are not 0, in order."""
+    flat = running.ravel()
+    at = (flat != 0).nonzero()[0]
+    spec, group = np.divmod(at, running.shape[1])
+    return spec, group, flat[at]
 
 
 @lru_cache(maxsize=1 << MAX_GPUS_PER_NODE)
