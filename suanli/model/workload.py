@@ -50,7 +50,10 @@ class PriorityClass(StrEnum):
     @property
     def rank(self) -> int:
         """0 is served first."""
-        return list(PriorityClass).index(self)
+        return _RANK_OF[self]
+
+
+_RANK_OF = {priority: rank for rank, priority in enumerate(PriorityClass)}
 
 
 class WorkloadState(StrEnum):
