@@ -807,5 +807,5 @@ def links_full(snapshot: Snapshot, view: SpecView) -> NDArray[np.bool_]:
 
 def _links_full(snapshot: Snapshot, view: SpecView, spare_mbps: NDArray[np.float64]) -> NDArray[np.bool_]:
     mbps = snapshot.views.link_mbps_per_replica(view.spec.spec)
-    full: NDArray[np.bool_] = (mbps > spare_mbps + LINK_SLACK_MBPS).any(axis=1)
+    full: NDArray[np.bool_] = np.logical_or.reduce(mbps > spare_mbps + LINK_SLACK_MBPS, axis=1)
     return full

@@ -308,7 +308,8 @@ class Round:
         """Longest declared time left among the rows."""
         if len(rows) > MANY_ROWS:
             return float(self._work_left_s[rows].max())
-        return max(self._work_left_s[rows].tolist())
+        left_s: list[float] = self._work_left_s[rows].tolist()
+        return max(left_s)
 
     def _commit(self, view: SpecView, rows: NDArray[np.int64], nodes: NDArray[np.int64]) -> None:
         """Put the rows on the nodes chosen for them, on the devices that suit best."""
