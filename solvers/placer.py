@@ -259,7 +259,8 @@ class Placer:
             after = self._after(node, before, need)
             if after is None:
                 return
-            self._know_worths([before, after])
+            if before not in self._worths or after not in self._worths:
+                self._know_worths([before, after])
             yield (self._worths[before] - self._worths[after]) / SCALE
             before = after
 
@@ -312,8 +313,11 @@ class Placer:
             picked = [g for g, milli in enumerate(free) if milli == MILLI_PER_GPU][: need.gpu_count]
         else:
             cost = self._share_cost(cut, need.gpu_milli)
-            by_cost = sorted((cost[milli], g) for g, milli in enumerate(free) if milli >= need.gpu_milli)
-            picked = [g for _, g in by_cost[: need.gpu_count]]
+            by_cost = [(cost[milli], g) for g, milli in enumerate(free) if milli >= need.gpu_milli]
+            if need.gpu_count == 1 and by_cost:
+                picked = [min(by_cost)[1]]
+            else:
+                picked = [g for _, g in sorted(by_cost)[: need.gpu_count]]
         if len(picked) < need.gpu_count:
             return None
         left = list(free)

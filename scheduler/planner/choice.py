@@ -230,6 +230,9 @@ class NodeChoice:
         ranges = [r for r in among.ranges if open_group[r[0]]]
         if not ranges:
             return
+        if len(ranges) == 1 and not self._large_enough(view, *ranges[0][1:]).any():
+            self._bounds.lower(np.array([ranges[0][0]]))
+            return
         groups = np.array([r[0] for r in ranges])
         on = self.group_cost(view)[groups]
         wake = on + scorer.wake_cost(view, self.snapshot)[groups]
