@@ -651,7 +651,7 @@ class _GroupBounds:
     def __post_init__(self) -> None:
         groups = len(self.snapshot.topology.group_ids)
         self.cpu_milli, self.memory_mib, self.idle_gpus, self.share_milli = np.full((4, groups), -1)
-        self._anew(np.arange(groups))
+        self._all_at_once()
 
     def may_hold(self, view: SpecView) -> NDArray[np.bool_]:
         """(G,) whether some node of the group might hold one replica."""
@@ -677,6 +677,23 @@ class _GroupBounds:
         groups = np.unique(self.snapshot.topology.node_group[np.array(returned)])
         returned.clear()
         self._anew(groups)
+
+    def _all_at_once(self) -> None:
+        """`_anew` for every group: the nodes of one stand together."""
+        nodes, topology = self.snapshot.nodes, self.snapshot.topology
+        gpus = np.ascontiguousarray(nodes.gpu_milli[:, : self.snapshot.gpu_slots].T)
+        has_gpus = topology.group_gpu_count > 0
+        of_node = (
+            nodes.cpu_milli,
+            nodes.memory_mib,
+            np.where(
+                np.repeat(has_gpus, topology.group_node_count), (gpus == WHOLE_GPU_MILLI).sum(axis=0), -1
+            ),
+            gpus.max(axis=0),
+        )
+        bounds = (self.cpu_milli, self.memory_mib, self.idle_gpus, self.share_milli)
+        for bound, each in zip(bounds, of_node, strict=True):
+            bound[:] = np.maximum.reduceat(np.where(self.usable, each, -1), topology.group_first_node)
 
     def _anew(self, groups: IntArray) -> None:
         nodes, topology = self.snapshot.nodes, self.snapshot.topology

@@ -39,7 +39,8 @@ class Paused:
 
 def pause_dear_work(state: ClusterState, snapshot: Snapshot, scorer: Scorer, now_s: int) -> list[Paused]:
     """Replicas that stop now for dear hours; the snapshot gets their room back. A scorer without a plan pauses none."""
-    placed = np.flatnonzero(np.isin(state.replicas["phase"], (Phase.ORDERED, Phase.RUNNING)))
+    phase = state.replicas["phase"]
+    placed = np.flatnonzero((phase == int(Phase.ORDERED)) | (phase == int(Phase.RUNNING)))
     placed = placed[may_rest(state, placed)]
     if not len(placed) or scorer.may_start_deferred(int(state.replicas["spec"][placed[0]]), snapshot) is None:
         return []

@@ -90,10 +90,6 @@ class RoomMaker:
         """Whether anybody could still give way."""
         return not bool(self._is_gone.all())
 
-    def has_victims_on(self, nodes: NDArray[np.int64]) -> bool:
-        """Whether anybody lies on these nodes who could still give way."""
-        return bool(np.isin(self._node[~self._is_gone[self._unit]], nodes).any())
-
     def take_all_away(self) -> None:
         """The snapshot as if everybody who could had left."""
         self._take_away(self._rows[~self._is_gone[self._unit]])
@@ -233,7 +229,8 @@ def gives_way(state: ClusterState) -> NDArray[np.bool_]:
 def _preemptible_rows(state: ClusterState, leaving: Collection[int]) -> NDArray[np.int64]:
     """Placed replicas that may give way; one that is moving is left alone."""
     replicas = state.replicas
-    placed = np.flatnonzero(np.isin(replicas["phase"], (Phase.ORDERED, Phase.RUNNING)))
+    phase = replicas["phase"]
+    placed = np.flatnonzero((phase == int(Phase.ORDERED)) | (phase == int(Phase.RUNNING)))
     rows: NDArray[np.int64] = placed[gives_way(state)[replicas["spec"][placed]]]
     stay = [*state.draining, *leaving]
     return rows[~np.isin(rows, stay)] if stay else rows

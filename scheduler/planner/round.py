@@ -950,15 +950,18 @@ class Round:
         """
         if self.is_trial:
             return False
+        if self._room_tries >= MAX_ROOM_TRIES:
+            return False
+        if not self._may_help(rows, template):
+            self._room_tries += 1
+            return False
         if self._room_maker is None:
             paused = [p.row for p in self.result.paused]
             self._room_maker = RoomMaker(self.state, self.snapshot, self.now_s, paused)
         maker = self._room_maker
-        if not maker.has_victims() or self._room_tries >= MAX_ROOM_TRIES:
+        if not maker.has_victims():
             return False
         self._room_tries += 1
-        if not self._may_help(maker, rows, template):
-            return False
         saved, placed_before = self.snapshot.copy(), len(self.result.placed)
         displaced_before, sites_before = len(self.result.displaced), dict(self._placed_sites)
         full, self._full = self._full, {}
@@ -977,7 +980,7 @@ class Round:
         self._placed_sites = sites_before
         return False
 
-    def _may_help(self, maker: RoomMaker, rows: NDArray[np.int64], template: Workload) -> bool:
+    def _may_help(self, rows: NDArray[np.int64], template: Workload) -> bool:
         """Whether room made could be of use: a No is certain, and costs far less than a trial.
 
         Work that gives way and loads no links leaves full ones full. Where they are not, somebody must lie, or one more
@@ -987,10 +990,12 @@ class Round:
             return True
         view = self._view_of(int(rows[0]))
         full = links_full(self.snapshot, view)
-        if not full.any() or self.snapshot.views.hub_mbps()[gives_way(self.state)].any():
+        leaves = gives_way(self.state)
+        if not full.any() or self.snapshot.views.hub_mbps()[leaves].any():
             return True
         at = self.snapshot.nodes_of(view.group_ok & ~full[self.snapshot.topology.group_site])
-        return maker.has_victims_on(at) or bool((self.snapshot.fit(view, at) > 0).any())
+        lies_there = np.isin(self.state.replicas["node"], at)
+        return bool(leaves[self._spec_of[lies_there]].any() or (self.snapshot.fit(view, at) > 0).any())
 
     def _place_for_room(self, rows: NDArray[np.int64], template: Workload) -> bool:
         if is_simple(template) and int(self.state.replicas["workload"][rows[0]]) not in self._owners:

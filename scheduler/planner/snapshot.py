@@ -503,7 +503,7 @@ def _sites_of_stages(state: ClusterState, shape: int, workloads: NDArray[np.int6
     begin = state.workloads["first_replica"][workloads]
     for i, stage in enumerate(stages):
         node = state.replicas["node"][begin[:, None] + np.arange(stage.replicas)]
-        first = np.take_along_axis(node, (node >= 0).argmax(axis=1)[:, None], axis=1)[:, 0]
+        first = node[np.arange(len(node)), (node >= 0).argmax(axis=1)]
         out[:, i] = np.where(first >= 0, state.topology.node_site[first], -1)
         begin = begin + stage.replicas
     return out
