@@ -118,3 +118,11 @@ def test_groups_are_allowed_by_model_and_gpu_memory():
 def test_gpu_masks_and_lists_are_inverse():
     assert gpus_of(0b1011) == [0, 1, 3]
     assert gpu_mask_of([3, 0, 1]) == 0b1011
+
+
+def test_equal_shapes_are_one_key():
+    one, same = (Shape.uniform(Need(1000, 1024), (True, False)) for _ in range(2))
+    other = Shape.uniform(Need(1000, 1024), (True, True))
+    assert one == same and hash(one) == hash(same)
+    assert {one: "known"}.get(same) == "known"
+    assert one != other and {one: "known"}.get(other) is None
