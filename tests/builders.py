@@ -463,7 +463,7 @@ class City:
         self.workloads: dict[str, Workload] = {}
         self.apply(self.cycle.register_fleet(self.state, now_s, fleet))
 
-    def moving(self, scorer: PlainScorer | None = None, guide: dict[str, Any] | None = None) -> Moving:
+    def moving(self, scorer: Scorer | None = None, guide: dict[str, Any] | None = None) -> Moving:
         """What movers work on now, after a round that has placed nothing and keeps no nodes."""
         assert self.state.topology is not None
         views = Views(self.state.topology, self.state.shapes)

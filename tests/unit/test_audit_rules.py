@@ -1004,6 +1004,16 @@ def test_room_is_free_from_the_stop_order_on():
     assert broken_rules(day) == {"node_has_room", "one_place_per_replica"}
 
 
+@pytest.mark.parametrize(("node", "over"), [("edge-a/l20/1", False), ("edge-b/l20/1", True)])
+def test_a_move_within_its_site_loads_the_links_once_and_one_to_another_site_twice(node: str, over: bool):
+    """450 Mbps over an uplink that may carry 800, while both places stand."""
+    day = a_day()
+    day.events.pop()
+    day.shapes["svc"]["flows"][0]["mbps"] = 450.0
+    day.order("svc/main/0#1", node, (1,))
+    assert any("links_within_planning_load" in v for v in day.audit().violations) == over
+
+
 def test_a_gang_larger_than_an_island_takes_several():
     day = a_day()
     day.site("cloud")["groups"][0]["island_node_count"] = 1
