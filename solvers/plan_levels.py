@@ -30,6 +30,7 @@ from solvers.plan_pricing import (
     with_bounds,
     with_duals,
     with_more_cuts,
+    with_used_columns,
 )
 from solvers.plan_rules import LEVEL_COUNT, LEVEL_OF_RANK
 from solvers.plan_search import Effort, branch_and_bound, enough_yuan, whole
@@ -55,7 +56,7 @@ LEAST_GAIN_FRAC = 1e-6
 """There, a plan is replaced when another costs this much less."""
 
 
-def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
+def settle_levels(given: Master, solved: Solved, work: Work) -> tuple[Solved, Master]:
     """The lexicographic optimum at the open sites of a weighted one; columns that lower a level join the master.
 
     Zero levels cannot be improved, and among plans with zero levels the weights add nothing: then there is nothing to
@@ -64,8 +65,9 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     next program would begin far from its own.
     """
     if max(solved.level_values) <= LEVEL_TOLERANCE:
-        return solved
+        return solved, given
     work.session.go_back("plan")
+    master = with_used_columns(given, work)
     on = solved.fixed_on
     assert on is not None
     weights = level_weights(master)
@@ -90,7 +92,7 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
             first[:level] = 0.0
             first[level] = SETTLE_FACTOR * max(1.0, weights[level])
             program_first = replace_cost(program, program.cost + first @ amounts)
-            stage = work.solve(program_first, master.column_key(), is_near=True)
+            stage = work.solve(program_first, master.column_key())
             values = tuple(max(0.0, float(value)) for value in amounts @ stage.x)
             at_optimum = replace(solved, result=stage, program=program)
             nothing_yuan = _nothing_yuan(at_optimum, first, scales, reached, master)
@@ -103,7 +105,7 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     program = settled()
     last = work.solve(program, master.column_key(), is_near=True)
     work.session.remember("plan")
-    return Solved(last, program, last.objective, last.objective, tuple(reached), on)
+    return Solved(last, program, last.objective, last.objective, tuple(reached), on), master
 
 
 def _nothing_yuan(
