@@ -227,8 +227,8 @@ def _best_open_sites(
         found = _plan_at_levels(final, on, levels, master, work)
         if found is None or (best is not None and found.objective_yuan - best.objective_yuan > gap_yuan):
             continue
-        found = _with_own_columns(found, levels, master, work)
-        if best is None or found.objective_yuan < best.objective_yuan:
+        found = _with_own_columns(found, levels, master, work, may_break=on is not own)
+        if found is not None and (best is None or found.objective_yuan < best.objective_yuan):
             best, its_master = found, master.with_own_columns()
     assert best is not None  # the plan's own choice has an answer
     return replace(best, result=replace(best.result, x=master.widened(best.result.x, its_master)))
@@ -237,29 +237,37 @@ def _best_open_sites(
 def _plan_at_levels(
     final: Solved, on: FloatArray, levels: AtLevels, master: Master, work: Work
 ) -> Solved | None:
-    """The plan with these sites open, with the columns at hand; None: not found within the work of a guess."""
+    """The plan with these sites open, with the columns at hand; None: not found within the work of a guess.
+
+    At other sites than the plan's own the columns at hand may not be enough to hold the levels: there they may break.
+    """
     if on is final.fixed_on:
         work.session.go_back("plan")
         return levels.solve(master, work, (on, on), is_feasible=True)
     work.counts["site_trials"] += 1
     work.session.go_back("relaxation")
-    return levels.solve(master, work, (on, on), is_guess=True)
+    return levels.solve(master, work, (on, on), is_guess=True, may_break=True)
 
 
-def _with_own_columns(plan: Solved, levels: AtLevels, master: Master, work: Work) -> Solved:
-    """The plan, after the columns that pay with its sites fixed have joined; those of a relaxation are others."""
+def _with_own_columns(
+    plan: Solved, levels: AtLevels, master: Master, work: Work, *, may_break: bool
+) -> Solved | None:
+    """The plan, after the columns that pay with its sites fixed have joined; those of a relaxation are others.
+
+    None: it broke levels, and does so with them too.
+    """
     on = plan.fixed_on
     assert on is not None
     for _ in range(PLAN_ROUNDS):
         missing = price_missing(plan, master, levels.nothing_yuan_fixed(plan, master))
         if not join(master, [missing]):
             break
-        better = levels.solve(master, work, (on, on))
+        better = levels.solve(master, work, (on, on), may_break=may_break)
         assert better is not None
         gain_yuan, plan = plan.objective_yuan - better.objective_yuan, better
         if gain_yuan <= PLAN_GAIN_FRAC * abs(plan.objective_yuan):
             break
-    return plan
+    return levels.solve(master, work, (on, on), is_guess=True) if may_break else plan
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,7 +56,7 @@ def improved_plan(
     work.counts["rows"] = master.base.matrix.shape[0]
     relaxed, bound = price_in(solve_weighted(master, work, None), master, work)
     chosen, master = choose_open_sites(relaxed, bound, model, master, work, None)
-    final = settle_levels(master, chosen.best, work)
+    final, master = settle_levels(master, chosen.best, work)
     return improve_at_levels(final, master, work), AtLevels.of(final, master), work
 
 
