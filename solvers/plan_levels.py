@@ -48,9 +48,9 @@ OPEN_BY_MORE_THAN = (0.37, 0.1, 1e-6)
 eleven plans of songjiang-m the first is the optimal choice in nine (open by 0.354 at most, or by 0.371 at least)."""
 BREAK_FACTOR = 100.0
 """There, breaking a level costs so many times its weight: the last of it that is served may be dear."""
-PLAN_ROUNDS = 3
+PLAN_ROUNDS = 5
 """There, rounds of pricing of the plan itself, its sites fixed."""
-PLAN_GAIN_FRAC = 5e-5
+PLAN_GAIN_FRAC = 1e-5
 """As long as a round brings more than this share."""
 LEAST_GAIN_FRAC = 1e-6
 """There, a plan is replaced when another costs this much less."""
