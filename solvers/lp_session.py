@@ -123,8 +123,6 @@ class Session:
 
         The columns left out may be basic in none of them, and the program has all rows that GLOP was told.
         """
-        if self._solver is None:
-            return
         row_key = self._keys_of_rows(program)
         known = np.flatnonzero(np.isin(row_key, self._row_keys))
         place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key[known])
@@ -366,24 +364,11 @@ class Session:
         is_quick = use_devex or parameters.glop.use_dual_simplex
         rule = parameters.glop.DEVEX if is_quick else parameters.glop.STEEPEST_EDGE
         parameters.glop.feasibility_rule = parameters.glop.optimization_rule = rule
-        most = parameters.iteration_limit
-        if use_devex:
-            parameters.iteration_limit = min(most, DEVEX_PATIENCE)
         try:
-            answer = self._solver.solve(
-                parameters, hints, None, callback_pb2.CallbackRegistrationProto(), None, None
-            )
-            begun = int(answer.solve_stats.simplex_iterations)
-            if use_devex and DEVEX_PATIENCE <= begun < most and not _is_over(answer):
-                parameters.iteration_limit = most - begun
-                parameters.glop.feasibility_rule = parameters.glop.optimization_rule = (
-                    parameters.glop.STEEPEST_EDGE
-                )
-                hints.ClearField("initial_basis")
-                answer = self._solver.solve(
-                    parameters, hints, None, callback_pb2.CallbackRegistrationProto(), None, None
-                )
-                answer.solve_stats.simplex_iterations += begun
+            if use_devex:
+                answer = _by_devex_first(self._solver, parameters, hints)
+            else:
+                answer = _solved(self._solver, parameters, hints)
         except StatusNotOk as error:
             nothing = np.zeros(0)
             return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, None, 0, str(error))
@@ -401,12 +386,37 @@ class Session:
         return result
 
 
-def _is_over(answer: result_pb2.SolveResultProto) -> bool:
-    """Whether a solve has ended with more than an exhausted limit."""
-    return answer.termination.reason not in (
+def _solved(
+    solver: mathopt.Solver,
+    parameters: parameters_pb2.SolveParametersProto,
+    hints: model_parameters_pb2.ModelSolveParametersProto,
+) -> result_pb2.SolveResultProto:
+    """One solve by the live GLOP."""
+    return solver.solve(parameters, hints, None, callback_pb2.CallbackRegistrationProto(), None, None)
+
+
+def _by_devex_first(
+    solver: mathopt.Solver,
+    parameters: parameters_pb2.SolveParametersProto,
+    hints: model_parameters_pb2.ModelSolveParametersProto,
+) -> result_pb2.SolveResultProto:
+    """One solve by devex, and where that stalls, from there by steepest edge."""
+    most = parameters.iteration_limit
+    parameters.iteration_limit = min(most, DEVEX_PATIENCE)
+    answer = _solved(solver, parameters, hints)
+    spent = answer.solve_stats.simplex_iterations
+    has_stalled = answer.termination.reason in (
         result_pb2.TERMINATION_REASON_FEASIBLE,
         result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND,
     )
+    if not has_stalled or not DEVEX_PATIENCE <= spent < most:
+        return answer
+    parameters.iteration_limit = most - spent
+    parameters.glop.feasibility_rule = parameters.glop.optimization_rule = parameters.glop.STEEPEST_EDGE
+    hints.ClearField("initial_basis")  # it stands where it stopped
+    answer = _solved(solver, parameters, hints)
+    answer.solve_stats.simplex_iterations += spent
+    return answer
 
 
 def _change(rows_differ: bool, columns_join: bool) -> _Change:

@@ -124,7 +124,8 @@ class Master:
         self.routes = self._first_routes()
         self._known_routes = set(_route_keys(self.routes))
         self._route_number = np.arange(len(self.routes.unit))
-        """Of each route, in the order of joining; those that have left keep theirs."""
+        """Of each route, in the order of joining; one that joins again gets another."""
+        self._next_route_number = len(self._route_number)
 
     def _take_base(self, base: Program) -> None:
         """Have a base program, whose matrix is by columns."""
@@ -288,8 +289,9 @@ class Master:
                 np.concatenate([self.routes.class_index, routes.class_index[fresh]]),
                 np.concatenate([self.routes.unit, routes.unit[fresh]]),
             )
-            following = self._route_number.max(initial=-1) + 1 + np.arange(len(fresh))
-            self._route_number = np.append(self._route_number, following)
+            numbers = self._next_route_number + np.arange(len(fresh))
+            self._route_number = np.append(self._route_number, numbers)
+            self._next_route_number += len(fresh)
         return len(fresh)
 
     def with_own_columns(self) -> Master:
@@ -299,9 +301,9 @@ class Master:
         return twin
 
     def only_used(self, is_used: BoolArray) -> Master:
-        """The same master without batch columns, patterns and routes that are not in use, less those that serve nothing.
+        """The same master without batch columns, patterns and routes that are not used; serving nothing stays possible.
 
-        `is_used`: of the columns of `program`. What leaves may join again when it pays.
+        `is_used`: of each column of `program`. What leaves may join again when it pays.
         """
         kept, start = len(self.kept_column), self.route_start
         stays = is_used[start:] | (self.routes.unit < 0).all(axis=1)

@@ -114,8 +114,7 @@ def _plan(
                 relaxed, _ = price_in(relaxed, master, work, until_calm=True)
             cuts = broken_open_cuts(relaxed, model, master)
             if len(cuts[0]):
-                if cut_round >= 0:
-                    master = with_used_columns(master, work)
+                master = with_used_columns(master, work)
                 relaxed, model, master = with_open_cuts(model, master, cuts, work)
         relaxed, weighted_bound = price_in(relaxed, master, work)
         work.session.remember("relaxation")

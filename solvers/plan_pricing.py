@@ -193,9 +193,9 @@ def join(master: Master, found: list[Missing]) -> int:
 
 
 def with_used_columns(master: Master, work: Work) -> Master:
-    """The master without columns that no optimum so far has had in its basis: two of three, and each solve pays for all.
+    """The master without the columns that no optimum so far has had in its basis.
 
-    What they are good for elsewhere, the rounds of pricing that follow find again.
+    They are two of three, and every solve pays for all; which of them are good elsewhere, the pricing that follows finds.
     """
     key = master.column_key()
     thin = master.only_used(work.session.was_basic(key))
