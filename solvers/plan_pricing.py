@@ -195,7 +195,7 @@ def join(master: Master, found: list[Missing]) -> int:
 def with_used_columns(master: Master, work: Work) -> Master:
     """The master without the columns that no optimum so far has had in its basis.
 
-    They are two of three, and every solve pays for all; which of them are good elsewhere, the pricing that follows finds.
+    They are two of three, and every solve pays for all; those that are good elsewhere, the next pricing finds.
     """
     key = master.column_key()
     thin = master.only_used(work.session.was_basic(key))
