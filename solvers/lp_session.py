@@ -54,6 +54,9 @@ MOST_ITERATIONS_BY_DEVEX = 250
 """Up to so many expected iterations devex is faster: steepest edge first solves a system per column, for its norms."""
 DEVEX_PATIENCE = 600
 """Where devex has not ended after so many, it stalls, and steepest edge goes on from there."""
+DUAL_PATIENCE, DUAL_ROWS_PER_ITERATION = 1000, 4
+"""Where the dual simplex has not ended after so many, or one in four rows if that is more, it cycles (those of
+songjiang-m that end take up to 700), and the primal goes on: left to itself one took 108 000 iterations in 2 min."""
 DEVEX_ITERATIONS_PER_STEEPEST = 3
 """Devex takes about so many iterations for one by steepest edge; measured on hourly plans of the reference city."""
 BROKEN = 1e-7
@@ -366,7 +369,10 @@ class Session:
         parameters.glop.feasibility_rule = parameters.glop.optimization_rule = rule
         try:
             if use_devex:
-                answer = _by_devex_first(self._solver, parameters, hints)
+                answer = _solved_in_turns(self._solver, parameters, hints, DEVEX_PATIENCE)
+            elif parameters.glop.use_dual_simplex:
+                turn = max(DUAL_PATIENCE, len(rows) // DUAL_ROWS_PER_ITERATION)
+                answer = _solved_in_turns(self._solver, parameters, hints, turn)
             else:
                 answer = _solved(self._solver, parameters, hints)
         except StatusNotOk as error:
@@ -395,23 +401,25 @@ def _solved(
     return solver.solve(parameters, hints, None, callback_pb2.CallbackRegistrationProto(), None, None)
 
 
-def _by_devex_first(
+def _solved_in_turns(
     solver: mathopt.Solver,
     parameters: parameters_pb2.SolveParametersProto,
     hints: model_parameters_pb2.ModelSolveParametersProto,
+    first_iterations: int,
 ) -> result_pb2.SolveResultProto:
-    """One solve by devex, and where that stalls, from there by steepest edge."""
+    """One solve as the parameters say, and where that stalls, from there by the primal simplex with steepest edge."""
     most = parameters.iteration_limit
-    parameters.iteration_limit = min(most, DEVEX_PATIENCE)
+    parameters.iteration_limit = min(most, first_iterations)
     answer = _solved(solver, parameters, hints)
     spent = answer.solve_stats.simplex_iterations
     has_stalled = answer.termination.reason in (
         result_pb2.TERMINATION_REASON_FEASIBLE,
         result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND,
     )
-    if not has_stalled or not DEVEX_PATIENCE <= spent < most:
+    if not has_stalled or not first_iterations <= spent < most:
         return answer
     parameters.iteration_limit = most - spent
+    parameters.glop.use_dual_simplex = False
     parameters.glop.feasibility_rule = parameters.glop.optimization_rule = parameters.glop.STEEPEST_EDGE
     hints.ClearField("initial_basis")  # it stands where it stopped
     answer = _solved(solver, parameters, hints)

@@ -209,6 +209,20 @@ def test_where_devex_stalls_steepest_edge_goes_on(seed: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_where_the_dual_simplex_stalls_the_primal_goes_on(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lp_session, "DUAL_PATIENCE", 2)
+    monkeypatch.setattr(lp_session, "DUAL_ROWS_PER_ITERATION", 100)
+    rng = np.random.default_rng(seed)
+    program, keys, session = _covering(rng, 30, 40), np.arange(40), Session()
+    program.upper[0] = 0.0  # the column that covers every row by itself
+    used = session.solve(program, keys, LIMITS).x > 0
+    tighter = replace(program, upper=np.where(used, 0.1, program.upper))
+    ours, fresh = session.solve(tighter, keys, LIMITS), solve(tighter, LIMITS)
+    assert ours.iterations > 2
+    assert (ours.status, ours.objective) == (fresh.status, pytest.approx(fresh.objective))
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_rows_and_columns_are_joined_and_left_out_as_dense_matrices_would_be(seed: int) -> None:
     rng = np.random.default_rng(seed)
     dense = rng.random((9, 12)) * (rng.random((9, 12)) < 0.4)
