@@ -215,7 +215,7 @@ class StartOrder(Value):
 
 
 class StopOrder(Value):
-    """Order: stop one placement; the fields are the body of a `replica.stop_ordered` event."""
+    """Order: stop one placement, from a `replica.stop_ordered` event; why is told in words alone."""
 
     placement_id: str
     site_id: str
