@@ -353,14 +353,16 @@ def gpus(milli: int) -> str:
 
 def fixed(value: float | None, digits: int = 1) -> str:
     """A number with so many digits; empty for None."""
-    return "" if value is None else f"{value:,.{digits}f}"
+    from suanli.model.words import grouped
+
+    return "" if value is None else grouped(value, f".{digits}f")
 
 
 def yuan(value: float | None) -> str:
     """A price with two decimals, or two significant digits where that would show nothing; empty for None."""
     if value is None:
         return ""
-    return f"{value:,.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
+    return fixed(value, 2) if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def site_labels(sites: Iterable[SiteRecord]) -> dict[str, str]:

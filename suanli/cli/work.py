@@ -534,7 +534,7 @@ def _print_plan(
             paragraph(f"  - {_short(move.workload)}: {move.from_site_id} to {move.to_site_id}, {move.reason}")
     typer.echo("")
     paragraph(
-        f"Together {answer.it_power_w / 1000:,.2f} kW IT, {answer.facility_power_w / 1000:,.2f} kW facility, "
+        f"Together {fixed(answer.it_power_w / 1000, 2)} kW IT, {fixed(answer.facility_power_w / 1000, 2)} kW facility, "
         f"¥{yuan(answer.cost_yuan_per_hour)} an hour. Etag {answer.etag}"
     )
 
