@@ -17,7 +17,14 @@ from suanli.cli.output import Column, Format
 
 if TYPE_CHECKING:
     from suanli.client import Client
-    from suanli.model import FieldProblem, SiteRecord, SuanliError, Workload
+    from suanli.model import (
+        FieldProblem,
+        PlannedWorkload,
+        SiteRecord,
+        SuanliError,
+        Workload,
+        WorkloadRecord,
+    )
     from suanli.yaml_io import ReadWorkload
 
 T = TypeVar("T")
@@ -222,6 +229,15 @@ class WorkloadFiles:
             ) from None
         except InvalidRequest as error:
             raise InvalidRequest([q for p in error.problems if (q := self._located(p))]) from None
+
+    def warnings(
+        self, answered: Sequence[WorkloadRecord] | Sequence[PlannedWorkload]
+    ) -> Iterator[FieldProblem]:
+        """What the service warns of in its answer about these workloads, told by file and line."""
+        for warning in (w for one in answered for w in one.warnings):
+            located = self._located(warning)
+            if located is not None:
+                yield located
 
     def _where_named(self, text: str) -> str:
         """Led by file and line where the text begins with the name of one of these workloads."""
