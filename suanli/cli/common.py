@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from suanli.cli.lazy import warn
 from suanli.cli.output import Column, Format
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ T = TypeVar("T")
 DEFAULT_TENANT = "default"
 CLI_RETRY_S = 2.0
 """A person at a terminal would rather hear soon that nobody answers."""
+CLI_WATCH_RETRY_S = 120.0
+"""Who watches wants to see on; a service that folds a long log again takes its time."""
 
 _IN_BATCH = re.compile(r"^(?:requests|workloads)\[(\d+)\](?:\.workload)?\.?")
 """Where the problems of a batch lie, in the API's words."""
@@ -96,8 +99,8 @@ Files = Annotated[
 ]
 
 
-def connect(address: str | None) -> Client:
-    """A client for one command.
+def connect(address: str | None, patience_s: float | None = None) -> Client:
+    """A client for one command; what it waits for longer than a few seconds it says on stderr.
 
     Raises:
         InvalidRequest: the address names no host and port.
@@ -107,7 +110,11 @@ def connect(address: str | None) -> Client:
 
     _check_address(address_or_default(address))
 
-    return Client(address, retry_unavailable_for_s=CLI_RETRY_S)
+    return Client(
+        address,
+        retry_unavailable_for_s=CLI_RETRY_S if patience_s is None else patience_s,
+        on_wait=lambda waiting: warn(str(waiting)),
+    )
 
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suanli.cli.common import (
+    CLI_WATCH_RETRY_S,
     DEFAULT_TENANT,
     Address,
     CityClock,
@@ -296,7 +297,9 @@ def watch(
         "tenants/-" if all_tenants else "/".join(wanted.split("/")[:2]) if wanted else f"tenants/{tenant}"
     )
     with connect(address) as client:
+        client.get_policy()  # that nobody is there is told at once
         clock = city_clock(client, output)
+    with connect(address, CLI_WATCH_RETRY_S) as client:
         for change in client.watch_workloads(parent):
             if change.type == "bookmark" and wanted and change.resume_token:
                 client.get_workload(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import subprocess
@@ -23,6 +24,7 @@ from suanli.cli import lazy
 from suanli.cli.common import _check_address, read_workloads
 from suanli.cli.main import app
 from suanli.cli.work import _part_here
+from suanli.client import core
 from suanli.model import (
     Candidate,
     Explanation,
@@ -561,6 +563,17 @@ def test_one_answer_names_what_is_malformed_in_a_policy_and_what_the_service_ref
 
 
 # Trouble
+
+
+def test_a_wait_is_told_on_stderr_and_leaves_the_answer_alone(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(core, "QUIET_S", 0.0)
+    answers = itertools.chain([Unavailable("it starts")], itertools.repeat(None))
+    service.faults.before = lambda method: next(answers)
+    done = run("policy", "list", "-o", "name")
+    assert (done.exit_code, done.stdout) == (0, "policies/default/revisions/1\n")
+    assert done.stderr == "warning: waiting for the service since 0 s, for 2 s more: it starts\n"
 
 
 def test_nobody_there_is_4_with_a_hint(monkeypatch: pytest.MonkeyPatch):
