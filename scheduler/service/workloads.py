@@ -22,7 +22,7 @@ from scheduler.service.filters import Comparison, Filter, parse_filter
 from scheduler.service.history import CHANGES_WORKLOAD, workload_of
 from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
-from scheduler.service.taken import refusal
+from scheduler.service.taken import refusal, taken_names
 from scheduler.service.views import (
     WorkloadStatus,
     find_node,
@@ -168,9 +168,17 @@ class Workloads:
         if error is not None:
             raise error
 
-    def impossible(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
-        """Every reason why one of them could never run, its field led by that workload's path; nothing is written."""
-        return self._core.ask(lambda state, _: self._impossible(state, workloads, paths))
+    def refused_for(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
+        """Why one of them could never run and which names are taken, each field led by that workload's path.
+
+        Asked about what is left of a malformed request; nothing is written.
+        """
+
+        def look(state: ClusterState, _: int) -> list[FieldProblem]:
+            found = self._impossible(state, workloads, paths)
+            return [*found, *taken_names(state, self._core.history, workloads, paths)]
+
+        return self._core.ask(look)
 
     def _impossible(
         self, state: ClusterState, workloads: Sequence[Workload], paths: Sequence[str]

@@ -311,8 +311,8 @@ def read_workloads(
     raise InvalidRequest(sorted(told.values(), key=place_in_file))
 
 
-def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> tuple[FieldProblem, ...]:
-    from suanli.model import InvalidRequest
+def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> Sequence[FieldProblem]:
+    from suanli.model import AlreadyExists, InvalidRequest
 
     if check is None or not part.read:
         return ()
@@ -320,7 +320,20 @@ def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles
         check(part)
     except InvalidRequest as error:
         return error.problems
+    except AlreadyExists as error:
+        return list(_taken(str(error).splitlines()))
     return ()
+
+
+def _taken(lines: Iterable[str]) -> Iterator[FieldProblem]:
+    """The names that are taken, told by file and line, as problems; `and 3 more` stays with the last of them."""
+    from suanli.model import FieldProblem
+
+    place = "name"
+    for line in lines:
+        found = _FILE_AND_LINE.match(line)
+        place, text = (f"{found[1]}:{found[2]}", line[found.end() :]) if found else (place, line)
+        yield FieldProblem(field=place, problem=text, code="already_exists")
 
 
 def place_in_file(problem: FieldProblem) -> tuple[str, int]:

@@ -172,6 +172,28 @@ def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fleet_tak
     ]
 
 
+def test_a_taken_name_is_told_beside_what_is_malformed(run: Run):
+    """Of sound documents and of those with other problems; the rest of them is looked at all the same."""
+    stages = "stages:\n- {stage_id: m, cpu_milli: 1, memory_mib: 1}\n"
+    for name in ("taken", "also-taken"):
+        assert run("submit", "-", input=f"name: {name}\nkind: batch\n{stages}").exit_code == 0
+    documents = [
+        f"name: taken\nkind: batch\n{stages}",
+        f"name: also-taken\nkind: bath\n{stages}",
+        f"name: new\nkind: batch\nprio: 7\n{stages}",
+    ]
+    done = run("submit", "-", input="---\n".join(documents))
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    head, *told = (line.strip().partition(";")[0] for line in done.stderr.splitlines())
+    assert head == "error: 4 problems"
+    assert told == [
+        "-:1: tenants/default/workloads/taken exists already",
+        "-:6: tenants/default/workloads/also-taken exists already",
+        "-:7: kind: 'bath' is not known",
+        "-:13: prio: is not a field",
+    ]
+
+
 def test_a_most_that_contradicts_another_field_is_not_told_as_a_problem_of_its_own(run: Run):
     """`replicas` mended to its field's most would exceed `replicas_max`, which nobody wrote wrongly."""
     stage = "{stage_id: m, cpu_milli: 9, memory_mib: 9, replicas: 9999999, replicas_max: 5}"
