@@ -321,7 +321,9 @@ def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles
     except InvalidRequest as error:
         return error.problems
     except AlreadyExists as error:
-        return list(_taken(str(error).splitlines()))
+        # a mended name is nobody's choice yet
+        is_mended = any(one.problems and one.tells("name") for one in part.read)
+        return () if is_mended else list(_taken(str(error).splitlines()))
     return ()
 
 

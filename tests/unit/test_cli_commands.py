@@ -181,16 +181,18 @@ def test_a_taken_name_is_told_beside_what_is_malformed(run: Run):
         f"name: taken\nkind: batch\n{stages}",
         f"name: also-taken\nkind: bath\n{stages}",
         f"name: new\nkind: batch\nprio: 7\n{stages}",
+        f"name: Taken\nkind: batch\n{stages}",
     ]
     done = run("submit", "-", input="---\n".join(documents))
     assert done.exit_code == lazy.EXIT_BAD_INPUT
     head, *told = (line.strip().partition(";")[0] for line in done.stderr.splitlines())
-    assert head == "error: 4 problems"
+    assert head == "error: 5 problems"
     assert told == [
         "-:1: tenants/default/workloads/taken exists already",
         "-:6: tenants/default/workloads/also-taken exists already",
         "-:7: kind: 'bath' is not known",
         "-:13: prio: is not a field",
+        "-:17: name: 'tenants/default/workloads/Taken' has the wrong form",
     ]
 
 
