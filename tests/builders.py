@@ -600,6 +600,11 @@ class City:
         mine = name_of(name) + "/"
         return {i: p for i, p in self.open_placements().items() if i.startswith(mine) and i not in stopped}
 
+    def stop_kinds(self, name: str) -> set[str]:
+        """Why placements of a workload were told to stop."""
+        orders = self.events(EventKind.REPLICA_STOP_ORDERED)
+        return {e.body["kind"] for e in orders if e.subject.startswith(name_of(name) + "/")}
+
     def _running(self) -> set[str]:
         return {e.subject for e in self.events(EventKind.REPLICA_RUNNING)}
 
