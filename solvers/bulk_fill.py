@@ -8,7 +8,8 @@ Gangs lie in one group (one island where the class says so), which is stricter t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from solvers.bulk_model import OVER_BUDGET_YUAN, BulkSets
 from solvers.bulk_relax import Relaxation
 from solvers.bulk_rows import BookedRows
 from solvers.node_fill import PLENTY, Booked, FleetState, by_island, first_fit, spread, whole_gangs
-from solvers.problem import GPU_MILLI, W_PER_KW
+from solvers.device_bundles import device_bundles
+from solvers.problem import GPU_MILLI, MILLI_PER_GPU, W_PER_KW
 
 WHOLE = 1e-6
 """Counts this close to a whole number are one; rooms this far below zero are rounding."""
@@ -64,6 +66,28 @@ Mend = Callable[["Filling", IntArray, IntArray], None]
 """Makes room for so many replicas of candidates that found none on the planned nodes."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Shapes:
+    """What quotas place: single replicas of a candidate, or bundles of shares; by group, in the order of placing."""
+
+    group: IntArray
+    need: IntArray
+    share: FloatArray
+    count: IntArray
+    pair: IntArray
+    """-1: a bundle."""
+    members: list[tuple[IntArray, IntArray]]
+    """Of each bundle: candidates, and how many of each."""
+    bundle: IntArray
+    """Position in `members`; negative: a single replica."""
+
+    def steps(self) -> Iterator[IntArray]:
+        """The j-th shape of every group, for j = 0, 1, …"""
+        rank = np.arange(len(self.group)) - np.searchsorted(self.group, self.group)
+        for step in range(int(rank.max(initial=-1)) + 1):
+            yield np.flatnonzero(rank == step)
+
+
 class Filling:
     """Replicas being placed on a fleet; `rest[c]` is what is still to be placed."""
 
@@ -84,6 +108,7 @@ class Filling:
         self.occupied: BoolArray = np.zeros(fleet.node_count, dtype=bool)
         self.nodes_on = np.zeros(p.group_count, dtype=np.int64)
         self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
+        self.room_yuan = relaxation.room_yuan
         self.running = p.pairs.running_count[sets.pair]
         self.move_yuan = p.classes.migration_yuan[sets.pair_class]
         if p.terms.move_budget_count is not None:
@@ -219,20 +244,21 @@ class Filling:
         """
         quota = self._within_side_rows(np.minimum(quota, self.rest[self.sets.pair_class]))
         used = np.flatnonzero(quota)
-        group = self.sets.pair_group[used]
-        order = np.lexsort((*self._size_keys(used), group))
-        used, group = used[order], group[order]
-        rank = np.arange(len(used)) - np.searchsorted(group, group)
+        shapes = self._shapes(used, quota[used])
         most = self._planned_nodes(used, quota[used], nodes)
         ahead = np.zeros((len(self.nodes_on), self.need.shape[1]))
-        np.add.at(ahead, group, self.sets.share[used] * quota[used, None])
-        for step in range(int(rank.max(initial=-1)) + 1):
-            now = used[rank == step]
-            before = self.placed[now]
-            self._place_step(now, quota[now], most, ahead)
+        np.add.at(ahead, shapes.group, shapes.share * shapes.count[:, None])
+        for now in shapes.steps():
+            single = shapes.pair[now] >= 0
+            self._place_bundles(shapes, now[~single], most, ahead)
+            at = now[single]
+            v = shapes.pair[at]
+            before = self.placed[v]
+            wanted = quota[v] - np.rint(before).astype(np.int64)
+            self._place_step(v, wanted, most, ahead)
             if mend is not None:
-                mend(self, now, quota[now] - np.rint(self.placed[now] - before).astype(np.int64))
-            ahead[self.sets.pair_group[now]] -= self.sets.share[now] * quota[now, None]
+                mend(self, v, wanted - np.rint(self.placed[v] - before).astype(np.int64))
+            ahead[shapes.group[now]] -= shapes.share[now] * shapes.count[now, None]
         self._shed_power()
         self.note_packing()
 
@@ -301,6 +327,91 @@ class Filling:
             take = np.where(gangs[row], np.where(self.in_island[c][row], inside, whole), take)
         self.book(node, v[row], take)
 
+    def _shapes(self, v: IntArray, count: IntArray) -> _Shapes:
+        """Candidates v with their counts as shapes in the order in which nodes take them; shares in bundles, but for
+        work spread over nodes of which a node could hold more than it may.
+        """
+        s = self.sets
+        gpu = self.need[v, GPU_MILLI]
+        bundled = (gpu > 0) & (gpu < MILLI_PER_GPU) & (self.gang[s.pair_class[v]] == 1)
+        bundled &= self.node_most[s.pair_class[v]] >= np.floor(1.0 / np.maximum(s.dominant[v], 1e-9))
+        share_of = np.flatnonzero(bundled)
+        share_of = share_of[np.argsort(s.pair_group[v[share_of]], kind="stable")]
+        groups, first = np.unique(s.pair_group[v[share_of]], return_index=True)
+        left = count.copy()
+        members: list[tuple[IntArray, IntArray]] = []
+        of_group: list[int] = []
+        times: list[int] = []
+        for g, here in zip(groups.tolist(), np.split(share_of, first[1:]), strict=True):
+            for parts, often in device_bundles(gpu[here].tolist(), count[here].tolist()):
+                at, n = (np.array(column) for column in zip(*parts, strict=True))
+                members.append((v[here[at]], n))
+                of_group.append(g)
+                times.append(often)
+                left[here[at]] -= n * often
+        pair = np.concatenate([v, np.full(len(members), -1)])
+        need, share = self.need[v], s.share[v]
+        keys = self._size_keys(v)
+        group = s.pair_group[v]
+        if members:
+            need = np.vstack([need, [n @ self.need[m] for m, n in members]])
+            share = np.vstack([share, [n @ s.share[m] for m, n in members]])
+            group = np.append(group, of_group)
+            devices = self.fleet.capacity[group, GPU_MILLI]
+            is_bundle = pair < 0
+            share[is_bundle, GPU_MILLI] *= MILLI_PER_GPU / np.maximum(need[is_bundle, GPU_MILLI], 1)
+            del devices
+        count_all = np.append(left, np.array(times, dtype=np.int64))
+        dominant, gpu_key, gang_key, kind = keys
+        more = len(members)
+        keys = (
+            np.append(dominant, -share[len(v) :].max(axis=1) if more else []),
+            np.append(gpu_key, np.full(more, -MILLI_PER_GPU)),
+            np.append(gang_key, np.zeros(more, dtype=np.int64)),
+            np.append(kind, np.full(more, 2)),
+        )
+        order = np.lexsort((*keys, group))
+        return _Shapes(group[order], need[order], share[order], count_all[order], pair[order], members, order - len(v))
+
+    def _place_bundles(self, shapes: _Shapes, which: IntArray, most: IntArray, ahead: FloatArray) -> None:
+        """One bundle of shares in each of several groups, on idle devices of the planned nodes."""
+        if not len(which):
+            return
+        fleet = self.fleet
+        row, node = fleet.nodes_of(shapes.group[which], most[shapes.group[which]])
+        exact = shapes.need[which][row]
+        need = exact.copy()
+        need[:, GPU_MILLI] = MILLI_PER_GPU
+        fit = fleet.fit(node, need)
+        load, step = fleet.load(node, need)
+        skew, skew_step = fleet.imbalance(row, node, need, fit > 0, ahead[shapes.group[which]])
+        per_step = BALANCE / np.maximum(step, 1e-9)
+        take = spread(row, fit, shapes.count[which], load + per_step * skew, step + per_step * skew_step)
+        kept = np.flatnonzero(take)
+        of_bundle = shapes.bundle[which][row[kept]]
+        at, mask = fleet.commit_bundles(node[kept], exact[kept], exact[kept, GPU_MILLI], take[kept])
+        of_bundle, at_node = of_bundle[at], node[kept][at]
+        parts = []
+        for b in np.unique(of_bundle).tolist():
+            here = np.flatnonzero(of_bundle == b)
+            pairs, n = shapes.members[b]
+            each = np.repeat(pairs, n)
+            rows = np.repeat(here, len(each))
+            parts.append(
+                Booked(np.tile(each, len(here)), at_node[rows], mask[rows], np.zeros(len(rows), dtype=np.int64))
+            )
+        self._add_rows(Booked.joined(parts))
+
+    def _add_rows(self, booked: Booked) -> None:
+        """Rows that the fleet holds already, into the accounts."""
+        self._rows.add(booked)
+        nodes, on = np.unique(booked.node, return_counts=True)
+        self._rows_on[nodes] += on
+        self._account(booked.pair, np.ones(len(booked), dtype=np.int64))
+        fresh = nodes[~self.occupied[nodes]]
+        self.occupied[fresh] = True
+        np.add.at(self.nodes_on, self.fleet.group[fresh], 1)
+
     def _within_side_rows(self, quota: IntArray) -> IntArray:
         """Quotas cut until floors, spread and links hold; what is cut waits in `rest`."""
         quota = quota.copy()
@@ -347,21 +458,40 @@ class Filling:
         self._shed_power()
 
     def _shed_power(self) -> None:
-        """Sites above their power limit give up their emptiest nodes, those with gangs last."""
-        p = self.sets.problem
-        for s in np.flatnonzero(self.power_kw - self.limit_kw > WHOLE):
+        """Sites above their power limit give up single replicas, those first whose room is worth least per kW; where
+        that is not enough, their emptiest nodes, those with gangs last.
+        """
+        for s in np.flatnonzero(self.power_kw - self.limit_kw > WHOLE).tolist():
             booked = self.all_booked()
-            work_kw = np.bincount(
-                booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
+            pair = booked.pair
+            rows = np.flatnonzero(
+                (self.sets.pair_site[pair] == s) & ~self._is_ganged[pair] & (self.sets.dynamic_kw[pair] > 0)
             )
-            node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
-            tied = np.zeros(self.fleet.node_count, dtype=bool)
-            tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
-            mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s))
-            mine = mine[np.lexsort((node_kw[mine], tied[mine]))]
+            kw = self.sets.dynamic_kw[pair[rows]]
+            rows = rows[np.argsort(self.room_yuan[pair[rows]] / kw, kind="stable")]
+            freed_kw = np.cumsum(self.sets.dynamic_kw[pair[rows]])
             over_kw = float(self.power_kw[s] - self.limit_kw[s])
-            enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw - WHOLE)) + 1
-            self._empty(mine[:enough])
+            gone = np.zeros(len(booked), dtype=bool)
+            gone[rows[: int(np.searchsorted(freed_kw, over_kw - WHOLE)) + 1]] = True
+            if len(rows) and freed_kw[-1] >= over_kw - WHOLE:
+                self.remove(gone)
+            else:
+                self._shed_nodes(s)
+
+    def _shed_nodes(self, s: int) -> None:
+        p = self.sets.problem
+        booked = self.all_booked()
+        work_kw = np.bincount(
+            booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
+        )
+        node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
+        tied = np.zeros(self.fleet.node_count, dtype=bool)
+        tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
+        mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s))
+        mine = mine[np.lexsort((node_kw[mine], tied[mine]))]
+        over_kw = float(self.power_kw[s] - self.limit_kw[s])
+        enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw - WHOLE)) + 1
+        self._empty(mine[:enough])
 
     def empty_nodes(self, group: int, count: int) -> None:
         """The emptiest occupied nodes of a group without gangs, so many: their work waits in `rest`."""

@@ -185,6 +185,16 @@ class Relaxation:
         return np.maximum(-self.model.duals("it_power", self.duals), s.energy_yuan_per_kwh * s.hours * slope)
 
     @property
+    def room_yuan(self) -> FloatArray:
+        """[V] what the room of one replica on nodes is worth: duals of capacity and sharp rows."""
+        rows = np.zeros(len(self.duals))
+        for name, block in self.model.rows.items():
+            if name == "capacity" or name.startswith("sharp"):
+                rows[block.slice] = 1.0
+        worth = -(self.exact.matrix.T @ (self.duals * rows))[self.model.columns["x"].slice]
+        return np.asarray(np.maximum(worth, 0.0))
+
+    @property
     def unit_yuan(self) -> FloatArray:
         """[V] cost of one more replica: its power at `kw_yuan`, other money, and duals of links, spread, floors and
         ledgers; demand, moves and capacity of nodes left out.
