@@ -23,8 +23,9 @@ from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_bound import Leaf, bound_of, leaf_program, lower_bound
 from solvers.bulk_gangs import gang_columns, with_gangs
 from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build, move_budget
+from solvers.bulk_shares import device_rows
 from solvers.first_order import approximate
-from solvers.linear import LpLimits, LpResult, LpStatus, Program
+from solvers.linear import LpLimits, LpResult, LpStatus, Program, TemporaryRow
 from solvers.lp_session import Session
 from solvers.problem import RESOURCES, W_PER_KW
 
@@ -147,6 +148,8 @@ class Relaxation:
     """[V, rows] coefficients of floors, spread and links."""
     side_upper: FloatArray
     iterations: int = 0
+    device_rows: tuple[TemporaryRow, ...] = ()
+    """What shares really take (`bulk_shares`): for quotas, not for the proof."""
 
     @property
     def sets(self) -> BulkSets:
@@ -432,8 +435,14 @@ def tightened(
     if "ledger" in model.rows:
         block, members = model.rows["ledger"].slice, model.keys["ledger"]
         program.row_upper[block] -= ledger_margin_kwh[members]
-    result = simplex.solve(program)
+    result = simplex.solve(program.with_rows(relaxation.device_rows))
     return replace(relaxation, columns=result.x, iterations=simplex.iterations)
+
+
+def packable(relaxation: Relaxation, name: str) -> Relaxation | None:
+    """The relaxation with rows for the shares that its devices do not hold (`bulk_shares`); None: they hold all."""
+    rows = device_rows(relaxation.model, relaxation.x, relaxation.nodes, name)
+    return replace(relaxation, device_rows=(*relaxation.device_rows, *rows)) if rows else None
 
 
 def sharpened(relaxation: Relaxation) -> Relaxation | None:
