@@ -21,7 +21,7 @@ import scipy.sparse as sp
 
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_bound import Leaf, bound_of, leaf_program, lower_bound
-from solvers.bulk_gangs import gang_columns, with_gangs
+from solvers.bulk_gangs import dearer_yuan, gang_columns, with_gangs
 from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build, move_budget
 from solvers.bulk_shares import device_rows
 from solvers.first_order import approximate
@@ -38,7 +38,7 @@ PROHIBITIVE = 3.0
 LEAST_UNSERVED_YUAN = 0.1
 PROHIBITIVE_YUAN_PER_KWH = 10.0
 SMALLEST_SHARE = 1e-4
-GANG_ROUNDS = 3
+GANG_ROUNDS = 5
 MOST_UNUSED_FRAC = 0.3
 """Of a group's nodes: packing loses a few per cent; a lesson beyond this is one about something else."""
 LEAST_ON_YUAN = 1e-3
@@ -338,24 +338,26 @@ def whole_gangs(
 ) -> LpResult:
     """The answer with whole gangs in every group (`bulk_gangs`), or as it is where they do not go together.
 
-    A class that does not find room for its gangs so is free again in the next round.
+    Where gangs find no room so, they are divided again, and no more of them sent there than found it.
     """
-    s = model.sets
     columns, unserved = gang_columns(model), model.columns["unserved"].slice
-    of_class = s.pair_class[columns - model.columns["x"].start]
-    free = plan_program(model, exact, site_on)
-    start, left = answer, answer.x[unserved]
+    of_class = model.sets.pair_class[columns - model.columns["x"].start]
+    size = model.sets.problem.classes.gang_size[of_class]
+    free, left = plan_program(model, exact, site_on), answer.x[unserved]
+    dearer = dearer_yuan(model, free, answer.duals)
     for _ in range(GANG_ROUNDS):
-        program = with_gangs(model, free, start)
+        program = with_gangs(model, free, answer, dearer)
         if program is None:
             break
         trial = simplex.solve(program)
         homeless = trial.x[unserved] > left + INTEGRAL
         if not homeless.any():
             return trial
-        again = homeless[of_class]
-        program.upper[columns[again]] = free.upper[columns[again]]
-        start = simplex.solve(program)
+        found = trial.x[columns]
+        crowded = homeless[of_class] & (found < program.upper[columns] - INTEGRAL)
+        free.upper[columns[crowded]] = np.floor(found[crowded] / size[crowded] + INTEGRAL) * size[crowded]
+        if not crowded.any():  # other work finds no room: where it would, the room that gangs took is dear
+            dearer = np.maximum(dearer, dearer_yuan(model, free, trial.duals))
     return answer
 
 
