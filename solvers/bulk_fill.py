@@ -18,8 +18,8 @@ from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_model import OVER_BUDGET_YUAN, BulkSets
 from solvers.bulk_relax import Relaxation
 from solvers.bulk_rows import BookedRows
+from solvers.device_bundles import by_group, device_bundles
 from solvers.node_fill import PLENTY, Booked, FleetState, by_island, first_fit, spread, whole_gangs
-from solvers.device_bundles import device_bundles
 from solvers.problem import GPU_MILLI, MILLI_PER_GPU, W_PER_KW
 
 WHOLE = 1e-6
@@ -37,6 +37,8 @@ SLIGHT_NODES = 0.05
 BALANCE = 1000.0
 """What a node's imbalance between resources weighs against its fill, where groups are full (`FleetState.imbalance`).
 Measured on 40 fleets: 0.05 to 0.25 % of the cost against 0; 30 to 5 000 are alike."""
+WITH_DEVICES = 2
+"""Gangs in islands come first, then other gangs, then what asks for devices, then the rest (`_size_keys`)."""
 FEW_PAIRS = 4
 LOAD_MARGIN = 0.001
 """Share above the least load of a hard hourly cap that work is brought for: what rounding takes back."""
@@ -68,18 +70,46 @@ Mend = Callable[["Filling", IntArray, IntArray], None]
 
 @dataclass(frozen=True, eq=False)
 class _Shapes:
-    """What quotas place: single replicas of a candidate, or bundles of shares; by group, in the order of placing."""
+    """What quotas place: single replicas of a candidate, or bundles of shares (`device_bundles`)."""
 
     group: IntArray
     need: IntArray
+    """[n, R]; of a bundle what its shares need."""
     share: FloatArray
+    """[n, R] nodes; of a bundle with the whole of its device."""
     count: IntArray
     pair: IntArray
-    """-1: a bundle."""
+    """-1 - b: bundle b of `members`."""
+    keys: tuple[IntArray | FloatArray, ...]
+    """By which the shapes of a group are sorted, last first."""
     members: list[tuple[IntArray, IntArray]]
     """Of each bundle: candidates, and how many of each."""
-    bundle: IntArray
-    """Position in `members`; negative: a single replica."""
+
+    def with_bundles(
+        self, group: IntArray, need: IntArray, share: FloatArray, count: IntArray,
+        members: list[tuple[IntArray, IntArray]],
+    ) -> _Shapes:  # fmt: skip
+        """Bundles beside single replicas; to nodes they are single replicas that ask for one device."""
+        share[:, GPU_MILLI] *= MILLI_PER_GPU / need[:, GPU_MILLI]
+        one = np.ones(len(group), dtype=np.int64)
+        keys = (-share.max(axis=1), -MILLI_PER_GPU * one, 0 * one, WITH_DEVICES * one)
+        return _Shapes(
+            np.append(self.group, group),
+            np.vstack([self.need, need]),
+            np.vstack([self.share, share]),
+            np.append(self.count, count),
+            np.append(self.pair, -1 - np.arange(len(group))),
+            tuple(np.append(single, bundle) for single, bundle in zip(self.keys, keys, strict=True)),
+            members,
+        )
+
+    def in_order(self) -> _Shapes:
+        """By group, and in each group in the order of placing."""
+        order = np.lexsort((*self.keys, self.group))
+        return _Shapes(
+            self.group[order], self.need[order], self.share[order], self.count[order], self.pair[order],
+            tuple(key[order] for key in self.keys), self.members,
+        )  # fmt: skip
 
     def steps(self) -> Iterator[IntArray]:
         """The j-th shape of every group, for j = 0, 1, …"""
@@ -293,7 +323,11 @@ class Filling:
         """Sort keys, last first: gangs in islands, other gangs (largest first), whole devices, shares; then size."""
         c = self.sets.pair_class[v]
         gpu = self.need[v, GPU_MILLI]
-        kind = np.where(self.gang[c] > 1, np.where(self.in_island[c], 0, 1), np.where(gpu > 0, 2, 3))
+        kind = np.where(
+            self.gang[c] > 1,
+            np.where(self.in_island[c], 0, 1),
+            np.where(gpu > 0, WITH_DEVICES, WITH_DEVICES + 1),
+        )
         gang_devices = np.where(self.gang[c] > 1, self.gang[c] * gpu, 0)
         return -self.sets.dominant[v], -gpu, -gang_devices, kind
 
@@ -328,50 +362,36 @@ class Filling:
         self.book(node, v[row], take)
 
     def _shapes(self, v: IntArray, count: IntArray) -> _Shapes:
-        """Candidates v with their counts as shapes in the order in which nodes take them; shares in bundles, but for
+        """Candidates v with their counts as shapes in the order in which nodes take them: shares in bundles, but for
         work spread over nodes of which a node could hold more than it may.
         """
         s = self.sets
         gpu = self.need[v, GPU_MILLI]
         bundled = (gpu > 0) & (gpu < MILLI_PER_GPU) & (self.gang[s.pair_class[v]] == 1)
         bundled &= self.node_most[s.pair_class[v]] >= np.floor(1.0 / np.maximum(s.dominant[v], 1e-9))
-        share_of = np.flatnonzero(bundled)
-        share_of = share_of[np.argsort(s.pair_group[v[share_of]], kind="stable")]
-        groups, first = np.unique(s.pair_group[v[share_of]], return_index=True)
-        left = count.copy()
+        shares, left = np.flatnonzero(bundled), count.copy()
         members: list[tuple[IntArray, IntArray]] = []
-        of_group: list[int] = []
-        times: list[int] = []
-        for g, here in zip(groups.tolist(), np.split(share_of, first[1:]), strict=True):
+        group, times = [], []
+        for g, here in by_group(shares, s.pair_group[v[shares]]):
             for parts, often in device_bundles(gpu[here].tolist(), count[here].tolist()):
                 at, n = (np.array(column) for column in zip(*parts, strict=True))
                 members.append((v[here[at]], n))
-                of_group.append(g)
+                group.append(g)
                 times.append(often)
                 left[here[at]] -= n * often
-        pair = np.concatenate([v, np.full(len(members), -1)])
-        need, share = self.need[v], s.share[v]
-        keys = self._size_keys(v)
-        group = s.pair_group[v]
-        if members:
-            need = np.vstack([need, [n @ self.need[m] for m, n in members]])
-            share = np.vstack([share, [n @ s.share[m] for m, n in members]])
-            group = np.append(group, of_group)
-            devices = self.fleet.capacity[group, GPU_MILLI]
-            is_bundle = pair < 0
-            share[is_bundle, GPU_MILLI] *= MILLI_PER_GPU / np.maximum(need[is_bundle, GPU_MILLI], 1)
-            del devices
-        count_all = np.append(left, np.array(times, dtype=np.int64))
-        dominant, gpu_key, gang_key, kind = keys
-        more = len(members)
-        keys = (
-            np.append(dominant, -share[len(v) :].max(axis=1) if more else []),
-            np.append(gpu_key, np.full(more, -MILLI_PER_GPU)),
-            np.append(gang_key, np.zeros(more, dtype=np.int64)),
-            np.append(kind, np.full(more, 2)),
+        dominant, milli, gang_devices, kind = self._size_keys(v)
+        singles = _Shapes(
+            s.pair_group[v], self.need[v], s.share[v], left, v, (dominant, milli, gang_devices, kind), []
         )
-        order = np.lexsort((*keys, group))
-        return _Shapes(group[order], need[order], share[order], count_all[order], pair[order], members, order - len(v))
+        if members:
+            singles = singles.with_bundles(
+                np.array(group),
+                np.array([n @ self.need[m] for m, n in members]),
+                np.array([n @ s.share[m] for m, n in members]),
+                np.array(times),
+                members,
+            )
+        return singles.in_order()
 
     def _place_bundles(self, shapes: _Shapes, which: IntArray, most: IntArray, ahead: FloatArray) -> None:
         """One bundle of shares in each of several groups, on idle devices of the planned nodes."""
@@ -388,7 +408,7 @@ class Filling:
         per_step = BALANCE / np.maximum(step, 1e-9)
         take = spread(row, fit, shapes.count[which], load + per_step * skew, step + per_step * skew_step)
         kept = np.flatnonzero(take)
-        of_bundle = shapes.bundle[which][row[kept]]
+        of_bundle = (-1 - shapes.pair[which])[row[kept]]
         at, mask = fleet.commit_bundles(node[kept], exact[kept], exact[kept, GPU_MILLI], take[kept])
         of_bundle, at_node = of_bundle[at], node[kept][at]
         parts = []
@@ -398,7 +418,9 @@ class Filling:
             each = np.repeat(pairs, n)
             rows = np.repeat(here, len(each))
             parts.append(
-                Booked(np.tile(each, len(here)), at_node[rows], mask[rows], np.zeros(len(rows), dtype=np.int64))
+                Booked(
+                    np.tile(each, len(here)), at_node[rows], mask[rows], np.zeros(len(rows), dtype=np.int64)
+                )
             )
         self._add_rows(Booked.joined(parts))
 

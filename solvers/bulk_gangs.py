@@ -49,8 +49,8 @@ def dearer_yuan(model: BulkModel, program: Program, duals: FloatArray) -> FloatA
 
 
 def with_gangs(model: BulkModel, program: Program, answer: LpResult, dearer: FloatArray) -> Program | None:
-    """`program` with every class of gangs bounded by a division in whole gangs, at dearer[columns] yuan a replica; None where
-    none was found.
+    """`program` with every class of gangs bounded by a division in whole gangs, at dearer[columns] yuan a replica; None
+    where none was found.
     """
     s, p = model.sets, model.sets.problem
     first = model.columns["x"].start

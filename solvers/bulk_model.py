@@ -222,7 +222,9 @@ def _sharp_shares(p: PlacementProblem, need: IntArray, group: IntArray) -> Float
     for a, b in PER.values():
         for percent in PER_PERCENT:
             most = percent / PERCENT
-            out.append(np.maximum(np.minimum(shares[:, a], most * shares[:, b]), 1.0 - most * (1.0 - shares[:, b])))
+            out.append(
+                np.maximum(np.minimum(shares[:, a], most * shares[:, b]), 1.0 - most * (1.0 - shares[:, b]))
+            )
     for a, b in BUT.values():
         lesser = np.minimum(shares[:, a], shares[:, b])
         out.append(np.where(takes_all, shares[:, b], np.where(gpu > 0, shares[:, a], lesser)))

@@ -39,6 +39,8 @@ LEAST_UNSERVED_YUAN = 0.1
 PROHIBITIVE_YUAN_PER_KWH = 10.0
 SMALLEST_SHARE = 1e-4
 GANG_ROUNDS = 5
+BRANCHING_FRAC = 0.4
+"""Of the simplex iterations before: what branching over sites may take."""
 MOST_UNUSED_FRAC = 0.3
 """Of a group's nodes: packing loses a few per cent; a lesson beyond this is one about something else."""
 LEAST_ON_YUAN = 1e-3
@@ -83,7 +85,7 @@ class BulkLimits:
     """Over all solves of one plan."""
     branchings: int = 12
     """Over sites that the relaxation opens in part: two solves each, for the bound and the choice of sites."""
-    enough_gap_frac: float = 0.0035
+    enough_gap_frac: float = 0.0042
     """A plan this near to its bound that keeps its promises is not improved further: a round costs a tenth of a second
     and gains a hundredth of this from there."""
     long_iterations: int = 8_000
@@ -373,8 +375,10 @@ def branch_on_sites(
     first = Leaf.root(len(on_yuan), root.duals)
     open_leaves = [(lower_bound(model, exact, root.duals), 0, first, model.values("on", root.x))]
     done: list[Leaf] = []
-    made = 1
+    made, most = 1, simplex.iterations * (1 + BRANCHING_FRAC)
     for _ in range(simplex.limits.branchings):
+        if simplex.iterations > most:
+            break
         _, _, leaf, on = open_leaves[0]
         part = on * (1 - on)
         doubtful = np.flatnonzero((np.minimum(on, 1 - on) > INTEGRAL) & ~leaf.opened & ~leaf.closed)
@@ -437,7 +441,7 @@ def tightened(
     if "ledger" in model.rows:
         block, members = model.rows["ledger"].slice, model.keys["ledger"]
         program.row_upper[block] -= ledger_margin_kwh[members]
-    result = simplex.solve(program.with_rows(relaxation.device_rows))
+    result = simplex.solve(program.with_rows(relaxation.device_rows, are_elastic=False))
     return replace(relaxation, columns=result.x, iterations=simplex.iterations)
 
 

@@ -1,8 +1,8 @@
 """What shares of devices really take: rows for the program behind a plan, from how the shares it asks for pack.
 
-The relaxation adds shares up; devices hold them in patterns. 700 shares of 0.35 and 1 350 of 0.12 make 407 devices in sum
-and 440 in fact. The program has other optima at nearly the same cost whose shares fill devices, it only does not know. So where
-the devices of a group do not hold what the program sends there, the group gets a row
+The relaxation adds shares up; devices hold them in patterns. 700 shares of 0.35 and 1 350 of 0.12 make 407 devices in
+sum and some 20 more in fact. The program has other optima at nearly the same cost whose shares fill devices, it only
+does not know. So where the devices of a group do not hold what the program sends there, the group gets a row
 
     Σ w(share)·x + Σ devices·x ≤ devices·y
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from solvers.archive import FloatArray, IntArray
 from solvers.bulk_model import BulkModel
-from solvers.device_bundles import device_bundles
+from solvers.device_bundles import by_group, device_bundles
 from solvers.linear import INFINITY, LinearModel, LpLimits, LpStatus, TemporaryRow, solve
 from solvers.problem import GPU_MILLI, MILLI_PER_GPU
 
@@ -49,15 +49,16 @@ def device_rows(model: BulkModel, x: FloatArray, nodes: FloatArray, name: str) -
     gpu = p.pairs.need[s.pair, GPU_MILLI]
     devices = p.groups.capacity[:, GPU_MILLI] / MILLI_PER_GPU
     is_share = (gpu > 0) & (gpu < MILLI_PER_GPU)
-    whole = np.bincount(s.pair_group, weights=np.where(is_share, 0, gpu) * x, minlength=p.group_count) / MILLI_PER_GPU
+    whole = (
+        np.bincount(s.pair_group, weights=np.where(is_share, 0, gpu) * x, minlength=p.group_count)
+        / MILLI_PER_GPU
+    )
     used = np.flatnonzero(is_share & (x > NEGLIGIBLE))
-    used = used[np.argsort(s.pair_group[used], kind="stable")]
-    groups, first = np.unique(s.pair_group[used], return_index=True)
     short: list[_Shares] = []
-    for g, v in zip(groups.tolist(), np.split(used, first[1:]), strict=True):
+    for g, v in by_group(used, s.pair_group[used]):
         room = devices[g] * (nodes[g] + SHORT_NODES) - whole[g]
         milli, which = np.unique(gpu[v], return_inverse=True)
-        count = np.bincount(which, weights=x[v])
+        count = np.asarray(np.bincount(which, weights=x[v]), dtype=float)
         bundles = device_bundles(milli.tolist(), np.floor(count + NEGLIGIBLE).astype(int).tolist())
         if sum(times for _, times in bundles) > room:
             patterns = [dict(parts) for parts, _ in bundles]
@@ -92,7 +93,9 @@ def _prices(groups: list[_Shares]) -> list[FloatArray]:
             rows = lp.add_rows(f"device{n}/{round_}", len(new), lower=-INFINITY, upper=1.0)
             for i, pattern in enumerate(new):
                 at = columns[n].index[list(pattern)]
-                lp.add_entries(np.full(len(at), rows.index[i]), at, np.array(list(pattern.values()), dtype=float))
+                lp.add_entries(
+                    np.full(len(at), rows.index[i]), at, np.array(list(pattern.values()), dtype=float)
+                )
         answer = solve(lp.program(), LpLimits())
         if answer.status is not LpStatus.OPTIMAL:
             break

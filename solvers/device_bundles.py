@@ -1,9 +1,9 @@
 """Shares of devices packed into whole devices before nodes are filled.
 
-A share leaves the rest of its device to other shares. Where nodes are filled shape by shape, each evenly over all nodes,
-every node ends with a device or two that is nearly full and that nothing fits on any more: on full groups a tenth of the
-devices that shares lie on. So the shares of a group are first packed into bundles, each one device; a bundle then is
-a shape like any other that asks for a whole device, and nodes see nothing of the shares in it.
+A share leaves the rest of its device to other shares. Where nodes are filled shape by shape, each evenly over all
+nodes, every node ends with a device or two that is nearly full and that nothing fits on any more: on full groups a
+tenth of the devices that shares lie on. So the shares of a group are first packed into bundles, each one device; a
+bundle then is a shape like any other that asks for a whole device, and nodes see nothing of the shares in it.
 
 One bundle after the other, by the minimum bin slack rule (Gupta and Ho 1999): the largest share that waits, and with it
 those that together leave least of the device free, larger ones preferred. A bundle is made as often as its shares last.
@@ -11,8 +11,11 @@ those that together leave least of the device free, larger ones preferred. A bun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from solvers.archive import IntArray
 from solvers.problem import MILLI_PER_GPU
 
 SEARCH_STEPS = 200
@@ -22,6 +25,15 @@ WORTH_FILL = 0.9
 
 Bundle = tuple[tuple[tuple[int, int], ...], int]
 """((shape, how many of it), …) and how often."""
+
+
+def by_group(rows: IntArray, group: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """(group, its rows) for group[n] of rows[n], groups ascending."""
+    order = np.argsort(group, kind="stable")
+    groups, first = np.unique(group[order], return_index=True)
+    ends = [*first[1:].tolist(), len(rows)][: len(groups)]
+    for g, a, b in zip(groups.tolist(), first.tolist(), ends, strict=True):
+        yield g, rows[order[a:b]]
 
 
 def device_bundles(milli: Sequence[int], count: Sequence[int]) -> list[Bundle]:

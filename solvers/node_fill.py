@@ -242,8 +242,8 @@ class FleetState:
     def commit_bundles(
         self, nodes: IntArray, need: IntArray, milli: IntArray, take: IntArray
     ) -> tuple[IntArray, IntArray]:
-        """Book take[n] bundles of shares on nodes[n] (distinct): need[n, R] is taken from the node, milli[n] of one idle
-        device each. Returns (row n, bit mask of the device) of every bundle. Callers keep take ≤ fit of a whole device.
+        """Book take[n] bundles of shares on nodes[n] (distinct): need[n, R] is taken from the node, milli[n] of one
+        idle device each. Returns (row n, bit mask of the device) of every bundle. Callers keep take ≤ fit of a device.
         """
         self.free[nodes] -= take[:, None] * need
         device = self.device[nodes]

@@ -9,9 +9,9 @@ By function and parameter, f of a replica with share s of the node's resource is
 - device, λ in 1..500 milli: its share of all devices, where a part of one above 1 − λ is a whole one, below λ none
 - cpu_step and memory_step, k ≥ 1: s where (k + 1)·s is whole, else ⌊(k + 1)·s⌋/k
 - cpu_exclusive and memory_exclusive, 0: 1 if it takes all devices of the node, s if it takes some, else 0
-- a_per_b, κ ≥ 100 %, for two of cpu, memory and gpu with shares s_a and s_b: max(min(s_a, κ·s_b), 1 − κ·(1 − s_b)). Work
-  that takes little of a for its b leaves of a what others, at κ each, cannot use. On a node with n replicas by
-  the second term these sum to n − κ·n + κ·Σ s_b, and all others to no more than κ·(1 − Σ s_b): at most 1 for κ ≥ 1
+- a_per_b, κ ≥ 100 %, for two of cpu, memory and gpu with shares s_a and s_b: max(min(s_a, κ·s_b), 1 − κ·(1 − s_b)).
+  Work that takes little of a for its b leaves of a what others, at κ each, cannot use. On a node with n > 0 replicas
+  by the second term these sum to n − κ·n + κ·Σ s_b, and all others to no more than κ·(1 − Σ s_b): at most 1 for κ ≥ 1
 - memory_but_cpu, 0: its share of memory, but of CPU if it takes all devices of the node, and the lesser of both if it
   takes none: a node with such a replica is full when its CPU is, any other when its memory is; cpu_but_memory likewise
 """
@@ -37,9 +37,11 @@ PER = {
     "memory_per_cpu": (MEMORY_MIB, CPU_MILLI),
 }
 BUT = {"memory_but_cpu": (MEMORY_MIB, CPU_MILLI), "cpu_but_memory": (CPU_MILLI, MEMORY_MIB)}
-RESOURCE_OF = {name: r for table in (STEP_OF, EXCLUSIVE_OF) for r, name in table.items()} | {
-    DEVICE: GPU_MILLI
-} | {name: a for table in (PER, BUT) for name, (a, _) in table.items()}
+RESOURCE_OF = (
+    {name: r for table in (STEP_OF, EXCLUSIVE_OF) for r, name in table.items()}
+    | {DEVICE: GPU_MILLI}
+    | {name: a for table in (PER, BUT) for name, (a, _) in table.items()}
+)
 """What each function rations."""
 MOST_STEPS = 1_000
 PERCENT = 100
