@@ -39,7 +39,7 @@ LEAST_UNSERVED_YUAN = 0.1
 PROHIBITIVE_YUAN_PER_KWH = 10.0
 SMALLEST_SHARE = 1e-4
 GANG_ROUNDS = 5
-BRANCHING_FRAC = 0.4
+BRANCHING_FRAC = 0.8
 """Of the simplex iterations before: what branching over sites may take."""
 MOST_UNUSED_FRAC = 0.3
 """Of a group's nodes: packing loses a few per cent; a lesson beyond this is one about something else."""

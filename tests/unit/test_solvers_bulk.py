@@ -219,7 +219,7 @@ def test_a_program_that_may_not_take_a_step_leaves_the_greedy_plan_and_no_bound(
 
 
 def test_a_cancelled_plan_empties_no_more_nodes():
-    problem = fleet_problem(replicas=10_000, nodes=1_000, sites=20, classes=60, seed=7)
+    problem = fleet_problem(replicas=10_000, nodes=1_000, sites=20, classes=60, seed=2)
     filling = filled(relax(bulk_sets(problem), Simplex(BulkLimits())))
     completed(filling)
     full = counted(filling)
