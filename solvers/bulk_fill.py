@@ -525,6 +525,18 @@ class Filling:
         used = 1.0 - self.fleet.free[nodes] / np.maximum(self.fleet.capacity[group], 1)
         self._empty(nodes[np.argsort(used.max(axis=1), kind="stable")[:count]])
 
+    def emptiest_frac(self) -> FloatArray:
+        """[G] how much is free, in the fullest resource, on the emptiest occupied node without gangs; 0: none is."""
+        fleet, booked = self.fleet, self.all_booked()
+        may = self.occupied.copy()
+        may[booked.node[self._is_ganged[booked.pair]]] = False
+        nodes = np.flatnonzero(may)
+        capacity = fleet.capacity[fleet.group[nodes]]
+        free = np.divide(fleet.free[nodes], capacity, out=np.ones(capacity.shape), where=capacity > 0)
+        out = np.zeros(len(self.nodes_on))
+        np.maximum.at(out, fleet.group[nodes], free.min(axis=1))
+        return out
+
     def _empty(self, nodes: IntArray) -> None:
         """Everything on these nodes leaves and waits in `rest`, whole gangs."""
         gone = np.zeros(self.fleet.node_count, dtype=bool)
