@@ -107,6 +107,8 @@ class Lessons:
     """[S] owed beyond the program, to be released less."""
     cap_kw: FloatArray
     """[S] short of a hard hourly cap, to be met by more."""
+    less_on_side: FloatArray
+    """[rows] of floors, spread and links that must stay free, where they kept the last replicas of a class out."""
     fewer_moves: float = 0.0
     """Moves that whole replicas on nodes needed beyond the budget."""
 
@@ -116,13 +118,15 @@ class Lessons:
         sites = np.zeros(relaxation.sets.problem.site_count)
         s = relaxation.sets
         rows = s.share.shape[1] + s.sharp.shape[1]
-        return cls(np.zeros((s.problem.group_count, rows)), sites, sites.copy())
+        side = np.zeros(len(relaxation.side_upper))
+        return cls(np.zeros((s.problem.group_count, rows)), sites, sites.copy(), side)
 
     def learn_yields(self, filling: Filling, *, is_late: bool = False) -> None:
         """Where a group was full and quotas did not fit, it has fewer nodes than it seems."""
         quota = whole_quotas(filling.sets, filling.relaxation.x)
         unused, homeless = filling.unused_nodes(quota, is_late=is_late)
         self.unused_nodes = np.maximum(self.unused_nodes, unused) + homeless
+        self.less_on_side = self.less_on_side + filling.lacking_on_side()
 
     def learn_caps(self, filling: Filling, solution: PlanSolution) -> None:
         """What whole nodes owe and lack beyond the program."""
@@ -220,6 +224,7 @@ def with_packable_shares(relaxation: Relaxation, simplex: Simplex) -> Relaxation
             lessons.cap_kw,
             lessons.unused_nodes,
             lessons.fewer_moves,
+            lessons.less_on_side,
         )
     return relaxation
 
@@ -248,6 +253,7 @@ def tightened_by(
             lessons.cap_kw,
             lessons.unused_nodes,
             lessons.fewer_moves,
+            lessons.less_on_side,
         )
         wider = sharpened(solved)
         if wider is None:

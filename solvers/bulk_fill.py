@@ -319,6 +319,17 @@ class Filling:
         unused = np.where(tight, np.maximum(self._packed_nodes[:, None] - filled, 0.0), 0.0)
         return unused, tight * more[:, None]
 
+    def lacking_on_side(self) -> FloatArray:
+        """[rows] of floors, spread and links, what work that waits would need beyond what is free on them."""
+        out = np.zeros(len(self.side_room))
+        waits = (self.rest > 0)[self.sets.pair_class] & self.site_on[self.sets.pair_site]
+        for v in np.flatnonzero(waits).tolist():
+            at = slice(self.side.indptr[v], self.side.indptr[v + 1])
+            r = self.side.indices[at]
+            wanted = self.side.data[at] * self.rest[self.sets.pair_class[v]]
+            out[r] = np.maximum(out[r], np.where(self.side_room[r] < self.side.data[at], wanted, 0.0))
+        return out
+
     def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
         """Sort keys, last first: gangs in islands, other gangs (largest first), whole devices, shares; then size."""
         c = self.sets.pair_class[v]

@@ -413,10 +413,12 @@ def tightened(
     cap_margin_kw: FloatArray,
     unused_nodes: FloatArray,
     fewer_moves: float,
+    less_on_side: FloatArray,
 ) -> Relaxation:
     """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes of which packing leaves
     unused_nodes[G, R + F] in a resource or sharp row, at most count replicas on settled pairs, ledger_margin_kwh[S]
-    less released to each site, hourly caps met by cap_margin_kw[S] of facility power more, and fewer moves.
+    less released to each site, hourly caps met by cap_margin_kw[S] of facility power more, fewer moves, and
+    less_on_side[rows] of each floor, spread and link left free.
     """
     model = relaxation.model
     program = plan_program(model, relaxation.exact, relaxation.site_on)
@@ -426,6 +428,7 @@ def tightened(
     program.upper[x] = count
     if "move_budget" in model.rows:
         program.row_upper[model.rows["move_budget"].slice] -= fewer_moves
+    program.row_upper[side_row_index(model)] -= less_on_side
     usable = relaxation.site_on[model.sets.problem.groups.site]
     unused_nodes = np.minimum(unused_nodes, MOST_UNUSED_FRAC * model.sets.nodes[:, None])
     for name in model.rows:
@@ -505,8 +508,12 @@ def plan_program(
 
 def side_rows(model: BulkModel, exact: Program) -> tuple[sp.csr_array, FloatArray]:
     """([V, rows], [rows]) coefficients and limits of floors, spread and links."""
-    rows = np.concatenate(
-        [model.rows[n].index for n in SIDE_ROWS if n in model.rows] or [np.zeros(0, dtype=np.int64)]
-    )
+    rows = side_row_index(model)
     part = exact.matrix[rows][:, model.columns["x"].slice]
     return sp.csr_array(part.T.tocsr()), exact.row_upper[rows]
+
+
+def side_row_index(model: BulkModel) -> IntArray:
+    """Positions of the rows of floors, spread and links."""
+    found = [model.rows[n].index for n in SIDE_ROWS if n in model.rows]
+    return np.concatenate(found or [np.zeros(0, dtype=np.int64)])
