@@ -3,6 +3,7 @@
 `solve_bulk` reads as the process:
 
 1. relaxation   the bulk model (`bulk_model`) as a linear program, sites rounded (`bulk_relax`); duals prove the bound
+                (`bulk_shares`: solved again where devices do not hold the shares that it sends to groups)
 2. quotas       whole replicas and whole gangs per class and group (`bulk_fill`)
 3. nodes        quotas onto nodes, all groups at once (`node_fill`), largest first, evenly filled; swaps inside a
                 group make room for what a step left out (`bulk_swaps`)

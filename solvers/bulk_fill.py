@@ -512,6 +512,7 @@ class Filling:
                 self._shed_nodes(s)
 
     def _shed_nodes(self, s: int) -> None:
+        """The emptiest nodes of a site leave until it is within its power limit, those with gangs last."""
         p = self.sets.problem
         booked = self.all_booked()
         work_kw = np.bincount(

@@ -1,10 +1,10 @@
 """Whole gangs for a bulk plan: a small integer program around the relaxation, which knows gangs only in parts.
 
 At the optimum of the relaxation a gang can lie anywhere among the groups that it uses at the same price: other work
-gives way at the duals. So a class's gangs are divided anew among the groups of least reduced cost, such that every
+gives way at the duals. So a class's gangs are divided anew among all its groups, at what these cost more, such that every
 group carries as many nodes of gangs as the relaxation gave it, give or take little; a group or site that is full gets
-no more than that. The integer program has a column per class and group of least reduced cost (about a hundred for 30
-classes) and is solved at the root. Then the relaxation is solved again with these gangs.
+no more than that. The integer program has a column per class and group (some 300 for 30 classes) and is solved at the
+root. Then the relaxation is solved again with these gangs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from solvers.linear import LinearModel, LpResult, Program
 from solvers.problem import W_PER_KW
 
 WHOLE = 1e-6
-CHEAP_YUAN = 0.01
-"""Groups whose reduced cost for one replica is below this are open to a gang."""
 SHIFT_FRAC = 0.05
 """Of a node's idle energy: what a node of gangs more or less in a group is taken to cost. Other work makes up for it at
 nearly no cost; more than that is twice as dear as less, which leaves a hole that other work can fill."""

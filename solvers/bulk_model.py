@@ -16,11 +16,13 @@ so the optimum of the program is a lower bound for any placement onto nodes:
 - the hourly cap is an interval of P, exact
 
 Sharp rows: Σ f(need)·x ≤ y with f dual feasible, that is, what fits on one node sums to at most one by f (Fekete and
-Schepers 2001). Three families, each a row only where a relaxation breaks it:
+Schepers 2001). Five families (`node_rows`), each a row only where a relaxation breaks it:
 
 - devices, λ ∈ (0, ½]: shares above 1 − λ of a device count as a whole one, those below λ as nothing
 - steps, k = 1 … 3, of CPU and memory: ⌊(k + 1)·share⌋/k. Three replicas of 0.35 need two nodes in the program too
 - exclusive: among work that needs a GPU, a replica that takes all devices of a node takes all its CPU and memory
+- a per b, for two of CPU, memory and devices: work that takes little a for its b leaves of a what others cannot use
+- a but b: CPU binds on nodes with a replica that takes all devices, memory on others, or the other way round
 
 What the plan leaves to rounding and packing (`bulk_relax.Margins`) is taken off right-hand sides only; bounds know
 nothing of it.
@@ -54,6 +56,7 @@ DEVICE_STEPS = (190, 300, 400, 500)
 """λ of the device rows in milli: the thresholds at which common shares (0.81, 0.7, 0.6, 0.5 …) round up."""
 STEPS = (1, 2, 3)
 PER_PERCENT = (110, 130, 160, 200)
+"""κ of the rows of a per b: the dearest mixes found on benchmark fleets lie between."""
 EXCLUSIVE = (CPU_MILLI, MEMORY_MIB)
 SHARP_RESOURCE = (
     *(GPU_MILLI for _ in DEVICE_STEPS),
