@@ -1,7 +1,7 @@
 """Whole gangs for a bulk plan: a small integer program around the relaxation, which knows gangs only in parts.
 
 At the optimum of the relaxation a gang can lie anywhere among the groups that it uses at the same price: other work
-gives way at the duals. So a class's gangs are divided anew among all its groups, at what these cost more, such that every
+gives way at the duals. So a class's gangs are divided anew among all its groups, at what these cost more, and every
 group carries as many nodes of gangs as the relaxation gave it, give or take little; a group or site that is full gets
 no more than that. The integer program has a column per class and group (some 300 for 30 classes) and is solved at the
 root. Then the relaxation is solved again with these gangs.
