@@ -320,9 +320,12 @@ class Filling:
         return unused, tight * more[:, None]
 
     def lacking_on_side(self) -> FloatArray:
-        """[rows] of floors, spread and links, what work that waits would need beyond what is free on them."""
+        """[rows] of floors, spread and links, what waits asks of them, where nodes have room for it."""
         out = np.zeros(len(self.side_room))
-        waits = (self.rest > 0)[self.sets.pair_class] & self.site_on[self.sets.pair_site]
+        s = self.sets
+        waits = (self.rest > 0)[s.pair_class] & self.site_on[s.pair_site]
+        most = self._most_free(np.arange(len(self.nodes_on)))[s.pair_group]
+        waits &= (most >= self.need).all(axis=1) | (self.nodes_on < self.fleet.count)[s.pair_group]
         for v in np.flatnonzero(waits).tolist():
             at = slice(self.side.indptr[v], self.side.indptr[v + 1])
             r = self.side.indices[at]
