@@ -49,6 +49,7 @@ from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, gpus_for
 from scheduler.workers import InlineSolverPool
 from suanli.model import Fleet, TelemetryReport, Workload
+from suanli.model.words import grouped
 
 RUNS = 7
 Answer = TypeVar("Answer")
@@ -400,7 +401,7 @@ def _print(figures: dict[str, Any], rows: Sequence[Judged], bound: float, ours: 
                 r.name,
                 f"{r.seconds:.3f}",
                 str(r.placed),
-                f"{r.decisions_per_s:,.0f}",
+                grouped(r.decisions_per_s),
                 f"{r.objective_yuan_per_hour:.2f}",
             )
             for r in rows

@@ -32,6 +32,7 @@ from benchmarks.common import EXIT_FAILED, machine_line, print_json, print_table
 from cluster_sim.scenarios import load_scenario
 from suanli.client import AsyncClient, Client
 from suanli.model import Fleet, Flow, PathBudget, PriorityClass, Stage, Workload, WorkloadKind
+from suanli.model.words import grouped
 
 SINGLES_PER_S = 500.0
 BATCHED_PER_S = 5_000.0
@@ -318,6 +319,10 @@ def _counted(address: str) -> int:
         return sum(1 for _ in client.list_workloads())
 
 
+def _per_s(rate: float) -> str:
+    return f"{grouped(rate)} /s"
+
+
 def main() -> int:
     """Run, print, and fail when a target is missed or a submission was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -335,10 +340,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="suanli-bench-") as folder:
         figures = measure(Path(folder), fleet, seconds, total)
     f = figures
-    steady, stored = f"{f.placed_count} at {STEADY_PER_S}/s", f"{f.workload_count:,} workloads"
+    steady, stored = f"{f.placed_count} at {STEADY_PER_S}/s", f"{grouped(f.workload_count)} workloads"
     rows = [
-        ("single submissions", f"{f.single_per_s:,.0f} /s", f"{IN_FLIGHT} in flight", f">= {SINGLES_PER_S:,.0f} /s"),
-        ("in batches", f"{f.batched_per_s:,.0f} /s", f"batches of {BATCH}", f">= {BATCHED_PER_S:,.0f} /s"),
+        ("single submissions", _per_s(f.single_per_s), f"{IN_FLIGHT} in flight", f">= {_per_s(SINGLES_PER_S)}"),
+        ("in batches", _per_s(f.batched_per_s), f"batches of {BATCH}", f">= {_per_s(BATCHED_PER_S)}"),
         ("in batches, processor time", f"{f.batched_cpu_us:.0f} us each", "rounds included", "-"),
         ("submission to placement p50", f"{f.placed_p50_ms:.0f} ms", steady, "-"),
         ("submission to placement p99", f"{f.placed_p99_ms:.0f} ms", steady, f"<= {P99_MS:.0f} ms"),

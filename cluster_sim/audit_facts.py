@@ -196,6 +196,7 @@ class Orders:
     ended_revision: I64
     ended_at_s: I64
     end_phase: list[str]
+    stop_kind: list[str]
     done_work_s: F64
     """What its end left for a restart to build on."""
 
@@ -424,6 +425,7 @@ def _ends(by_kind: dict[EventKind, list[Event]], row: dict[str, int], count: int
         for when in ("revision", "at_s")
     }
     columns["end_phase"] = [""] * count
+    columns["stop_kind"] = [""] * count
     columns["done_work_s"] = np.zeros(count)
     kinds = (
         ("stop", EventKind.REPLICA_STOP_ORDERED),
@@ -437,7 +439,9 @@ def _ends(by_kind: dict[EventKind, list[Event]], row: dict[str, int], count: int
             if i is None or revisions[i] != NEVER:
                 continue
             revisions[i], instants[i] = event.revision, event.at_s
-            if what == "ended":
+            if what == "stop":
+                columns["stop_kind"][i] = event.body["kind"]
+            elif what == "ended":
                 columns["end_phase"][i] = event.body["phase"]
                 columns["done_work_s"][i] = event.body["done_work_s"]
     return columns

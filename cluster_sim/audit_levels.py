@@ -15,6 +15,7 @@ from cluster_sim.audit_facts import (
     Bool,
     Facts,
     Judged,
+    Orders,
     device_count,
     gpu_need_milli,
     running_level,
@@ -111,10 +112,13 @@ def site_power_within_limit(facts: Facts) -> Judged:
 
 
 def links_within_planning_load(facts: Facts) -> Judged:
-    """Σ Mbps of zone flows on the only route between hub and site ≤ capacity at the planning load (0.8)."""
+    """Σ Mbps of zone flows on the only route between hub and site ≤ capacity at the planning load (0.8).
+
+    The traffic of a replica that moves within its site goes to one of its two places.
+    """
     orders, network = facts.orders, facts.hosts.fleet.network
     rows, link, mbps = _link_loads(facts)
-    level = _level_at_start(facts, rows, link, mbps)
+    level = _level_at_start(facts, rows, link, mbps, _handed_over_revision(orders))
     limit = np.array([network.planning_load_frac * k.capacity_gbps * MBPS_PER_GBPS for k in network.links])
     over = np.flatnonzero(level > limit[link] + LINK_TOLERANCE_MBPS) if len(link) else link
     found = [
@@ -131,14 +135,31 @@ def links_within_planning_load(facts: Facts) -> Judged:
 # ---------------------------------------------------------------------------------------------------- tools
 
 
-def _level_at_start(facts: Facts, rows: I64, key: I64, amount: F64 | I64) -> F64:
-    """(rows,) sum over what is live with the same key, right after each start."""
-    released = facts.orders.released_revision[rows]
+def _level_at_start(
+    facts: Facts, rows: I64, key: I64, amount: F64 | I64, released_revision: I64 | None = None
+) -> F64:
+    """(rows,) sum over what is live with the same key, right after each start; what ends with a start is over by then.
+
+    released_revision: (P,) when each order's load ends, if not when its room is free.
+    """
+    orders = facts.orders
+    released = (orders.released_revision if released_revision is None else released_revision)[rows]
     ends = released != NEVER
     keys = np.concatenate((key, key[ends]))
-    revision = np.concatenate((facts.orders.revision[rows], released[ends]))
+    revision = np.concatenate((2 * orders.revision[rows], 2 * released[ends] - 1))
     delta = np.concatenate((amount, -amount[ends])).astype(np.float64)
     return _back_at_start(keys, revision, delta, len(rows))
+
+
+def _handed_over_revision(orders: Orders) -> I64:
+    """(P,) when each order's room is free, or already when the same replica is ordered to another node of its site."""
+    free = orders.released_revision.copy()
+    rows = orders.sound
+    by_replica = rows[np.lexsort((orders.revision[rows], orders.replica[rows]))]
+    old, new = by_replica[:-1], by_replica[1:]
+    same = (orders.replica[old] == orders.replica[new]) & (orders.site[old] == orders.site[new])
+    free[old[same]] = np.minimum(free[old[same]], orders.revision[new[same]])
+    return free
 
 
 def _back_at_start(key: I64, revision: I64, delta: F64, count: int) -> F64:

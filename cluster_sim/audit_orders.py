@@ -25,14 +25,11 @@ from cluster_sim.audit_facts import (
     device_count,
     gpu_need_milli,
 )
-from suanli.model import Event, EventKind, Flow, NodeGroup, Site, SiteKind, Stage, Workload
+from suanli.model import Event, EventKind, Flow, NodeGroup, Site, SiteKind, Stage, StopKind, Workload
 
 RTT_TOLERANCE_MS = 1e-6
 """Sums of a few legs of milliseconds differ by rounding alone."""
 WORK_TOLERANCE_S = 1e-6
-
-MOVED = "moved"
-"""Cause of the stop of an old placement whose new one has taken over."""
 
 Verdict = tuple[str, str] | None
 """(expected, actual) of a broken rule."""
@@ -184,7 +181,7 @@ def move_stops_the_old(facts: Facts) -> Judged:
     ones that were ordered with it run; and no stage of a graph changes over before the others."""
     orders, found, checked = facts.orders, [], 0
     stops = facts.of_kind(EventKind.REPLICA_STOP_ORDERED)
-    changed_over = {e.subject: e.at_s for e in stops if e.body.get("cause") == MOVED}
+    changed_over = {e.subject: e.at_s for e in stops if e.body["kind"] == StopKind.MOVED}
     for older, i, together in _moves(facts):
         checked += 1
         runs_at_s = int(orders.ran_at_s[together].max())
@@ -259,9 +256,17 @@ def preemption_is_lawful(facts: Facts) -> Judged:
             found.append(_at_event(event, "a preemptible stage", f"{stage.stage_id} is not"))
         if theirs.rank >= ours.rank:
             found.append(_at_event(event, f"work above {ours.value}", f"{event.body['by']}: {theirs.value}"))
-        if orders.stop_revision[i] == NEVER or orders.stop_at_s[i] > event.at_s:
-            found.append(_at_event(event, "an order to stop", "none by then"))
+        found += _not_told_to_stop(facts, event, i, StopKind.PREEMPTED)
     return Judged(len(events), found)
+
+
+def _not_told_to_stop(facts: Facts, event: Event, i: int, kind: StopKind) -> list[Finding]:
+    """What order i lacks of the stop that an event claims: one by then, of that kind."""
+    orders = facts.orders
+    if orders.stop_revision[i] == NEVER or orders.stop_at_s[i] > event.at_s:
+        return [_at_event(event, "an order to stop", "none by then")]
+    told = orders.stop_kind[i]
+    return [] if told == kind else [_at_event(event, f"an order to stop, {kind.value}", told)]
 
 
 def pause_is_lawful(facts: Facts) -> Judged:
@@ -277,8 +282,7 @@ def pause_is_lawful(facts: Facts) -> Judged:
         shape, stage = work.specs[int(orders.spec[i])]
         if not (shape.deferrable and stage.preemptible and stage.checkpoint_interval_s > 0):
             found.append(_at_event(event, "deferrable, preemptible work with checkpoints", stage.stage_id))
-        if orders.stop_revision[i] == NEVER or orders.stop_at_s[i] > event.at_s:
-            found.append(_at_event(event, "an order to stop", "none by then"))
+        found += _not_told_to_stop(facts, event, i, StopKind.PAUSED)
         command = orders.commands[i]
         left_s = float(command["declared_work_s"]) - float(command["done_work_s"])
         left_s -= 0 if orders.ran_at_s[i] == NEVER else float(event.at_s - orders.ran_at_s[i])

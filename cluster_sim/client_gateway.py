@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from cluster_sim.driver import request_id_of
 from cluster_sim.orders import commands_of
@@ -14,13 +15,23 @@ from suanli.model import Event, Fleet, Policy, TelemetryReport, Workload
 class ClientGateway:
     """`log` grows with what the service exported; orders to sites are read from it.
 
-    Request ids are the driver's: a call repeated after the service came back is the same call.
+    Request ids are the driver's: a call repeated after the service came back is the same call. Between the repeats it
+    sleeps by `sleep`; what that raises, as when nobody will start the service again, ends them.
     """
 
-    def __init__(self, address: str, *, retry_unavailable_for_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        retry_unavailable_for_s: float = 120.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._request_id = ""
         self.client = Client(
-            address, retry_unavailable_for_s=retry_unavailable_for_s, request_id=lambda: self._request_id
+            address,
+            retry_unavailable_for_s=retry_unavailable_for_s,
+            request_id=lambda: self._request_id,
+            sleep=sleep,
         )
         self.log: list[Event] = []
         self._run = "runs/-"

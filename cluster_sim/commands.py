@@ -395,7 +395,7 @@ def _play_through_service(
         ServiceProcess(run_dir) as service,
         closing(EngineToCome(engine, world, seed)) as sites,
     ):
-        gateway = ClientGateway(service.await_address())
+        gateway = ClientGateway(service.await_address(), sleep=service.sleep)
         questions = Questions(gateway.client, world)
         day = _play(world, seed, OURS, gateway, sites, console, questions, baselines)
         gateway.client.close()

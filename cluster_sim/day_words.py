@@ -6,7 +6,6 @@ reason_in_words   one no of an Explanation; blocked_in_words all of them, place 
 event_in_words    one event of the log, None when it tells nothing on its own
 asked_in_words    the instant for which an Explanation speaks
 saved_in_words    what moves save: energy in yuan, waiting in GPU-hours
-wrapped           lines of a width that tear no figure apart
 number, percent   figures with thin groups: 1 204
 """
 
@@ -17,15 +16,12 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-from rich.cells import cell_len
 
 from cluster_sim.day_values import ClassLatency, Comparison, DayResult, Outage
 from suanli.model import Event, EventKind, Explanation, Fleet, MoveMode, Reason, WorkloadState
 from suanli.model.units import SECONDS_PER_HOUR, utc
-from suanli.model.words import blocked_places, nodes_words, reason_words
+from suanli.model.words import GROUP, blocked_places, grouped, nodes_words, reason_words
 
-GROUP = " "
-"""A plain space between groups of three digits, as a terminal can search and copy it; `wrapped` never breaks there."""
 NONE = "–"
 MODE_NAMES = {
     MoveMode.CLOUD_CLOUD: ("cloud–cloud", "云云协同"),
@@ -39,7 +35,7 @@ def number(value: float | None, digits: int = 0) -> str:
     """`1 204`, `12.50`, or a dash; a rounded zero carries no minus sign."""
     if value is None:
         return NONE
-    text = f"{value:,.{digits}f}".replace(",", GROUP)
+    text = grouped(value, f".{digits}f")
     return text.removeprefix("-") if not text.strip("-0. ") else text.replace("-", "−")
 
 
@@ -62,23 +58,6 @@ def saved_in_words(energy_yuan: float, wait_gpu_h: float, lateness_yuan: float, 
     return (
         f"{energy} and {number(wait_gpu_h)} GPU-hours of waiting, worth ¥{number(lateness_yuan)} as lateness"
     )
-
-
-_BREAK = re.compile(
-    r" (?!(?<=\d for )energy\b)(?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b|for energy\b))"
-)
-"""Where a line may end: at spaces that do not stand inside a figure or between a figure and its unit or use."""
-
-
-def wrapped(text: str, width: int) -> str:
-    """The text in lines of at most `width` terminal cells, figures and their units kept together."""
-    lines: list[str] = []
-    for word in _BREAK.split(text):
-        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return "\n".join(lines)
 
 
 IDLE_IPUE = 20.0

@@ -76,7 +76,15 @@ def dev(
         ):
             address = service.await_address()
             _greet(console, world, address, run_dir)
-            _keep_up(world, seed, engine, ClientGateway(address), every_s, console, termination)
+            _keep_up(
+                world,
+                seed,
+                engine,
+                ClientGateway(address, sleep=service.sleep),
+                every_s,
+                console,
+                termination,
+            )
     except ServiceError as error:
         Console(stderr=True).print(str(error), style="red", markup=False)
         raise typer.Exit(EXIT_FAILED) from error

@@ -30,8 +30,8 @@ class ServiceProcess:
     Entering it launches the process and watches it from then on; `await_address` waits until it listens. However it
     dies, before it listens or after, it is launched again on the same store, `MAX_RESTARTS` times. It is given up, and
     `failure` says why, when it died once more, when it lives and does not listen within `START_TIMEOUT_S`, and when it
-    ended by itself without ever having listened: whatever it refused, it would refuse again. What fails with
-    `Unavailable` after that leaves as a ServiceError with the failure.
+    ended by itself without ever having listened: whatever it refused, it would refuse again. Who waits by `sleep` hears
+    of that at once; what fails with `Unavailable` after that leaves as a ServiceError with the failure.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ServiceProcess:
         self._host = host
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopping, self._has_begun = threading.Event(), threading.Event()
+        self._stopping, self._has_begun, self._is_given_up = (threading.Event() for _ in range(3))
         self._watcher = threading.Thread(target=self._watch, name="suanli-service-watch", daemon=True)
         # the service ends when the write end closes, which a killed simulation cannot forget
         self._lifeline: tuple[int, int] | None = None
@@ -55,6 +55,11 @@ class ServiceProcess:
         if self._failure:
             raise ServiceError(self._failure)
         return f"{self._host}:{self._port}"
+
+    def sleep(self, seconds: float) -> None:
+        """Wait while the service may come back; ServiceError as soon as it is given up."""
+        if self._is_given_up.wait(seconds):
+            raise ServiceError(self._failure)
 
     @property
     def pid(self) -> int:
@@ -167,6 +172,7 @@ class ServiceProcess:
             self._keep_alive()
         except (ServiceError, OSError) as error:
             self._failure = str(error)
+            self._is_given_up.set()
         finally:
             self._has_begun.set()
 

@@ -43,11 +43,11 @@ from cluster_sim.day_words import (
     reason_in_words,
     saved_in_words,
     signed,
-    wrapped,
 )
 from cluster_sim.result import DayStory, DayWindow
 from suanli.model import Event, EventKind, Explanation, Fleet, WorkloadState
 from suanli.model.units import SECONDS_PER_HOUR
+from suanli.model.words import wrapped
 
 MEDIUM_COLUMNS = 96
 """From here a candidate's row also shows its power and marginal iPUE."""

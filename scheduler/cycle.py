@@ -65,6 +65,7 @@ from suanli.model import (
     Policy,
     Reason,
     ReasonCode,
+    StopKind,
     TelemetryReport,
     Workload,
     WorkloadState,
@@ -258,10 +259,12 @@ class Cycle:
         if current.is_final:
             return CommitBatch()
         events = [EventDraft(now_s, EventKind.WORKLOAD_CANCELLED, name, {"cause": "asked by the tenant"})]
-        events += stops_of_workload(state, state.index_of[name], now_s, "cancelled")
+        events += stops_of_workload(state, state.index_of[name], now_s, StopKind.CANCELLED, "cancelled")
         events.append(state_draft(name, WorkloadState.CANCELLED, now_s, "asked by the tenant"))
         for sharer in state.sharers.get(name, []):
-            events += stops_of_workload(state, sharer, now_s, f"{name} was cancelled, whose stage it shares")
+            events += stops_of_workload(
+                state, sharer, now_s, StopKind.DISPLACED, f"{name} was cancelled, whose stage it shares"
+            )
             rows = state.rows_of(sharer)
             phase = {
                 row: Phase.WAITING for row in range(rows.start, rows.stop) if state.replicas["node"][row] >= 0
@@ -322,7 +325,7 @@ class Cycle:
                 same = state.replicas["spec"][gang] == state.replicas["spec"][row]
                 rows |= set((gang.start + np.flatnonzero(same & (on_node[gang] >= 0))).tolist())
         phase = dict.fromkeys(sorted(rows), Phase.WAITING)
-        events = [stop_of_row(state, row, now_s, "drained") for row in phase]
+        events = [stop_of_row(state, row, now_s, StopKind.DRAINED, "drained") for row in phase]
         owners = {int(state.replicas["workload"][row]) for row in phase}
         events += state_changes(state, owners, phase, now_s, "drained")
         return CommitBatch((*cordon.events, *events))
@@ -488,7 +491,7 @@ def _leaving_events(state: ClusterState, result: RoundResult, now_s: int) -> lis
     for p in result.preempted:
         by = state.names[int(replicas["workload"][p.by_row])]
         priority = state.spec(int(replicas["spec"][p.by_row])).workload.priority_class.value
-        stop = stop_of_row(state, p.row, now_s, f"preempted by {by}")
+        stop = stop_of_row(state, p.row, now_s, StopKind.PREEMPTED, f"preempted by {by}")
         body = {
             "by": by,
             "cause": f"{priority} work found no free room",
@@ -500,7 +503,7 @@ def _leaving_events(state: ClusterState, result: RoundResult, now_s: int) -> lis
         }
         events += [stop, EventDraft(now_s, EventKind.REPLICA_PREEMPTED, stop.subject, body)]
     for pause in result.paused:
-        stop = stop_of_row(state, pause.row, now_s, "paused until the tariff falls")
+        stop = stop_of_row(state, pause.row, now_s, StopKind.PAUSED, "paused until the tariff falls")
         body = {
             "workload": state.names[int(replicas["workload"][pause.row])],
             "site_id": stop.body["site_id"],
@@ -508,7 +511,8 @@ def _leaving_events(state: ClusterState, result: RoundResult, now_s: int) -> lis
             "lost_gpu_hours": round(pause.lost_gpu_s / SECONDS_PER_HOUR, 6),
         }
         events += [stop, EventDraft(now_s, EventKind.REPLICA_PAUSED, stop.subject, body)]
-    return events + [stop_of_row(state, d.row, now_s, d.cause) for d in result.displaced]
+    displaced = (stop_of_row(state, d.row, now_s, StopKind.DISPLACED, d.cause) for d in result.displaced)
+    return [*events, *displaced]
 
 
 def _reference_gpus(state: ClusterState, result: RoundResult, workload: int) -> float:

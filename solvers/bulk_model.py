@@ -198,7 +198,7 @@ def _countable(p: PlacementProblem) -> None:
     )  # fmt: skip
     for name, count, most in counts:
         if count > most:
-            raise NotBulk(f"{count:g} {name}, more than the {most:,} that a bulk plan tells apart")
+            raise NotBulk(f"{count:g} {name}, more than the {most} that a bulk plan tells apart")
 
 
 def _sharp_shares(p: PlacementProblem, need: IntArray, group: IntArray) -> FloatArray:

@@ -280,6 +280,7 @@ class Basis:
     """Simplex statuses (codes of `solution_pb2.BasisStatusProto`) of columns and rows: where a next solve may begin."""
 
     AT_LOWER: ClassVar[int] = solution_pb2.BASIS_STATUS_AT_LOWER_BOUND
+    BASIC: ClassVar[int] = solution_pb2.BASIS_STATUS_BASIC
 
     columns: IntArray
     rows: IntArray

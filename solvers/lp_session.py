@@ -18,7 +18,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from ortools.math_opt import callback_pb2, model_parameters_pb2, model_update_pb2, parameters_pb2
+from ortools.math_opt import callback_pb2, model_parameters_pb2, model_update_pb2, parameters_pb2, result_pb2
 from ortools.math_opt.core.python import solver as mathopt
 from pybind11_abseil.status import StatusNotOk
 
@@ -52,6 +52,11 @@ class _Change(Enum):
 
 MOST_ITERATIONS_BY_DEVEX = 250
 """Up to so many expected iterations devex is faster: steepest edge first solves a system per column, for its norms."""
+DEVEX_PATIENCE = 600
+"""Where devex has not ended after so many, it stalls, and steepest edge goes on from there."""
+DUAL_PATIENCE, DUAL_ROWS_PER_ITERATION = 1000, 4
+"""Where the dual simplex has not ended after so many, or one in four rows if that is more, it cycles (those of
+songjiang-m that end take up to 700), and the primal goes on: left to itself one took 108 000 iterations in 2 min."""
 DEVEX_ITERATIONS_PER_STEEPEST = 3
 """Devex takes about so many iterations for one by steepest edge; measured on hourly plans of the reference city."""
 BROKEN = 1e-7
@@ -79,6 +84,8 @@ class Session:
     """Of the last optimum, in joining order of columns and rows."""
     _bookmarks: dict[str, Basis] = field(default_factory=dict)
     """Those of earlier optima, in the same order."""
+    _was_basic: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    """Whether each column has been basic in an optimum, in joining order."""
     _must_hint: bool = False
     """GLOP does not stand at `_basis`: rows came or went, or it was loaded afresh."""
     _temporary_keys: dict[str, int] = field(default_factory=dict)
@@ -108,6 +115,27 @@ class Session:
         basis = self._bookmarks.get(name)
         if basis is not None and basis is not self._basis:
             self._basis, self._must_hint = basis, True
+
+    def was_basic(self, column_key: IntArray) -> BoolArray:
+        """Whether each column has been basic in some optimum so far."""
+        place = _places(self._keys, column_key)
+        return np.asarray(self._was_basic[place] & (place >= 0))
+
+    def leave_out_others(self, program: Program, column_key: IntArray) -> None:
+        """Load GLOP afresh with the columns of a program, at the last optimum; the remembered ones stay remembered.
+
+        The columns left out may be basic in none of them, and the program has all rows that GLOP was told.
+        """
+        row_key = self._keys_of_rows(program)
+        known = np.flatnonzero(np.isin(row_key, self._row_keys))
+        place, row_place = _places(self._keys, column_key), _places(self._row_keys, row_key[known])
+        assert np.all(place >= 0) and len(known) == len(self._row_keys)
+        bookmarks = {
+            name: Basis(basis.columns[place], basis.rows[row_place])
+            for name, basis in self._bookmarks.items()
+        }
+        self._restart(program.only_rows(known), column_key, row_key[known], place, row_place)
+        self._bookmarks = bookmarks
 
     def _with_excess_keys(self, program: Program, column_key: IntArray) -> IntArray:
         """Keys of the columns and of the excess of each temporary row, which are those of the rows."""
@@ -194,6 +222,8 @@ class Session:
             return replace(again, iterations=again.iterations + result.iterations)
         self._restart(part, column_key, row_key)
         self._basis, self._must_hint = again.basis, again.basis is not None
+        if again.basis is not None:
+            self._was_basic |= again.basis.columns == Basis.BASIC
         return replace(again, iterations=again.iterations + result.iterations)
 
     # -- what changed
@@ -213,6 +243,7 @@ class Session:
         self._bookmarks = {}
         rows = program.matrix.shape[0]
         self._keys, self._row_keys = column_key.copy(), row_key.copy()
+        self._was_basic = np.zeros(len(column_key), dtype=bool) if place is None else self._was_basic[place]
         self._lower, self._upper, self._cost = program.lower.copy(), program.upper.copy(), program.cost.copy()
         self._row_ids, self._next_row_id = np.arange(rows), rows
         self._row_lower, self._row_upper = program.row_lower.copy(), program.row_upper.copy()
@@ -253,6 +284,7 @@ class Session:
         _add_new_entries(update, program.matrix, rows[fresh_rows], fresh, id_of_row, id_of_column)
 
         self._keys = np.append(self._keys, column_key[fresh])
+        self._was_basic = np.append(self._was_basic, np.zeros(len(fresh), dtype=bool))
         self._lower = np.append(self._lower, program.lower[fresh])
         self._upper = np.append(self._upper, program.upper[fresh])
         self._cost = np.append(self._cost, program.cost[fresh])
@@ -331,25 +363,68 @@ class Session:
             self._change is _Change.COLUMNS and self._expected_iterations <= MOST_ITERATIONS_BY_DEVEX
         )
         use_devex = few_expected or (limits.is_near and self._change is _Change.OTHER)
-        rule = parameters.glop.DEVEX if use_devex else parameters.glop.STEEPEST_EDGE
+        # the dual simplex has norms of its own; what is left to do after it is for the primal, and little
+        is_quick = use_devex or parameters.glop.use_dual_simplex
+        rule = parameters.glop.DEVEX if is_quick else parameters.glop.STEEPEST_EDGE
         parameters.glop.feasibility_rule = parameters.glop.optimization_rule = rule
         try:
-            answer = self._solver.solve(
-                parameters, hints, None, callback_pb2.CallbackRegistrationProto(), None, None
-            )
+            if use_devex:
+                answer = _solved_in_turns(self._solver, parameters, hints, DEVEX_PATIENCE)
+            elif parameters.glop.use_dual_simplex:
+                turn = max(DUAL_PATIENCE, len(rows) // DUAL_ROWS_PER_ITERATION)
+                answer = _solved_in_turns(self._solver, parameters, hints, turn)
+            else:
+                answer = _solved(self._solver, parameters, hints)
         except StatusNotOk as error:
             nothing = np.zeros(0)
             return LpResult(LpStatus.FAILED, math.nan, nothing, nothing, None, 0, str(error))
         row_ids = self._row_ids[row_place]
         result = read_result(answer, program, place, row_ids, len(self._keys), self._next_row_id, rows)
-        spent = result.iterations / (DEVEX_ITERATIONS_PER_STEEPEST if use_devex else 1)
-        is_alike = self._change is _Change.COLUMNS or (limits.is_near and self._change is _Change.OTHER)
-        self._expected_iterations = spent if is_alike else max(self._expected_iterations, spent)
+        if self._change is _Change.COLUMNS or (limits.is_near and self._change is _Change.OTHER):
+            self._expected_iterations = result.iterations / (
+                DEVEX_ITERATIONS_PER_STEEPEST if use_devex else 1
+            )
         if result.basis is not None:
             of_columns, of_rows = np.full(len(self._keys), Basis.AT_LOWER), np.empty(len(row_ids), np.int64)
             of_columns[place], of_rows[row_place] = result.basis.columns, result.basis.rows
             self._basis, self._must_hint = Basis(of_columns, of_rows), False
+            self._was_basic |= of_columns == Basis.BASIC
         return result
+
+
+def _solved(
+    solver: mathopt.Solver,
+    parameters: parameters_pb2.SolveParametersProto,
+    hints: model_parameters_pb2.ModelSolveParametersProto,
+) -> result_pb2.SolveResultProto:
+    """One solve by the live GLOP."""
+    return solver.solve(parameters, hints, None, callback_pb2.CallbackRegistrationProto(), None, None)
+
+
+def _solved_in_turns(
+    solver: mathopt.Solver,
+    parameters: parameters_pb2.SolveParametersProto,
+    hints: model_parameters_pb2.ModelSolveParametersProto,
+    first_iterations: int,
+) -> result_pb2.SolveResultProto:
+    """One solve as the parameters say, and where that stalls, from there by the primal simplex with steepest edge."""
+    most = parameters.iteration_limit
+    parameters.iteration_limit = min(most, first_iterations)
+    answer = _solved(solver, parameters, hints)
+    spent = answer.solve_stats.simplex_iterations
+    has_stalled = answer.termination.reason in (
+        result_pb2.TERMINATION_REASON_FEASIBLE,
+        result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND,
+    )
+    if not has_stalled or not first_iterations <= spent < most:
+        return answer
+    parameters.iteration_limit = most - spent
+    parameters.glop.use_dual_simplex = False
+    parameters.glop.feasibility_rule = parameters.glop.optimization_rule = parameters.glop.STEEPEST_EDGE
+    hints.ClearField("initial_basis")  # it stands where it stopped
+    answer = _solved(solver, parameters, hints)
+    answer.solve_stats.simplex_iterations += spent
+    return answer
 
 
 def _change(rows_differ: bool, columns_join: bool) -> _Change:

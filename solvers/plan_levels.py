@@ -30,6 +30,7 @@ from solvers.plan_pricing import (
     with_bounds,
     with_duals,
     with_more_cuts,
+    with_used_columns,
 )
 from solvers.plan_rules import LEVEL_COUNT, LEVEL_OF_RANK
 from solvers.plan_search import Effort, branch_and_bound, enough_yuan, whole
@@ -47,15 +48,15 @@ OPEN_BY_MORE_THAN = (0.37, 0.1, 1e-6)
 eleven plans of songjiang-m the first is the optimal choice in nine (open by 0.354 at most, or by 0.371 at least)."""
 BREAK_FACTOR = 100.0
 """There, breaking a level costs so many times its weight: the last of it that is served may be dear."""
-PLAN_ROUNDS = 3
+PLAN_ROUNDS = 5
 """There, rounds of pricing of the plan itself, its sites fixed."""
-PLAN_GAIN_FRAC = 5e-5
+PLAN_GAIN_FRAC = 1e-5
 """As long as a round brings more than this share."""
 LEAST_GAIN_FRAC = 1e-6
 """There, a plan is replaced when another costs this much less."""
 
 
-def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
+def settle_levels(given: Master, solved: Solved, work: Work) -> tuple[Solved, Master]:
     """The lexicographic optimum at the open sites of a weighted one; columns that lower a level join the master.
 
     Zero levels cannot be improved, and among plans with zero levels the weights add nothing: then there is nothing to
@@ -64,8 +65,9 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     next program would begin far from its own.
     """
     if max(solved.level_values) <= LEVEL_TOLERANCE:
-        return solved
+        return solved, given
     work.session.go_back("plan")
+    master = with_used_columns(given, work)
     on = solved.fixed_on
     assert on is not None
     weights = level_weights(master)
@@ -90,7 +92,7 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
             first[:level] = 0.0
             first[level] = SETTLE_FACTOR * max(1.0, weights[level])
             program_first = replace_cost(program, program.cost + first @ amounts)
-            stage = work.solve(program_first, master.column_key(), is_near=True)
+            stage = work.solve(program_first, master.column_key())
             values = tuple(max(0.0, float(value)) for value in amounts @ stage.x)
             at_optimum = replace(solved, result=stage, program=program)
             nothing_yuan = _nothing_yuan(at_optimum, first, scales, reached, master)
@@ -103,7 +105,7 @@ def settle_levels(master: Master, solved: Solved, work: Work) -> Solved:
     program = settled()
     last = work.solve(program, master.column_key(), is_near=True)
     work.session.remember("plan")
-    return Solved(last, program, last.objective, last.objective, tuple(reached), on)
+    return Solved(last, program, last.objective, last.objective, tuple(reached), on), master
 
 
 def _nothing_yuan(
@@ -225,8 +227,8 @@ def _best_open_sites(
         found = _plan_at_levels(final, on, levels, master, work)
         if found is None or (best is not None and found.objective_yuan - best.objective_yuan > gap_yuan):
             continue
-        found = _with_own_columns(found, levels, master, work)
-        if best is None or found.objective_yuan < best.objective_yuan:
+        found = _with_own_columns(found, levels, master, work, may_break=on is not own)
+        if found is not None and (best is None or found.objective_yuan < best.objective_yuan):
             best, its_master = found, master.with_own_columns()
     assert best is not None  # the plan's own choice has an answer
     return replace(best, result=replace(best.result, x=master.widened(best.result.x, its_master)))
@@ -235,29 +237,37 @@ def _best_open_sites(
 def _plan_at_levels(
     final: Solved, on: FloatArray, levels: AtLevels, master: Master, work: Work
 ) -> Solved | None:
-    """The plan with these sites open, with the columns at hand; None: not found within the work of a guess."""
+    """The plan with these sites open, with the columns at hand; None: not found within the work of a guess.
+
+    At other sites than the plan's own the columns at hand may not be enough to hold the levels: there they may break.
+    """
     if on is final.fixed_on:
         work.session.go_back("plan")
         return levels.solve(master, work, (on, on), is_feasible=True)
     work.counts["site_trials"] += 1
     work.session.go_back("relaxation")
-    return levels.solve(master, work, (on, on), is_guess=True)
+    return levels.solve(master, work, (on, on), is_guess=True, may_break=True)
 
 
-def _with_own_columns(plan: Solved, levels: AtLevels, master: Master, work: Work) -> Solved:
-    """The plan, after the columns that pay with its sites fixed have joined; those of a relaxation are others."""
+def _with_own_columns(
+    plan: Solved, levels: AtLevels, master: Master, work: Work, *, may_break: bool
+) -> Solved | None:
+    """The plan, after the columns that pay with its sites fixed have joined; those of a relaxation are others.
+
+    None: it broke levels, and does so with them too.
+    """
     on = plan.fixed_on
     assert on is not None
     for _ in range(PLAN_ROUNDS):
         missing = price_missing(plan, master, levels.nothing_yuan_fixed(plan, master))
         if not join(master, [missing]):
             break
-        better = levels.solve(master, work, (on, on))
+        better = levels.solve(master, work, (on, on), may_break=may_break)
         assert better is not None
         gain_yuan, plan = plan.objective_yuan - better.objective_yuan, better
         if gain_yuan <= PLAN_GAIN_FRAC * abs(plan.objective_yuan):
             break
-    return plan
+    return levels.solve(master, work, (on, on), is_guess=True) if may_break else plan
 
 
 @dataclass(frozen=True, eq=False)

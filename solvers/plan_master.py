@@ -123,6 +123,9 @@ class Master:
         """Those of `plan_pricing.level_weights`, once worked out: neither columns nor cuts change them."""
         self.routes = self._first_routes()
         self._known_routes = set(_route_keys(self.routes))
+        self._route_number = np.arange(len(self.routes.unit))
+        """Of each route, in the order of joining; one that joins again gets another."""
+        self._next_route_number = len(self._route_number)
 
     def _take_base(self, base: Program) -> None:
         """Have a base program, whose matrix is by columns."""
@@ -193,8 +196,7 @@ class Master:
 
     def column_key(self) -> IntArray:
         """A number per column of `program` that stays with it when the model is built again with more cuts."""
-        routes = FIRST_ROUTE_KEY + np.arange(len(self.routes.unit))
-        return np.concatenate([self.kept_column, self.active, routes])
+        return np.concatenate([self.kept_column, self.active, FIRST_ROUTE_KEY + self._route_number])
 
     @property
     def column_count(self) -> int:
@@ -287,12 +289,33 @@ class Master:
                 np.concatenate([self.routes.class_index, routes.class_index[fresh]]),
                 np.concatenate([self.routes.unit, routes.unit[fresh]]),
             )
+            numbers = self._next_route_number + np.arange(len(fresh))
+            self._route_number = np.append(self._route_number, numbers)
+            self._next_route_number += len(fresh)
         return len(fresh)
 
     def with_own_columns(self) -> Master:
         """The same master, to which columns may join that this one does not get."""
         twin = copy.copy(self)
         twin._known_routes = self._known_routes.copy()
+        return twin
+
+    def only_used(self, is_used: BoolArray) -> Master:
+        """The same master without batch columns, patterns and routes that are not used; serving nothing stays possible.
+
+        `is_used`: of each column of `program`. What leaves may join again when it pays.
+        """
+        kept, start = len(self.kept_column), self.route_start
+        stays = is_used[start:] | (self.routes.unit < 0).all(axis=1)
+        twin = self.with_own_columns()
+        twin.active = self.active[is_used[kept:start]]
+        twin.routes = Routes(self.routes.class_index[stays], self.routes.unit[stays])
+        twin._route_number = self._route_number[stays]
+        twin._known_routes = set(_route_keys(twin.routes))
+        known = self._of_routes.matrix.shape[1]
+        those = np.flatnonzero(stays[:known])
+        twin._of_routes = _RouteColumns(self._of_routes.matrix[:, those], self._of_routes.cost[those])
+        twin._joined = self._columns[:, :0]
         return twin
 
     def widened(self, x: FloatArray, before: Master) -> FloatArray:

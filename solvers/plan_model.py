@@ -46,6 +46,7 @@ from solvers.plan_pricing import (
     price_in,
     solve_weighted,
     with_open_cuts,
+    with_used_columns,
 )
 from solvers.plan_report import PlanParts, make_solution
 from solvers.plan_rules import (
@@ -113,13 +114,14 @@ def _plan(
                 relaxed, _ = price_in(relaxed, master, work, until_calm=True)
             cuts = broken_open_cuts(relaxed, model, master)
             if len(cuts[0]):
+                master = with_used_columns(master, work)
                 relaxed, model, master = with_open_cuts(model, master, cuts, work)
         relaxed, weighted_bound = price_in(relaxed, master, work)
         work.session.remember("relaxation")
     with work.clock.phase("sites"):
         chosen, master = choose_open_sites(relaxed, weighted_bound, model, master, work, warm_start)
     with work.clock.phase("levels"):
-        final = settle_levels(master, chosen.best, work)
+        final, master = settle_levels(master, chosen.best, work)
     # cost + Σ weight·level ≥ weighted bound for every plan; so cost ≥ this for plans whose levels are no worse
     bound = chosen.bound_yuan - float(np.dot(level_weights(master), final.level_values))
     searches = [_search(relaxed, chosen, model, level_weights(master))]

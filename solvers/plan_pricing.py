@@ -192,6 +192,17 @@ def join(master: Master, found: list[Missing]) -> int:
     return sum(master.add_routes(f.routes) + master.add_columns(f.columns) for f in found)
 
 
+def with_used_columns(master: Master, work: Work) -> Master:
+    """The master without the columns that no optimum so far has had in its basis.
+
+    They are two of three, and every solve pays for all; those that are good elsewhere, the next pricing finds.
+    """
+    key = master.column_key()
+    thin = master.only_used(work.session.was_basic(key))
+    work.session.leave_out_others(thin.program(), thin.column_key())
+    return thin
+
+
 def with_duals(solved: Solved, duals: FloatArray) -> Solved:
     """The same, at other row duals."""
     return replace(solved, result=replace(solved.result, duals=duals))

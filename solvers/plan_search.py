@@ -42,7 +42,7 @@ LEAST_OVERHEAD_YUAN = 1e-9
 """So that a site without overhead can be branched on."""
 ROUNDS_PER_PART = 3
 """Rounds of pricing of one part of the choices."""
-TIGHT_ENOUGH = 0.25
+TIGHT_ENOUGH = 0.1
 """A part's columns gain little when its bound is closer to its optimum than this share of what the search aims at."""
 
 

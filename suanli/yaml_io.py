@@ -1,8 +1,8 @@
 """YAML and JSON documents → values of the model, with every problem at its file, line and field; and back to YAML.
 
 One document describes one value in the model's own names and units. A workload may give its last name only, and a
-document may hold several workloads under `workloads:`. What YAML lets pass silently is refused here: a key given
-twice, aliases that grow without end, an instant without a time zone.
+document may hold a list of workloads, bare or under `workloads:`. What YAML lets pass silently is refused here: a key
+given twice, aliases that grow without end, an instant without a time zone.
 """
 
 from __future__ import annotations
@@ -374,17 +374,20 @@ def _the_one(text: str, source: str) -> Document:
 
 
 def _split_workloads(documents: Iterable[Document]) -> Iterator[Document]:
+    """One document per workload of a list, bare or under `workloads:`; JSON has no other way to hold several."""
     for document in documents:
-        raw = document.raw
-        if not (isinstance(raw, dict) and set(raw) == {"workloads"} and isinstance(raw["workloads"], list)):
+        raw, depth = document.raw, 0
+        if isinstance(raw, dict) and set(raw) == {"workloads"}:
+            raw, depth = raw["workloads"], 1
+        if not isinstance(raw, list):
             yield document
             continue
         problems = document.problems
         lines_of: dict[str, dict[_Path, int]] = {}
         for path, line in document.lines.items():
-            if len(path) >= 2:
-                lines_of.setdefault(path[1], {})[path[2:]] = line
-        for i, item in enumerate(raw["workloads"]):
+            if len(path) > depth:
+                lines_of.setdefault(path[depth], {})[path[depth + 1 :]] = line
+        for i, item in enumerate(raw):
             lines = lines_of.get(str(i), {})
             yield Document(document.source, lines.get((), document.line), item, lines, problems)
             problems = ()  # told once, with the first item

@@ -463,7 +463,7 @@ class City:
         self.workloads: dict[str, Workload] = {}
         self.apply(self.cycle.register_fleet(self.state, now_s, fleet))
 
-    def moving(self, scorer: PlainScorer | None = None, guide: dict[str, Any] | None = None) -> Moving:
+    def moving(self, scorer: Scorer | None = None, guide: dict[str, Any] | None = None) -> Moving:
         """What movers work on now, after a round that has placed nothing and keeps no nodes."""
         assert self.state.topology is not None
         views = Views(self.state.topology, self.state.shapes)
@@ -599,6 +599,11 @@ class City:
         stopped = {e.subject for e in self.events(EventKind.REPLICA_STOP_ORDERED)}
         mine = name_of(name) + "/"
         return {i: p for i, p in self.open_placements().items() if i.startswith(mine) and i not in stopped}
+
+    def stop_kinds(self, name: str) -> set[str]:
+        """Why placements of a workload were told to stop."""
+        orders = self.events(EventKind.REPLICA_STOP_ORDERED)
+        return {e.body["kind"] for e in orders if e.subject.startswith(name_of(name) + "/")}
 
     def _running(self) -> set[str]:
         return {e.subject for e in self.events(EventKind.REPLICA_RUNNING)}

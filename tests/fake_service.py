@@ -221,6 +221,8 @@ class FakeService(
         self.cordoned: set[str] = set()
         self.policy_problems: list[FieldProblem] = []
         """Those of code `warning` let a revision pass."""
+        self.workload_warnings: dict[str, FieldProblem] = {}
+        """Workload id → what is said of it when it is accepted, checked or planned."""
         self.policies = [Policy(revision=1, etag="p1", created_at_s=NOON_S)]
         self.placements: list[Placement] = []
         self.commands: list[Command] = []
@@ -363,7 +365,16 @@ class FakeService(
         records = [
             WorkloadRecord.of(w, WorkloadState.PENDING, summary="waits for a round") for w in workloads
         ]
-        return records if request.validate_only else [self._put(r) for r in records]
+        if not request.validate_only:
+            records = [self._put(r) for r in records]
+        return [
+            r.model_copy(update={"warnings": self._warned(w, f"requests[{i}].workload.")})
+            for i, (w, r) in enumerate(zip(workloads, records, strict=True))
+        ]
+
+    def _warned(self, workload: Any, path: str) -> tuple[FieldProblem, ...]:
+        found = self.workload_warnings.get(workload.workload_id)
+        return () if found is None else (found.model_copy(update={"field": path + found.field}),)
 
     def _record(self, name: str) -> WorkloadRecord:
         if name not in self.records:
@@ -438,7 +449,12 @@ class FakeService(
         return wire.explanation_to_proto(an_explanation(record, request.why_not, request.with_relaxations))
 
     def PlanWorkloads(self, request: Any, context: Any) -> Any:
-        planned = [a_planned(w, fits=w.stages[0].replicas <= 16) for w in wire.workloads_from_plan(request)]
+        planned = [
+            a_planned(w, fits=w.stages[0].replicas <= 16).model_copy(
+                update={"warnings": self._warned(w, f"workloads[{i}].")}
+            )
+            for i, w in enumerate(wire.workloads_from_plan(request))
+        ]
         answer = WorkloadsPlan(
             etag="e1",
             at_s=NOON_S,

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from suanli.model import (
     Command,
     Event,
+    FieldProblem,
     Fleet,
     NodeGroup,
     Plan,
@@ -311,7 +312,12 @@ def _records() -> st.SearchStrategy[WorkloadRecord]:
         )
     }  # fmt: skip
     status = st.fixed_dictionaries(
-        {**drawn, "pending_reasons": REASON_COUNTS, "site_ids": st.lists(IDS, max_size=2).map(tuple)}
+        {
+            **drawn,
+            "pending_reasons": REASON_COUNTS,
+            "site_ids": st.lists(IDS, max_size=2).map(tuple),
+            "warnings": st.lists(values_of(FieldProblem), max_size=2).map(tuple),
+        }
     )
     return st.builds(build, workloads(), st.sampled_from(list(WorkloadState)), st.booleans(), status)
 

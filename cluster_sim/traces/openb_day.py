@@ -47,6 +47,7 @@ from cluster_sim.traces.openb import (
 )
 from suanli.model import HostKind, PriorityClass, SiteKind, WorkloadKind
 from suanli.model.units import MIB_PER_GIB, MILLI, SECONDS_PER_HOUR, W_PER_KW
+from suanli.model.words import grouped
 
 BASE = "songjiang-base"
 SITE = "openb"
@@ -136,7 +137,8 @@ def openb_day(nodes: Sequence[TraceNode], pods: Sequence[TracePod], cut: Cut) ->
     notes = [
         f"{len(nodes)} nodes with {sum(n.gpu_count for n in nodes)} GPUs in one site, "
         f"{len(played)} of {len(pods)} pods",
-        f"trace from hour {from_s / SECONDS_PER_HOUR:,.0f} at {compress:,.4g} trace seconds a second",
+        f"trace from hour {grouped(from_s / SECONDS_PER_HOUR)} "
+        f"at {grouped(compress, '.4g')} trace seconds a second",
     ]
     if homeless:
         notes.append(

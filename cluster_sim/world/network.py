@@ -33,6 +33,7 @@ from suanli.model import (
     PathBudget,
     PriorityClass,
     ReplicaPhase,
+    StopKind,
     Workload,
 )
 from suanli.model.units import HOURS_PER_DAY, MBPS_PER_GBPS, SECONDS_PER_MINUTE
@@ -48,8 +49,10 @@ BIN_RATIO = 1.01
 BIN_FIRST_MS = 0.01
 BIN_COUNT = 1500
 LATENCY_SEED_TAG = 103
-MEANT_STOPS = ("cancelled", "paused ", "preempted by ", "another replica failed", "its work is done")
-"""How the service's causes of a stop begin where what stopped is not meant to run: no outage. Other stops are moves."""
+MEANT_STOPS = frozenset(
+    (StopKind.CANCELLED, StopKind.DONE, StopKind.PARTNER_FAILED, StopKind.PREEMPTED, StopKind.PAUSED)
+)
+"""Stops of what is not meant to run for now: no outage. What other stops end is meant to run on elsewhere."""
 
 
 # ---------------------------------------------------------------------------------------------- routes
@@ -206,7 +209,7 @@ class LatencyMeter:
         self._until_s = scenario.start_s
         self._running: set[str] = set()
         self._copies: dict[tuple[str, str, int], int] = defaultdict(int)
-        self._stop_causes: dict[str, str] = {}
+        self._stop_kinds: dict[str, StopKind] = {}
         self._gone: dict[tuple[str, str, int], int] = {}
         self._cancelled_s: dict[str, int] = {}
         self._graphs: dict[str, Workload] = {}
@@ -236,7 +239,7 @@ class LatencyMeter:
             if isinstance(command, StartReplica):
                 self._started[command.placement_id] = command
             elif isinstance(command, StopReplica):
-                self._stop_causes[command.placement_id] = command.cause
+                self._stop_kinds[command.placement_id] = command.kind
         for row in report.replicas:
             order = self._started.get(row.placement_id)
             if order is None or order.workload not in self._workloads:
@@ -286,7 +289,7 @@ class LatencyMeter:
         """An end; only what had begun is counted. A service is out once no copy of its replica runs any more."""
         workload = self._workloads[order.workload]
         del self._started[order.placement_id]
-        stop_cause = self._stop_causes.pop(order.placement_id, "")
+        stop_kind = self._stop_kinds.pop(order.placement_id, None)
         if order.placement_id not in self._running:
             return
         self._running.remove(order.placement_id)
@@ -295,7 +298,7 @@ class LatencyMeter:
         key = _replica_key(order)
         self._copies[key] -= 1
         is_missed = phase is ReplicaPhase.LOST or (
-            phase is ReplicaPhase.STOPPED and not stop_cause.startswith(MEANT_STOPS)
+            phase is ReplicaPhase.STOPPED and stop_kind not in MEANT_STOPS
         )
         if is_missed and order.is_service and not self._copies[key]:
             self._gone[key] = at_s

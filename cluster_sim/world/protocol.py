@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from suanli.model import SiteMeter, SiteStatus
+from suanli.model import SiteMeter, SiteStatus, StopKind
 from suanli.model.telemetry import ReplicaReport
 
 
@@ -49,11 +49,12 @@ class StartReplica:
 
 @dataclass(frozen=True, slots=True)
 class StopReplica:
-    """Order: stop that placement (cancelled, moved, preempted). Unknown or ended placements are ignored."""
+    """Order: stop that placement. Unknown or ended placements are ignored."""
 
     placement_id: str
     site_id: str
     at_s: int
+    kind: StopKind
     cause: str
 
 

@@ -90,8 +90,13 @@ class Spec:
 
 def is_simple(workload: Workload) -> bool:
     """One stage whose replicas may be placed one by one, each wherever it fits."""
+    return moves_alone(workload) and workload.stages[0].spread is None
+
+
+def moves_alone(workload: Workload) -> bool:
+    """One stage whose replicas may change their places one by one, as far as its spread rule lets them."""
     stage = workload.stages[0]
-    return len(workload.stages) == 1 and not stage.gang and stage.spread is None and stage.shared_with is None
+    return len(workload.stages) == 1 and not stage.gang and stage.shared_with is None
 
 
 class ShapeTable:

@@ -2,6 +2,9 @@
 
     1 tiers   nodes that are on, and nodes asleep, of each group, in order of cost: energy price, plus the idle power
               that waking adds; groups that cannot hold one more replica are passed over unseen
+      beside  work without GPUs counts a node with GPUs as one that is on only as far as every free GPU keeps its even
+              share of cores and memory (`Snapshot.fit_beside`); what is over costs as much as waking the next node,
+              which somebody will have to do for the GPUs it spoils
       worth   for GPU work a tier is a site, ordered by cost and the packing value destroyed, that at a price; what is
               known of the nodes is kept from head to head (`worth.py`), and few replicas are placed in turn from there
     2 order   within a tier: fullest, then by number
@@ -54,6 +57,16 @@ class Spread:
     new_domains: int
     over_sites: bool
 
+    def may_take(self) -> NDArray[np.bool_]:
+        """(N,) nodes where one more replica lets the rule hold."""
+        if self.new_domains > 1:
+            return np.zeros(len(self.domain_of), bool)
+        return (
+            ~np.isin(self.domain_of, sorted(self.used))
+            if self.new_domains
+            else np.ones(len(self.domain_of), bool)
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
@@ -105,6 +118,8 @@ class NodeChoice:
         self.snapshot, self.scorer, self.reservations, self.packing = snapshot, scorer, reservations, packing
         self.node_penalty: NDArray[np.float64] | None = None
         """(N,) added to node costs while room is made by preemption."""
+        self.spoils_no_gpu = False
+        """With penalties: work without GPUs goes to nodes with GPUs only as far as it spoils none."""
         self._tiered = scorer if isinstance(scorer, TieredScorer) else None
         self._usable = snapshot.nodes.up & ~snapshot.nodes.cordoned
         self._bounds = _GroupBounds(snapshot, self._usable)
@@ -233,6 +248,7 @@ class NodeChoice:
         cost = np.round(np.concatenate([on, wake]), COST_DIGITS)
         order, costs = np.argsort(cost, kind="stable").tolist(), cost.tolist()
         found = [False] * len(ranges)
+        keeps_gpus = self._keeps_gpus(view)[groups].tolist()
         large_enough: dict[int, NDArray[np.bool_]] = {}
         parts: list[tuple[IntArray, IntArray]] = []
         for place, i in enumerate(order):
@@ -240,10 +256,13 @@ class NodeChoice:
             _, first, last = ranges[of]
             if of not in large_enough:
                 large_enough[of] = self._large_enough(view, first, last)
-            part = self._with_room(view, left_s, first, large_enough[of], asleep, enough)
-            if len(part[0]):
-                found[of] = True
-                parts.append(part)
+            own = [self._with_room(view, left_s, first, large_enough[of], asleep, enough)]
+            if keeps_gpus[of]:
+                own = self._beside(view, left_s, first, large_enough[of], asleep, own[0], enough)
+            for part in own:
+                if len(part[0]):
+                    found[of] = True
+                    parts.append(part)
             tier_goes_on = place + 1 < len(order) and costs[order[place + 1]] == costs[i]
             if parts and not tier_goes_on:
                 at, fit = _joined(parts)
@@ -486,6 +505,33 @@ class NodeChoice:
         has = fit > 0
         return (at, fit) if has.all() else (at[has], fit[has])
 
+    def _keeps_gpus(self, view: SpecView) -> NDArray[np.bool_]:
+        """(G,) groups whose GPUs this work does not use and could spoil."""
+        topology = self.snapshot.topology
+        if view.spec.stage.gpu_milli:
+            return np.zeros(len(topology.group_ids), bool)
+        has_gpus: NDArray[np.bool_] = topology.group_gpu_count > 0
+        return has_gpus
+
+    def _beside(
+        self,
+        view: SpecView,
+        left_s: float,
+        first: int,
+        large_enough: NDArray[np.bool_],
+        asleep: bool,
+        tier: tuple[IntArray, IntArray],
+        enough: int,
+    ) -> list[tuple[IntArray, IntArray]]:
+        """A tier of a group with GPUs for work without: on, what spoils no GPU; asleep, also what is over there."""
+        if not asleep:
+            at, _ = tier
+            beside = self.snapshot.fit_beside(view, at)
+            return [(at[beside > 0], beside[beside > 0])]
+        at, fit = self._with_room(view, left_s, first, large_enough, False, enough)
+        over = fit - self.snapshot.fit_beside(view, at)
+        return [(at[over > 0], over[over > 0]), tier]
+
     # ------------------------------------------------------------------ costs node by node
 
     def _all_sorted(
@@ -502,6 +548,9 @@ class NodeChoice:
         if self.reservations.groups:
             at = at[self.reservations.passes(at, left_s)]
         fit = snapshot.fit_of_nodes(view, at)
+        if self.spoils_no_gpu:
+            here = self._keeps_gpus(view)[topology.node_group[at]]
+            fit[here] = snapshot.fit_beside(view, at[here])
         fits = (fit > 0) & ~shut[topology.node_site[at]]
         at, fit = at[fits], fit[fits]
         cost = self.group_cost(view)[topology.node_group[at]]

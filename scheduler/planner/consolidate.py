@@ -1,13 +1,14 @@
 """Consolidation: planned moves that empty nodes, so that they sleep, when the idle energy saved pays for the moves.
 
 A round fills nodes that are on before it wakes others, but what ends leaves holes, and a node stays on for the last
-replica on it. Once per plan the nodes are looked at whose replicas may all move and find room on others that are on at
-the same site: how much of what runs at which site stays the plan's business.
+replica on it. Once per plan the nodes are looked at whose replicas may all move and find room at the same site, on
+others that are on or on sleeping ones that idle at less power (services left alone on a node whose GPU work has ended);
+how much of what runs at which site stays the plan's business.
 
 Gain (yuan) of one node: its idle power at the site's marginal price (facility and ledger included, so that a site which
 needs load is left alone), for as long as something would have run there, at most as long as the plan's services stay.
 Cost: that of each replica's move (`defragment.leave_yuan`), and the dearer energy of its new place for the same time.
-Nodes with the most to gain go first; none is emptied in vain, and none that has just taken somebody in.
+Nodes with the most to gain for each move go first; none is emptied in vain, and none that has just taken somebody in.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scheduler.planner.moves import GAIN_HOURS, TAKEOVER_H, Moving, PlannedMove,
 from scheduler.planner.round import Placed
 from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot
+from scheduler.planner.spreads import MovingApart
 
 MAX_NODES_TRIED = 128
 """Nodes for which places are looked for in one call, those with the most to gain first."""
@@ -49,14 +51,19 @@ def consolidate(moving: Moving, budget: int, leaving: Collection[int] = ()) -> l
         return []
     snapshot = moving.snapshot
     choice = NodeChoice(snapshot, moving.scorer, moving.kept, None)
+    choice.spoils_no_gpu = True
     price = choice.node_penalty = np.where(snapshot.empty_node, ASLEEP_YUAN_PER_HOUR, 0.0)
+    apart = MovingApart(moving.state, leaving)
     moves: list[PlannedMove] = []
     for emptying in _worth_emptying(moving, leaving)[:MAX_NODES_TRIED]:
         took_in = snapshot.replica_count[emptying.node] != len(emptying.rows)
         if took_in or len(moves) + len(emptying.rows) > budget:
             continue
         price[emptying.node] = ASLEEP_YUAN_PER_HOUR
-        found = _moves(moving, choice, emptying)
+        frugal = _asleep_and_frugal(snapshot, emptying.node)
+        price[frugal] = 0.0
+        found = _moves(moving, choice, apart, emptying)
+        price[frugal] = np.where(snapshot.empty_node[frugal], ASLEEP_YUAN_PER_HOUR, 0.0)
         if not found:
             price[emptying.node] = 0.0
             continue
@@ -65,7 +72,7 @@ def consolidate(moving: Moving, budget: int, leaving: Collection[int] = ()) -> l
 
 
 def _worth_emptying(moving: Moving, leaving: Collection[int]) -> list[_Emptying]:
-    """Nodes whose replicas may all move, and whose sleep is worth more than their leaving; the most gain first."""
+    """Nodes whose replicas may all move and whose sleep is worth more than that; the most gain for each move first."""
     state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     movable = movable_rows(state, leaving)
     node_of = state.replicas["node"][movable].astype(np.int64)
@@ -88,7 +95,7 @@ def _worth_emptying(moving: Moving, leaving: Collection[int]) -> list[_Emptying]
         cost, gain = sum(cost_yuan[row] for row in mine), float(idle_yuan[node]) * hours
         if gain > cost:
             out.append(_Emptying(node, tuple(mine), cost, hours, gain))
-    return sorted(out, key=lambda e: (e.leave_yuan - e.gain_yuan, e.node))
+    return sorted(out, key=lambda e: ((e.leave_yuan - e.gain_yuan) / len(e.rows), e.node))
 
 
 def _idle_yuan_per_hour(
@@ -100,12 +107,21 @@ def _idle_yuan_per_hour(
     return scorer.node_cost(snapshot.views[int(state.replicas["spec"][rows[0]])], asleep)
 
 
-def _moves(moving: Moving, choice: NodeChoice, emptying: _Emptying) -> list[PlannedMove]:
+def _asleep_and_frugal(snapshot: Snapshot, node: int) -> NDArray[np.int64]:
+    """Sleeping nodes of the same site that idle at less power than this one."""
+    topology = snapshot.topology
+    frugal = topology.group_idle_w < topology.group_idle_w[topology.node_group[node]]
+    frugal &= topology.group_site == topology.node_site[node]
+    return np.flatnonzero(frugal[topology.node_group] & snapshot.empty_node)
+
+
+def _moves(moving: Moving, choice: NodeChoice, apart: MovingApart, emptying: _Emptying) -> list[PlannedMove]:
     """A place on a node that is on for each row, largest first, taken in the snapshot; none when they do not pay."""
     state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     saved = snapshot.copy()
     topology = snapshot.topology
     assert choice.node_penalty is not None
+    site = int(topology.node_site[emptying.node])
     moves: list[PlannedMove] = []
     cost_yuan = 0.0
     needs = snapshot.views.needs()[
@@ -115,24 +131,28 @@ def _moves(moving: Moving, choice: NodeChoice, emptying: _Emptying) -> list[Plan
     for i in np.lexsort((emptying.rows, -size)).tolist():
         row = emptying.rows[i]
         view = snapshot.views[int(state.replicas["spec"][row])]
-        here = view.group_ok & (topology.group_site == topology.node_site[emptying.node])
-        nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_groups(here, snapshot))
+        here = view.group_ok & (topology.group_site == site)
+        snapshot.link_mbps -= snapshot.same_road_mbps(view.spec.spec, site)
+        nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_groups(here, snapshot), apart.rule_for(row))
         if not len(nodes) or choice.node_penalty[nodes[0]] > 0:
             break
         there = int(nodes[0])
         energy_yuan = scorer.energy_yuan_per_hour(view, snapshot)
         old, new = (topology.node_group[n] for n in (emptying.node, there))
         dearer = float(energy_yuan[new] - energy_yuan[old])
+        if snapshot.empty_node[there]:
+            dearer += float(scorer.node_cost(view, snapshot)[there])
         own_yuan = max(0.0, dearer) * min(GAIN_HOURS, hours_left(state, row, now_s))
         own_yuan += leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
         cost_yuan += own_yuan
         (mask,) = choice.devices_for(view, [there])
         snapshot.take_node(view, there, mask)
+        apart.moved[row] = there
         moves.append(
             PlannedMove(
                 Placed(row, there, mask),
-                int(topology.node_site[emptying.node]),
-                int(topology.node_site[there]),
+                site,
+                site,
                 own_yuan,
                 emptying.gain_yuan / len(emptying.rows),
                 "lets its node sleep",
@@ -140,5 +160,7 @@ def _moves(moving: Moving, choice: NodeChoice, emptying: _Emptying) -> list[Plan
         )
     if len(moves) < len(emptying.rows) or cost_yuan >= emptying.gain_yuan:
         snapshot.restore(saved)
+        for row in emptying.rows:
+            apart.moved.pop(row, None)
         return []
     return moves

@@ -23,16 +23,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.shapes import is_simple
+from scheduler.domain.shapes import moves_alone
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView, per_empty_node
-from scheduler.planner.moves import GAIN_HOURS, Moving, PlannedMove, hours_left, leave_yuan, rows_of_owners
+from scheduler.planner.moves import (
+    GAIN_HOURS,
+    TAKEOVER_H,
+    Moving,
+    PlannedMove,
+    hours_left,
+    leave_yuan,
+    rows_of_owners,
+)
 from scheduler.planner.queue import heads, urgent
 from scheduler.planner.reserve import Reservations, earliest_slot, ends_of
 from scheduler.planner.round import Placed
 from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, device_shares, gpu_fit
+from scheduler.planner.spreads import MovingApart
 from suanli.model.units import MILLI, SECONDS_PER_HOUR
 
 MAX_GAIN_HOURS = 24.0
@@ -149,6 +158,7 @@ def undo_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> li
     """
     state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     out: list[PlannedMove] = []
+    apart = MovingApart(state, leaving)
     for row, node in no_longer_needed(state):
         if len(out) >= budget:
             break
@@ -159,13 +169,15 @@ def undo_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> li
             or row in state.draining
             or state.replicas["phase"][row] != Phase.RUNNING
             or here == node
+            or hours_left(state, row, now_s) <= TAKEOVER_H
         ):
             continue
         group, there = snapshot.topology.node_group[here], snapshot.topology.node_group[node]
         if not _may_take_in(snapshot, scorer, here)[there]:
             continue
         choice = NodeChoice(snapshot, scorer, moving.kept, None)
-        nodes = choice.nodes_for(view, 1, np.inf, Ranges.of_nodes(int(there), node, node + 1))
+        among = Ranges.of_nodes(int(there), node, node + 1)
+        nodes = choice.nodes_for(view, 1, np.inf, among, apart.rule_for(row))
         if not len(nodes):
             continue
         cost_yuan = leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
@@ -184,6 +196,7 @@ def undo_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> li
             Placed(row, node, mask), int(sites[here]), int(sites[node]), cost_yuan, gain_yuan, reason
         )
         out.append(move)
+        apart.moved[row] = node
     return out
 
 
@@ -229,7 +242,11 @@ class _Helper:
         """Where nothing moves to: nodes kept for gangs by the round, and those cleared here."""
         self._cleared = np.zeros(snapshot.topology.node_count, bool)
         self._choice = NodeChoice(snapshot, scorer, self._kept, None)
-        self._movable = movable_rows(state, leaving)
+        self._movable = np.array(
+            [r for r in movable_rows(state, leaving).tolist() if hours_left(state, r, now_s) > TAKEOVER_H],
+            np.int64,
+        )
+        self._apart = MovingApart(state, leaving)
         self._leave_yuan = leave_yuan(state, snapshot, scorer, self._movable, now_s)
         self._on_node: dict[int, list[int]] = {}
         for row in sorted(self._movable.tolist(), key=lambda r: (self._leave_yuan[r], r)):
@@ -258,6 +275,7 @@ class _Helper:
             if len(clearing.rows) > budget:
                 continue
             saved, saved_drained = snapshot.copy(), self._drained.copy()
+            moved = dict(self._apart.moved)
             moves = self._moves(clearing, wait_h * gpus, lateness_yuan, name)
             if moves is not None:
                 self._cleared[list(clearing.nodes)] = True
@@ -265,6 +283,7 @@ class _Helper:
                 return Defragmentation(name, clearing.nodes, tuple(moves), cost_yuan, lateness_yuan, wait_h)
             snapshot.restore(saved)
             self._drained.restore(saved_drained)
+            self._apart.moved = moved
         return None
 
     def _view(self, row: int) -> SpecView:
@@ -424,7 +443,8 @@ class _Helper:
         view = self._view(row)
         here = int(self._state.replicas["node"][row])
         groups = view.group_ok & _may_take_in(snapshot, self._scorer, here)
-        nodes = self._choice.nodes_for(view, 1, np.inf, Ranges.of_groups(groups, snapshot))
+        among = Ranges.of_groups(groups, snapshot)
+        nodes = self._choice.nodes_for(view, 1, np.inf, among, self._apart.rule_for(row))
         if not len(nodes):
             return None
         node = int(nodes[0])
@@ -437,6 +457,7 @@ class _Helper:
         (mask,) = self._choice.devices_for(view, [node])
         snapshot.take_node(view, node, mask)
         self._drained.take_node(view, node, mask)
+        self._apart.moved[row] = node
         a, b = int(topology.node_site[here]), int(topology.node_site[node])
         return PlannedMove(Placed(row, node, mask), a, b, cost_yuan, max(0.0, -dearer) * hours, "makes room")
 
@@ -449,11 +470,14 @@ def _without_draining(state: ClusterState, snapshot: Snapshot) -> Snapshot:
 
 
 def movable_rows(state: ClusterState, leaving: Collection[int]) -> IntArray:
-    """Running replicas that may move: alone in their workload's rules, and losing little by it."""
+    """Running replicas that may move: one by one by their workload's rules, and losing little by it.
+
+    Where a spread rule is among these the new place must meet it (`MovingApart`).
+    """
     replicas = state.replicas
     may = np.array(
         [
-            is_simple(s.workload) and (s.stage.is_service or s.stage.checkpoint_interval_s > 0)
+            moves_alone(s.workload) and (s.stage.is_service or s.stage.checkpoint_interval_s > 0)
             for s in state.shapes.specs
         ]
         or [False]

@@ -16,7 +16,7 @@ from scheduler.domain.records import EventDraft
 from scheduler.domain.state import STATES, ClusterState, Phase
 from scheduler.planner.feasibility import SpecView, Views
 from scheduler.planner.snapshot import devices_of
-from suanli.model import EventKind, WorkloadState
+from suanli.model import EventKind, StopKind, WorkloadState
 
 STATE_OF_PHASE = {
     int(Phase.WAITING): WorkloadState.PENDING,
@@ -100,11 +100,10 @@ def _same_for_all(view: SpecView, group: int) -> tuple[dict[str, Any], dict[str,
     return dict(known[0]), dict(known[1])
 
 
-def stop_draft(placement_id: str, site_id: str, at_s: int, cause: str) -> EventDraft:
-    """Order: stop a placement."""
-    return EventDraft(
-        at_s, EventKind.REPLICA_STOP_ORDERED, placement_id, {"site_id": site_id, "cause": cause}
-    )
+def stop_draft(placement_id: str, site_id: str, at_s: int, kind: StopKind, cause: str) -> EventDraft:
+    """Order: stop a placement; `cause` says to people what `kind` says to accounts."""
+    body = {"site_id": site_id, "kind": kind.value, "cause": cause}
+    return EventDraft(at_s, EventKind.REPLICA_STOP_ORDERED, placement_id, body)
 
 
 def site_of_node(state: ClusterState, node: int) -> str:
@@ -113,14 +112,14 @@ def site_of_node(state: ClusterState, node: int) -> str:
     return state.topology.node_name(node)[0]
 
 
-def stop_of_row(state: ClusterState, row: int, at_s: int, cause: str) -> EventDraft:
+def stop_of_row(state: ClusterState, row: int, at_s: int, kind: StopKind, cause: str) -> EventDraft:
     """Order: stop the current placement of a replica row."""
     site_id = site_of_node(state, int(state.replicas["node"][row]))
-    return stop_draft(state.placement_id(row), site_id, at_s, cause)
+    return stop_draft(state.placement_id(row), site_id, at_s, kind, cause)
 
 
 def stops_of_workload(
-    state: ClusterState, index: int, at_s: int, cause: str, but: Collection[int] = ()
+    state: ClusterState, index: int, at_s: int, kind: StopKind, cause: str, but: Collection[int] = ()
 ) -> list[EventDraft]:
     """Orders to stop every placement of a workload, moving replicas at both ends; rows in `but` have ended."""
     events = []
@@ -128,9 +127,9 @@ def stops_of_workload(
     for row in range(rows.start, rows.stop):
         old = state.draining.get(row)
         if old is not None:
-            events.append(stop_draft(old.placement_id, site_of_node(state, old.node), at_s, cause))
+            events.append(stop_draft(old.placement_id, site_of_node(state, old.node), at_s, kind, cause))
         if state.replicas["node"][row] >= 0 and row not in but:
-            events.append(stop_of_row(state, row, at_s, cause))
+            events.append(stop_of_row(state, row, at_s, kind, cause))
     return events
 
 

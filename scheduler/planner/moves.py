@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.domain.shapes import is_simple
+from scheduler.domain.shapes import moves_alone
 from scheduler.domain.state import ClusterState, Phase
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.folds import folds_of
@@ -22,11 +22,15 @@ from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import Scorer
 from scheduler.planner.snapshot import Snapshot, gpus_for
+from scheduler.planner.spreads import MovingApart
 from suanli.model import MoveMode, SiteKind
 from suanli.model.units import MILLI, SECONDS_PER_HOUR
 
 GAIN_HOURS = 6.0
 """A service block of the horizon plan: for so long the new place is expected to stay the better one."""
+LEAST_GAIN_YUAN = 0.05
+"""What a move must save beyond its cost to be worth one of the budget (ASSUMED: by the policy's price work without GPUs
+moves for nothing, and the budget is better spent than on hundredths of a yuan)."""
 TAKEOVER_H = 0.25
 """Until a new place has woken its node, started and taken over; who ends sooner (minutes, ASSUMED) is not moved."""
 
@@ -105,10 +109,11 @@ def move_mode(a: SiteKind, b: SiteKind) -> MoveMode:
 def propose_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) -> list[PlannedMove]:
     """Moves that bring services closer to the plan's quotas, dearest surplus first; not to nodes kept for gangs."""
     moves: list[PlannedMove] = []
+    apart = MovingApart(moving.state, leaving)
     for specs in _movable_folds(moving.state, moving.snapshot):
         quota = moving.scorer.quota(specs[0], moving.snapshot)
         if quota and len(moves) < budget:
-            moves += _moves_of(moving, specs, quota, budget - len(moves), leaving)
+            moves += _moves_of(moving, apart, specs, quota, budget - len(moves), leaving)
     return moves
 
 
@@ -120,13 +125,18 @@ def _movable_folds(state: ClusterState, snapshot: Snapshot) -> list[list[int]]:
         workload = state.spec(int(s)).workload
         stage = workload.stages[0]
         keeps_work = stage.is_service or stage.checkpoint_interval_s > 0
-        if is_simple(workload) and keeps_work and not workload.deferrable:
+        if moves_alone(workload) and keeps_work and not workload.deferrable:
             folds.setdefault(numbers.of(int(s)), []).append(int(s))
     return [folds[f] for f in sorted(folds)]
 
 
 def _moves_of(
-    moving: Moving, specs: list[int], quota: dict[int, float], budget: int, leaving: Collection[int]
+    moving: Moving,
+    apart: MovingApart,
+    specs: list[int],
+    quota: dict[int, float],
+    budget: int,
+    leaving: Collection[int],
 ) -> list[PlannedMove]:
     state, snapshot, scorer, now_s = moving.state, moving.snapshot, moving.scorer, moving.now_s
     topology = snapshot.topology
@@ -138,8 +148,10 @@ def _moves_of(
     target = np.zeros(len(running))
     for group, amount in quota.items():
         target[group] = amount
-    surplus = np.floor(running - target + 1e-6)
-    deficit = np.floor(target - running + 1e-6)
+    over = running - target
+    if not view.spec.stage.gpu_milli:
+        over = _net_of_site(over, topology.group_site)
+    surplus, deficit = np.floor(over + 1e-6), np.floor(-over + 1e-6)
     moves: list[PlannedMove] = []
     gone = set(leaving)
     for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
@@ -157,18 +169,38 @@ def _moves_of(
                 hours = min(GAIN_HOURS, left_h)
                 leave = leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
                 gain = float((energy_yuan[here] - energy_yuan[there] + share) * hours)
-                if hours <= TAKEOVER_H or gain <= leave:
+                if hours <= TAKEOVER_H or gain <= leave + LEAST_GAIN_YUAN:
                     continue
                 may_pass = moving.kept.passes(np.arange(topology.node_count), left_h * SECONDS_PER_HOUR)
                 own = snapshot.views[int(state.replicas["spec"][row])]
+                rule = apart.rule_for(row)
+                if rule is not None:
+                    may_pass &= rule.may_take()
                 placed = _place_on(snapshot, own, row, int(there), may_pass)
+                if placed is None and rule is not None:
+                    continue
                 if placed is None:
                     break
+                apart.moved[row] = placed.node
                 surplus[here] -= 1
                 deficit[there] -= 1
                 gone.add(row)
                 moves.append(PlannedMove(placed, a, b, leave, gain, _why(closing, a)))
     return moves
+
+
+def _net_of_site(over: NDArray[np.float64], group_site: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(G,) surplus over targets, once each site's groups have made up for one another.
+
+    On which nodes of a site work without GPUs lies is the rounds' business (`Round`).
+    """
+    out = over.copy()
+    for site in np.unique(group_site):
+        here = np.flatnonzero(group_site == site)
+        net = float(over[here].sum())
+        own = np.maximum(np.sign(net) * over[here], 0.0)
+        out[here] = own * (net / own.sum()) if net else 0.0
+    return out
 
 
 def closing_yuan_per_hour(moving: Moving) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -17,6 +17,7 @@ from suanli.model import (
     InvalidRequest,
     ReplicaPhase,
     SiteStatus,
+    StopKind,
     TelemetryReport,
     WorkloadState,
 )
@@ -112,7 +113,7 @@ class _Reading:
         """The new placement of a replica that moves has taken over."""
         old = self._state.draining.get(row)
         if old is not None and row not in self._drained:
-            self._stop(old.placement_id, old.node, at_s, "moved")
+            self._stop(old.placement_id, old.node, at_s, StopKind.MOVED, "moved")
             self._drained.add(row)
 
     def _is_graph(self, workload: int) -> bool:
@@ -138,9 +139,8 @@ class _Reading:
         old = state.draining.get(row)
         is_old = old is not None and old.placement_id == said.placement_id
         if is_old and final and state.replicas["node"][row] >= 0 and row not in self._drained:
-            self._stop(
-                state.placement_id(row), int(state.replicas["node"][row]), said.at_s, "its work is done"
-            )
+            new, node = state.placement_id(row), int(state.replicas["node"][row])
+            self._stop(new, node, said.at_s, StopKind.DONE, "its work is done")
         body = {
             "site_id": self._site_of(row, said.placement_id),
             "phase": said.phase.value,
@@ -166,7 +166,7 @@ class _Reading:
             return
         self._end_for_good(row, said)
         if old is not None and row not in self._drained:
-            self._stop(old.placement_id, old.node, said.at_s, "its work is done")
+            self._stop(old.placement_id, old.node, said.at_s, StopKind.DONE, "its work is done")
             self._drained.add(row)
 
     def _end_for_good(self, row: int, said: ReplicaReport) -> None:
@@ -175,11 +175,11 @@ class _Reading:
             owner = int(self._state.replicas["workload"][row])
             self._failed.setdefault(owner, said.detail or "a replica failed")
 
-    def _stop(self, placement_id: str, node: int, at_s: int, cause: str) -> None:
+    def _stop(self, placement_id: str, node: int, at_s: int, kind: StopKind, cause: str) -> None:
         if placement_id in self._ended or self._is_stopping(placement_id):
             return
         site_id = site_of_node(self._state, node)
-        self.events.append(stop_draft(placement_id, site_id, at_s, cause))
+        self.events.append(stop_draft(placement_id, site_id, at_s, kind, cause))
         self._stopped[placement_id] = site_id
 
     def _site_of(self, row: int, placement_id: str) -> str:
@@ -202,7 +202,9 @@ class _Reading:
             if self._is_graph(index) and index not in self._failed:
                 self._change_over(index, self._ran_s.get(index, at_s))
             if index in self._failed and current is not None and not current.is_final:
-                self.events += stops_of_workload(state, index, at_s, "another replica failed", gone)
+                self.events += stops_of_workload(
+                    state, index, at_s, StopKind.PARTNER_FAILED, "another replica failed", gone
+                )
                 self.events.append(
                     state_draft(state.names[index], WorkloadState.FAILED, at_s, self._failed[index])
                 )

@@ -39,6 +39,7 @@ from scheduler.planner.snapshot import (
     stage_sites,
     stage_sites_own,
 )
+from scheduler.planner.spreads import domains_in_use, domains_of
 from suanli.model import ReasonCode, Stage, Workload
 
 PREEMPTING_RANKS = 2
@@ -228,14 +229,33 @@ class Round:
         """Fill the plan's targets group by group, cheapest first; returns the rows left."""
         if not len(rows):
             return rows
-        for group, room in self._quota_room(view):
+        for only, room in self._wishes(view):
             if not len(rows):
                 break
-            only = np.zeros_like(view.group_ok)
-            only[group] = True
             rest = self._place(view, rows[:room], only)
             rows = np.concatenate([rest, rows[room:]])
         return rows
+
+    def _wishes(self, view: SpecView) -> list[tuple[NDArray[np.bool_], int]]:
+        """((G,) groups, replicas that the plan still wants there), cheapest first.
+
+        A plan counts nodes continuously and sends work without GPUs to the cores beside GPU work. Whether there are
+        any, on which nodes, only the round sees: for such work the plan's wish speaks of the site.
+        """
+        wanted = self._quota_room(view)
+        if view.spec.stage.gpu_milli or not wanted:
+            return [(np.arange(len(view.group_ok)) == g, room) for g, room in wanted]
+        site_of = self.snapshot.topology.group_site
+        quota = self.scorer.quota(view.spec.spec, self.snapshot)
+        running = self.snapshot.running_of_fold(view.spec.spec)
+        out = []
+        for site in dict.fromkeys(int(site_of[g]) for g, _ in wanted):
+            here = site_of == site
+            asked = sum(amount for g, amount in quota.items() if here[g])
+            room = int(np.ceil(asked - 1e-6)) - int(running[here].sum())
+            if room > 0:
+                out.append((here & view.group_ok, room))
+        return out
 
     def _quota_room(self, view: SpecView) -> list[tuple[int, int]]:
         """(group, replicas that the plan still wants there), cheapest first."""
@@ -496,13 +516,13 @@ class Round:
         """Enough different domains carry the stage, counting those in use; first where the plan wants it."""
         spread = view.spec.stage.spread
         assert spread is not None
-        topology = self.snapshot.topology
-        domain_of = topology.node_site if spread.over == "site" else np.arange(topology.node_count)
-        used = self._domains_in_use(rows, view, domain_of)
+        domain_of = domains_of(self.state, spread.over)
+        used = domains_in_use(self.state, rows, view.spec.spec, domain_of)
         new = min(max(0, spread.min_domains - len(used)), len(rows))
         apart = Spread(domain_of, used, new, over_sites=spread.over == "site")
         wanted = np.zeros_like(groups)
-        wanted[[g for g, _ in self._quota_room(view)]] = True
+        for asked_for, _ in self._wishes(view):
+            wanted |= asked_for
         for choice in (groups & wanted, groups):
             if not choice.any():
                 continue
@@ -512,16 +532,6 @@ class Round:
                 self._commit(view, rows, nodes)
                 return True
         return False
-
-    def _domains_in_use(
-        self, rows: NDArray[np.int64], view: SpecView, domain_of: NDArray[np.int64]
-    ) -> frozenset[int]:
-        state = self.state
-        own = state.rows_of(int(state.replicas["workload"][rows[0]]))
-        node = state.replicas["node"][own]
-        same = (state.replicas["spec"][own] == view.spec.spec) & (node >= 0)
-        same[rows - own.start] = False  # a replica that moves does not keep its old domain
-        return frozenset(int(domain_of[n]) for n in node[same])
 
     def first_pattern(self, workload: int, rows: NDArray[np.int64]) -> dict[str, int]:
         """Stage id → site where these waiting rows would be tried first beside what lies; {} without any pattern."""

@@ -104,6 +104,10 @@ class Snapshot:
         )
         snapshot._add_loads(drawing)
         snapshot.link_mbps += pipelines_mbps(state, topology)
+        for row, old in state.draining.items():
+            site = topology.node_site[old.node]
+            if site == topology.node_site[node[row]]:
+                snapshot.link_mbps -= snapshot.same_road_mbps(old.spec, int(site))
         return snapshot
 
     def _add_loads(self, drawing: NDArray[np.int64]) -> None:
@@ -121,6 +125,11 @@ class Snapshot:
         if self.low_used is not None:
             low = views.off_floor()[spec]
             np.add.at(self.low_used, group[low], count[low, None] * views.needs()[spec[low], group[low]])
+
+    def same_road_mbps(self, spec: int, site: int) -> NDArray[np.float64]:
+        """(L,) what a replica that moves within its site does not load twice: its traffic goes to one of its places."""
+        mbps: NDArray[np.float64] = self.views.link_mbps_per_replica(spec)[site]
+        return mbps
 
     def copy(self) -> Snapshot:
         """Own arrays, for a trial."""
@@ -197,6 +206,24 @@ class Snapshot:
                 gpu_fit(nodes.gpu_milli[at, : self._gpu_slots], view.need[self.topology.node_group[at], 2]),
             )
         return fit
+
+    def fit_beside(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(len(at),) of `fit_of_nodes` on nodes with GPUs, what leaves every free GPU its even share of the node.
+
+        keep(n) = capacity(n) · free GPU-milli(n) / installed GPU-milli(n), of cores and of memory.
+        """
+        topology, nodes, stage = self.topology, self.nodes, view.spec.stage
+        group = topology.node_group[at]
+        installed_milli = topology.group_gpu_count[group] * WHOLE_GPU_MILLI
+        free_frac = self.gpus_free(at) / np.maximum(installed_milli, 1)
+        fit = self.fit_of_nodes(view, at)
+        for r, (free, need) in enumerate(
+            ((nodes.cpu_milli, stage.cpu_milli), (nodes.memory_mib, stage.memory_mib))
+        ):
+            if need > 0:
+                keep = np.ceil(topology.group_capacity[group, r] * free_frac).astype(np.int64)
+                fit = np.minimum(fit, (free[at] - keep) // need)
+        return np.maximum(fit, 0)
 
     def holds_one(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(len(at),) whether each of these nodes, usable and with CPU and memory enough, holds one more replica."""

@@ -30,7 +30,7 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
         try:
             workload = wire.workload_from_create(request)
         except InvalidRequest as error:
-            raise await self._with_impossible(error, [error.mended], ["workload."]) from None
+            raise await self._with_the_rest(error, [error.mended], ["workload."]) from None
         record = await self._backend.service.workloads.create(
             workload,
             request_id=request.request_id,
@@ -49,7 +49,7 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
         except InvalidRequest as error:
             mended = error.mended if isinstance(error.mended, list) else []
             paths = [f"requests[{i}].workload." for i in range(len(mended))]
-            raise await self._with_impossible(error, mended, paths) from None
+            raise await self._with_the_rest(error, mended, paths) from None
         records = await self._backend.service.workloads.batch_create(
             workloads,
             request_id=request.request_id,
@@ -59,13 +59,13 @@ class WorkloadsServicer(workloads_pb2_grpc.WorkloadsServiceServicer):
         )
         return await self._backend.blocking(_batch_response, records)
 
-    async def _with_impossible(
+    async def _with_the_rest(
         self, error: InvalidRequest, mended: Sequence[object], paths: Sequence[str]
     ) -> InvalidRequest:
-        """What is malformed, and what is impossible about the rest: one answer names every problem."""
+        """What is malformed, what is impossible about the rest and which names are taken: one answer names all."""
         readable = [(w, path) for w, path in zip(mended, paths, strict=True) if isinstance(w, Workload)]
         found = await asyncio.wrap_future(
-            self._backend.service.workloads.impossible(
+            self._backend.service.workloads.refused_for(
                 [w for w, _ in readable], [path for _, path in readable]
             )
         )

@@ -29,21 +29,27 @@ def refusal(
 
     AlreadyExists where names are all that is wrong, else InvalidRequest with every problem; `paths` lead the fields.
     """
-    taken = [(path, w.name) for path, w in zip(paths, workloads, strict=True) if state.has_workload(w.name)]
+    taken = taken_names(state, history, workloads, paths)
+    if problems:
+        return InvalidRequest([*problems, *taken])
     if not taken:
-        return InvalidRequest(list(problems)) if problems else None
+        return None
+    more = [f"and {len(taken) - MOST_NAMED} more"] if len(taken) > MOST_NAMED else []
+    return AlreadyExists("\n".join([*(p.problem for p in taken[:MOST_NAMED]), *more]))
+
+
+def taken_names(
+    state: State, history: History, workloads: Sequence[Workload], paths: Sequence[str]
+) -> list[FieldProblem]:
+    """A problem for every name that is taken, its field led by that workload's path."""
     also = {w.name for w in workloads}
-    if not problems:
-        shown = [taken_text(state, history, name, also) for _, name in taken[:MOST_NAMED]]
-        more = [f"and {len(taken) - MOST_NAMED} more"] if len(taken) > MOST_NAMED else []
-        return AlreadyExists("\n".join([*shown, *more]))
-    told = [
+    return [
         FieldProblem(
-            field=f"{path}name", problem=taken_text(state, history, name, also), code="already_exists"
+            field=f"{path}name", problem=taken_text(state, history, w.name, also), code="already_exists"
         )
-        for path, name in taken
+        for path, w in zip(paths, workloads, strict=True)
+        if state.has_workload(w.name)
     ]
-    return InvalidRequest([*problems, *told])
 
 
 def taken_text(state: State, history: History, name: str, also: Collection[str] = ()) -> str:

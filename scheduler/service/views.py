@@ -21,6 +21,7 @@ from suanli.model import (
     Command,
     Event,
     EventKind,
+    FieldProblem,
     LedgerBalance,
     Node,
     NodeState,
@@ -131,7 +132,9 @@ def _starting(state: ClusterState, owner: NDArray[np.int64], rows: NDArray[np.in
     return found
 
 
-def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecord:
+def workload_record(
+    workload: Workload, status: WorkloadStatus, warnings: tuple[FieldProblem, ...] = ()
+) -> WorkloadRecord:
     """The record that the API shows, as `WorkloadRecord.of` would make it: both parts are valid already."""
     return trusted(
         WorkloadRecord,
@@ -149,6 +152,7 @@ def workload_record(workload: Workload, status: WorkloadStatus) -> WorkloadRecor
             "queue_position": 0,
             "expected_start": None,
             "site_ids": status.site_ids,
+            "warnings": warnings,
         },
     )
 

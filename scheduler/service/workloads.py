@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from scheduler.domain.records import COLLECTION_WORKLOADS, CommitBatch
 from scheduler.domain.shapes import stored_workload
 from scheduler.domain.state import STATE_CODE, ClusterState
+from scheduler.planner.workload_warnings import workload_warnings
 from scheduler.service.answers import Answer
 from scheduler.service.core import Core
 from scheduler.service.filters import Comparison, Filter, parse_filter
 from scheduler.service.history import CHANGES_WORKLOAD, workload_of
 from scheduler.service.messages import Outcome, RequestKey
 from scheduler.service.paging import page_size, read_token, write_token
-from scheduler.service.taken import refusal
+from scheduler.service.taken import refusal, taken_names
 from scheduler.service.views import (
     WorkloadStatus,
     find_node,
@@ -125,7 +126,7 @@ class Workloads:
         _check_batch(workloads)
         paths = paths or [f"workloads[{i}]." for i in range(len(workloads))]
         if validate_only:
-            return Answer(self._validate(workloads, paths), lambda _: [_as_pending(w) for w in workloads])
+            return Answer(self._validate(workloads, paths), lambda _: self._checked(workloads, paths))
         content = [w.model_dump_json() for w in workloads] if request_id else []
         future = self._core.submit(
             workloads,
@@ -133,11 +134,23 @@ class Workloads:
             base_revision=_revision(plan_etag, "plan_etag") if plan_etag else None,
             paths=paths,
         )
-        return Answer(future, lambda outcome: self._created(workloads, outcome))
+        return Answer(future, lambda _: self._created(workloads, paths))
 
-    def _created(self, workloads: Sequence[Workload], outcome: Outcome) -> list[WorkloadRecord]:
+    def _created(self, workloads: Sequence[Workload], paths: Sequence[str]) -> list[WorkloadRecord]:
         statuses = self._statuses([w.name for w in workloads])
-        return [workload_record(w, statuses[w.name]) for w in workloads]
+        offset_hours = self._core.read(_utc_offset_hours)
+        return [
+            workload_record(w, status, _warnings(w, path, offset_hours, status.created_at_s))
+            for w, path in zip(workloads, paths, strict=True)
+            for status in [statuses[w.name]]
+        ]
+
+    def _checked(self, workloads: Sequence[Workload], paths: Sequence[str]) -> list[WorkloadRecord]:
+        now_s, offset_hours = self._core.now_s(), self._core.read(_utc_offset_hours)
+        return [
+            WorkloadRecord.of(w, WorkloadState.PENDING, warnings=_warnings(w, path, offset_hours, now_s))
+            for w, path in zip(workloads, paths, strict=True)
+        ]
 
     def _validate(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[Outcome]:
         def check(state: ClusterState, now_s: int) -> Outcome:
@@ -155,9 +168,17 @@ class Workloads:
         if error is not None:
             raise error
 
-    def impossible(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
-        """Every reason why one of them could never run, its field led by that workload's path; nothing is written."""
-        return self._core.ask(lambda state, _: self._impossible(state, workloads, paths))
+    def refused_for(self, workloads: Sequence[Workload], paths: Sequence[str]) -> Future[list[FieldProblem]]:
+        """Why one of them could never run and which names are taken, each field led by that workload's path.
+
+        Asked about what is left of a malformed request; nothing is written.
+        """
+
+        def look(state: ClusterState, _: int) -> list[FieldProblem]:
+            found = self._impossible(state, workloads, paths)
+            return [*found, *taken_names(state, self._core.history, workloads, paths)]
+
+        return self._core.ask(look)
 
     def _impossible(
         self, state: ClusterState, workloads: Sequence[Workload], paths: Sequence[str]
@@ -319,8 +340,13 @@ class Workloads:
         _check_batch(workloads)
 
         def look(state: ClusterState, now_s: int) -> WorkloadsPlan:
-            self._check_may_come(state, workloads, [f"workloads[{i}]." for i in range(len(workloads))])
-            return _dry_run(self._cycle.plan_dry_run(state, now_s, workloads), workloads, now_s)
+            paths = [f"workloads[{i}]." for i in range(len(workloads))]
+            self._check_may_come(state, workloads, paths)
+            warned = [
+                _warnings(w, path, _utc_offset_hours(state), now_s)
+                for w, path in zip(workloads, paths, strict=True)
+            ]
+            return _dry_run(self._cycle.plan_dry_run(state, now_s, workloads), workloads, warned, now_s)
 
         return self._core.ask(look)
 
@@ -453,8 +479,15 @@ def _check_batch(workloads: Sequence[Workload]) -> None:
         raise InvalidRequest(problems)
 
 
-def _as_pending(workload: Workload) -> WorkloadRecord:
-    return WorkloadRecord.of(workload, WorkloadState.PENDING)
+def _utc_offset_hours(state: ClusterState) -> int:
+    """Of the city's clock; UTC before a fleet is registered."""
+    return 0 if state.topology is None else state.topology.fleet.utc_offset_hours
+
+
+def _warnings(workload: Workload, path: str, utc_offset_hours: int, now_s: int) -> tuple[FieldProblem, ...]:
+    """What of it cannot come true, each led by the workload's path in the request."""
+    found = workload_warnings(workload, utc_offset_hours, now_s)
+    return tuple(w.model_copy(update={"field": path + w.field}) for w in found)
 
 
 def _waiting_record(record: WorkloadRecord, status: WaitingStatus) -> WorkloadRecord:
@@ -535,9 +568,11 @@ def _placed_at(state: ClusterState, site_id: str) -> NDArray[np.bool_]:
     return placed
 
 
-def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> WorkloadsPlan:
+def _dry_run(
+    run: DryRun, workloads: Sequence[Workload], warned: Sequence[tuple[FieldProblem, ...]], now_s: int
+) -> WorkloadsPlan:
     planned = []
-    for workload in workloads:
+    for workload, warnings in zip(workloads, warned, strict=True):
         mine = [body for body in run.placed if body["command"]["workload"] == workload.name]
         missing = sum(s.replicas for s in workload.stages if s.shared_with is None) - len(mine)
         state = WorkloadState.PENDING if missing else WorkloadState.PLANNED
@@ -556,6 +591,7 @@ def _dry_run(run: DryRun, workloads: Sequence[Workload], now_s: int) -> Workload
                 facility_power_w=added.facility_power_w if added else 0.0,
                 cost_yuan_per_hour=added.yuan_per_hour if added else 0.0,
                 rtt_p99_ms=max((body["rtt_p99_ms"] or 0.0 for body in mine), default=0.0),
+                warnings=warnings,
             )
         )
     return WorkloadsPlan(

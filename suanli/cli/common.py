@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from suanli.cli.lazy import warn
 from suanli.cli.output import Column, Format
 
 if TYPE_CHECKING:
     from suanli.client import Client
-    from suanli.model import FieldProblem, SiteRecord, SuanliError, Workload
+    from suanli.model import (
+        FieldProblem,
+        PlannedWorkload,
+        SiteRecord,
+        SuanliError,
+        Workload,
+        WorkloadRecord,
+    )
     from suanli.yaml_io import ReadWorkload
 
 T = TypeVar("T")
@@ -25,6 +33,8 @@ T = TypeVar("T")
 DEFAULT_TENANT = "default"
 CLI_RETRY_S = 2.0
 """A person at a terminal would rather hear soon that nobody answers."""
+CLI_WATCH_RETRY_S = 120.0
+"""Who watches wants to see on; a service that folds a long log again takes its time."""
 
 _IN_BATCH = re.compile(r"^(?:requests|workloads)\[(\d+)\](?:\.workload)?\.?")
 """Where the problems of a batch lie, in the API's words."""
@@ -89,8 +99,8 @@ Files = Annotated[
 ]
 
 
-def connect(address: str | None) -> Client:
-    """A client for one command.
+def connect(address: str | None, patience_s: float | None = None) -> Client:
+    """A client for one command; what it waits for longer than a few seconds it says on stderr.
 
     Raises:
         InvalidRequest: the address names no host and port.
@@ -100,7 +110,11 @@ def connect(address: str | None) -> Client:
 
     _check_address(address_or_default(address))
 
-    return Client(address, retry_unavailable_for_s=CLI_RETRY_S)
+    return Client(
+        address,
+        retry_unavailable_for_s=CLI_RETRY_S if patience_s is None else patience_s,
+        on_wait=lambda waiting: warn(str(waiting)),
+    )
 
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
@@ -223,6 +237,15 @@ class WorkloadFiles:
         except InvalidRequest as error:
             raise InvalidRequest([q for p in error.problems if (q := self._located(p))]) from None
 
+    def warnings(
+        self, answered: Sequence[WorkloadRecord] | Sequence[PlannedWorkload]
+    ) -> Iterator[FieldProblem]:
+        """What the service warns of in its answer about these workloads, told by file and line."""
+        for warning in (w for one in answered for w in one.warnings):
+            located = self._located(warning)
+            if located is not None:
+                yield located
+
     def _where_named(self, text: str) -> str:
         """Led by file and line where the text begins with the name of one of these workloads."""
         name = text.partition(" ")[0]
@@ -288,8 +311,8 @@ def read_workloads(
     raise InvalidRequest(sorted(told.values(), key=place_in_file))
 
 
-def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> tuple[FieldProblem, ...]:
-    from suanli.model import InvalidRequest
+def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles) -> Sequence[FieldProblem]:
+    from suanli.model import AlreadyExists, InvalidRequest
 
     if check is None or not part.read:
         return ()
@@ -297,7 +320,22 @@ def _found_by(check: Callable[[WorkloadFiles], None] | None, part: WorkloadFiles
         check(part)
     except InvalidRequest as error:
         return error.problems
+    except AlreadyExists as error:
+        # a mended name is nobody's choice yet
+        is_mended = any(one.problems and one.tells("name") for one in part.read)
+        return () if is_mended else list(_taken(str(error).splitlines()))
     return ()
+
+
+def _taken(lines: Iterable[str]) -> Iterator[FieldProblem]:
+    """The names that are taken, told by file and line, as problems; `and 3 more` stays with the last of them."""
+    from suanli.model import FieldProblem
+
+    place = "name"
+    for line in lines:
+        found = _FILE_AND_LINE.match(line)
+        place, text = (f"{found[1]}:{found[2]}", line[found.end() :]) if found else (place, line)
+        yield FieldProblem(field=place, problem=text, code="already_exists")
 
 
 def place_in_file(problem: FieldProblem) -> tuple[str, int]:
@@ -353,14 +391,16 @@ def gpus(milli: int) -> str:
 
 def fixed(value: float | None, digits: int = 1) -> str:
     """A number with so many digits; empty for None."""
-    return "" if value is None else f"{value:,.{digits}f}"
+    from suanli.model.words import grouped
+
+    return "" if value is None else grouped(value, f".{digits}f")
 
 
 def yuan(value: float | None) -> str:
     """A price with two decimals, or two significant digits where that would show nothing; empty for None."""
     if value is None:
         return ""
-    return f"{value:,.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
+    return fixed(value, 2) if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def site_labels(sites: Iterable[SiteRecord]) -> dict[str, str]:

@@ -89,9 +89,11 @@ def _cap(record: SiteRecord) -> str:
 
 def _limit_kw(record: SiteRecord) -> str:
     """IT power limit in force; `*` marks one that the policy sets."""
+    from suanli.model.words import grouped
+
     own_kw = record.site.power_limit_kw
     now_kw = own_kw if record.status.power_limit_kw is None else record.status.power_limit_kw
-    return f"{now_kw:,.5g}{'' if now_kw == own_kw else '*'}"
+    return f"{grouped(now_kw, '.5g')}{'' if now_kw == own_kw else '*'}"
 
 
 def _floor(record: SiteRecord) -> str:
@@ -204,10 +206,10 @@ def plan_columns(clock: CityClock) -> tuple[Column, ...]:
 
 FLEET_COLUMNS = (
     number("SITES", lambda r: str(len(r.fleet.sites))),
-    number("NODES", lambda r: f"{sum(g.node_count for s in r.fleet.sites for g in s.groups):,}"),
+    number("NODES", lambda r: fixed(sum(g.node_count for s in r.fleet.sites for g in s.groups), 0)),
     number(
         "GPUS",
-        lambda r: f"{sum(g.node_count * g.gpu_count for s in r.fleet.sites for g in s.groups):,}",
+        lambda r: fixed(sum(g.node_count * g.gpu_count for s in r.fleet.sites for g in s.groups), 0),
     ),
     number("ZONES", lambda r: str(len(r.fleet.zones)), 2),
     number("LINKS", lambda r: str(len(r.fleet.network.links)), 3),
@@ -714,7 +716,7 @@ def _print_plan_details(plan: Plan) -> None:
     if plan.cap_exceeded_count:
         paragraph(
             f"\nHourly caps are exceeded in {plan.cap_exceeded_count} slots of a site, "
-            f"by {plan.cap_excess_kwh:,.1f} kWh of facility energy together."
+            f"by {fixed(plan.cap_excess_kwh)} kWh of facility energy together."
         )
     if plan.binding_constraints:
         heading("What limits it")

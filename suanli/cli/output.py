@@ -180,13 +180,20 @@ def both_names(display_name: str, display_name_zh: str, otherwise: str = "") -> 
 
 
 def paragraph(text: str) -> None:
-    """Text wrapped to the terminal."""
-    console().print(Text(text))
+    """Text wrapped to the terminal, no figure torn apart."""
+    _print_wrapped(text)
 
 
 def heading(text: str) -> None:
     """A bold line with space above."""
-    console().print(Text(f"\n{text}", style="bold"))
+    _print_wrapped(f"\n{text}", "bold")
+
+
+def _print_wrapped(text: str, style: str = "") -> None:
+    from suanli.model.words import wrapped
+
+    out = console()
+    out.print(Text("\n".join(wrapped(line, out.width) for line in text.split("\n")), style=style))
 
 
 def _can_show(text: str) -> bool:

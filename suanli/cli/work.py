@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suanli.cli.common import (
+    CLI_WATCH_RETRY_S,
     DEFAULT_TENANT,
     Address,
     CityClock,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from suanli.model import (
         Candidate,
         Explanation,
+        FieldProblem,
         PlannedWorkload,
         StartEstimate,
         SuanliError,
@@ -131,14 +133,17 @@ def submit(
     read = read_workloads(files, tenant, _checked_at(address))
     batches = list(read.batches(MAX_PAGE_SIZE))
     records: list[WorkloadRecord] = []
+    warnings: list[FieldProblem] = []
     with connect(address) as client:
         clock = city_clock(client, output)
         try:
             for batch in batches:
                 with batch.located():
-                    records += client.batch_create_workloads(
+                    answered = client.batch_create_workloads(
                         batch.workloads, validate_only=dry_run, plan_etag=if_etag
                     )
+                records += answered
+                warnings += batch.warnings(answered)
         except SuanliError:
             if records and not dry_run:
                 typer.echo(f"the first {len(records)} of {len(read.workloads)} were accepted", err=True)
@@ -146,24 +151,11 @@ def submit(
         if dry_run and output is Format.TABLE:
             labels = site_labels(client.list_sites())
             for batch in batches:
-                answer = client.plan_workloads(batch.workloads)
-                _print_plan(answer, labels, clock, batch.workloads)
-                _warn_of_deadlines(batch, answer.at_s, clock)
-            return
-    emit(records, output, record_columns(clock), lambda r: r.name)
-    _warn_of_deadlines(read, max((r.created_at_s for r in records), default=0), clock)
-
-
-def _warn_of_deadlines(read: WorkloadFiles, now_s: int, clock: CityClock) -> None:
-    """A deadline that is past is taken as it is: a late start may be all that is wanted."""
-    for one in read.read:
-        deadline_at = one.workload.deadline_at if one.workload is not None else None
-        if deadline_at is None or deadline_at.timestamp() >= now_s:
-            continue
-        assert one.workload is not None
-        where = f"{one.document.where('deadline_at')}: {one.workload.workload_id}"
-        passed = clock.told(int(deadline_at.timestamp()))
-        warn(f"{where}: deadline passed at {passed}: lateness is charged from the start")
+                _print_plan(client.plan_workloads(batch.workloads), labels, clock, batch.workloads)
+    if not (dry_run and output is Format.TABLE):
+        emit(records, output, record_columns(clock), lambda r: r.name)
+    for warning in warnings:
+        warn(str(warning))
 
 
 def _checked_at(address: str | None) -> Callable[[WorkloadFiles], None]:
@@ -305,7 +297,9 @@ def watch(
         "tenants/-" if all_tenants else "/".join(wanted.split("/")[:2]) if wanted else f"tenants/{tenant}"
     )
     with connect(address) as client:
+        client.get_policy()  # that nobody is there is told at once
         clock = city_clock(client, output)
+    with connect(address, CLI_WATCH_RETRY_S) as client:
         for change in client.watch_workloads(parent):
             if change.type == "bookmark" and wanted and change.resume_token:
                 client.get_workload(wanted)
@@ -399,7 +393,8 @@ def plan(
         _print_plan(answer, labels, clock, read.workloads)
     else:
         emit([answer], output, (), lambda a: a.etag, single=True)
-    _warn_of_deadlines(read, answer.at_s, clock)
+    for warning in read.warnings(answer.workloads):
+        warn(str(warning))
     if any(str(w.state) == "pending" for w in answer.workloads):
         raise typer.Exit(EXIT_WOULD_WAIT)
 
@@ -534,7 +529,7 @@ def _print_plan(
             paragraph(f"  - {_short(move.workload)}: {move.from_site_id} to {move.to_site_id}, {move.reason}")
     typer.echo("")
     paragraph(
-        f"Together {answer.it_power_w / 1000:,.2f} kW IT, {answer.facility_power_w / 1000:,.2f} kW facility, "
+        f"Together {fixed(answer.it_power_w / 1000, 2)} kW IT, {fixed(answer.facility_power_w / 1000, 2)} kW facility, "
         f"¥{yuan(answer.cost_yuan_per_hour)} an hour. Etag {answer.etag}"
     )
 

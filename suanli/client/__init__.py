@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from suanli.client.aio import AsyncClient
-from suanli.client.core import ADDRESS_VARIABLE, DEFAULT_ADDRESS, Backoff, Page, new_request_id
+from suanli.client.core import ADDRESS_VARIABLE, DEFAULT_ADDRESS, Backoff, Page, Waiting, new_request_id
 from suanli.client.sync import Client
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Backoff",
     "Client",
     "Page",
+    "Waiting",
     "new_request_id",
 ]

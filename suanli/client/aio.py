@@ -30,6 +30,7 @@ from suanli.client.core import (
     Page,
     Patience,
     Settings,
+    Waiting,
     WatchFold,
     address_or_default,
     after_watch_failure,
@@ -76,7 +77,8 @@ class AsyncClient:
         timeout_s: deadline of each attempt of a call, always sent; methods that take long have their own.
         retry_unavailable_for_s: how long calls are repeated while the service is away; 0: never.
         request_id: source of request ids; simulations hand in one that counts.
-        sleep, uniform, clock_s: waiting, chance and time of the retries.
+        sleep, uniform, clock_s: waiting, chance and time of the retries; what `sleep` raises ends them.
+        on_wait: told once of each wait that takes longer than a few seconds; else the logger `suanli.client` is.
         credentials: TLS; without them the channel is plain, for loopback and trusted networks.
         channel: an open channel instead of address and credentials; stays open on close.
     """
@@ -91,6 +93,7 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[], float] | None = None,
         clock_s: Callable[[], float] | None = None,
+        on_wait: Callable[[Waiting], None] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
@@ -101,6 +104,7 @@ class AsyncClient:
             request_id=request_id,
             uniform=uniform or defaults.uniform,
             clock_s=clock_s or defaults.clock_s,
+            on_wait=on_wait or defaults.on_wait,
         )
         self._sleep = sleep
         self._lifetime = Lifetime()

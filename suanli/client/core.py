@@ -8,6 +8,7 @@ cut and resumed anywhere, into one sequence of changes without gaps or repeats.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import re
@@ -117,6 +118,23 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call that has been repeated for a while: why, since when, and how much longer it may."""
+
+    failure: SuanliError
+    waited_s: float
+    left_s: float
+
+    def __str__(self) -> str:
+        return f"waiting for the service since {self.waited_s:.0f} s, for {self.left_s:.0f} s more: {self.failure}"
+
+
+def log_waiting(waiting: Waiting) -> None:
+    """One line at level WARNING of the logger `suanli.client`, which Python shows on stderr unless told otherwise."""
+    logging.getLogger("suanli.client").warning("%s", waiting)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How a client behaves; everything random or timed can be handed in."""
 
@@ -126,14 +144,23 @@ class Settings:
     request_id: Callable[[], str] = new_request_id
     uniform: Callable[[], float] = random.random
     clock_s: Callable[[], float] = time.monotonic
+    on_wait: Callable[[Waiting], None] = log_waiting
+
+
+QUIET_S = 3.0
+"""Longer waits are told: a service that is only started again is usually back by then (ASSUMED)."""
 
 
 class Patience:
-    """The failures of one call or stream in a row: how long to wait next, and when to give up."""
+    """The failures of one call or stream in a row: how long to wait next, and when to give up.
+
+    A wait that has lasted for `QUIET_S` is told once, by `Settings.on_wait`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._failures = 0
+        self._is_told = False
         self._away_since_s = settings.clock_s()
 
     def well(self) -> None:
@@ -145,12 +172,16 @@ class Patience:
         settings = self._settings
         now_s = settings.clock_s()
         if self._failures == 0:
-            self._away_since_s = now_s
+            self._away_since_s, self._is_told = now_s, False
             if isinstance(failure, WatchExpired):
                 self._failures = 1
                 return 0.0
-        wait_s = settings.backoff.wait_s(self._failures, now_s - self._away_since_s, settings.uniform())
+        waited_s = now_s - self._away_since_s
+        wait_s = settings.backoff.wait_s(self._failures, waited_s, settings.uniform())
         self._failures += 1
+        if wait_s is not None and waited_s >= QUIET_S and not self._is_told:
+            self._is_told = True
+            settings.on_wait(Waiting(failure, waited_s, settings.backoff.for_s - waited_s))
         return wait_s
 
 

@@ -15,7 +15,7 @@ from suanli.model.errors import (
     Unavailable,
     WatchExpired,
 )
-from suanli.model.event import Event, EventKind
+from suanli.model.event import Event, EventKind, StopKind
 from suanli.model.fleet import (
     AccessProfile,
     CoolingPlant,
@@ -147,6 +147,7 @@ __all__ = [
     "Stage",
     "StartEstimate",
     "StartOrder",
+    "StopKind",
     "StopOrder",
     "SuanliError",
     "Tariff",

@@ -38,6 +38,27 @@ class EventKind(StrEnum):
     RUN_ADVANCED = "run.advanced"
 
 
+class StopKind(StrEnum):
+    """Why a placement is told to stop; the text beside it is for people."""
+
+    CANCELLED = "cancelled"
+    """Its owner took the workload back."""
+    DONE = "done"
+    """Its work has ended elsewhere: at the other end of a move."""
+    PARTNER_FAILED = "partner_failed"
+    """Another replica failed, and the workload with it."""
+    PREEMPTED = "preempted"
+    """It gives way to work of a higher class."""
+    PAUSED = "paused"
+    """It waits for a cheaper tariff."""
+    MOVED = "moved"
+    """Its new place has taken over."""
+    DRAINED = "drained"
+    """Its site or node is emptied."""
+    DISPLACED = "displaced"
+    """A stage it shares or has to stand beside went elsewhere, or away."""
+
+
 class Event(Value):
     """One line of the log; `body` is plain JSON and holds no wall-clock timing."""
 

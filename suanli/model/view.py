@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from suanli.model.base import Fraction, NonNegative, Value
+from suanli.model.errors import FieldProblem
 from suanli.model.fleet import Fleet, PueCap, Site
 from suanli.model.operation import SimulationRun
 from suanli.model.plan import LedgerBalance, Move, Placement
@@ -47,6 +48,10 @@ class WorkloadRecord(Value):
     queue_position: int = Field(0, ge=0, description="1 is next; 0: not queued")
     expected_start: StartEstimate | None = None
     site_ids: tuple[str, ...] = Field((), description="sites its replicas lie on")
+    warnings: tuple[FieldProblem, ...] = Field(
+        (),
+        description="what cannot come true as the service sees it when it is accepted or checked; not kept",
+    )
     workload: Workload | None = None
 
     @classmethod
@@ -174,6 +179,7 @@ class PlannedWorkload(Value):
     facility_power_w: NonNegative = 0.0
     cost_yuan_per_hour: float = 0.0
     rtt_p99_ms: NonNegative = 0.0
+    warnings: tuple[FieldProblem, ...] = Field((), description="what cannot come true")
 
 
 class WorkloadsPlan(Value):
@@ -215,7 +221,7 @@ class StartOrder(Value):
 
 
 class StopOrder(Value):
-    """Order: stop one placement; the fields are the body of a `replica.stop_ordered` event."""
+    """Order: stop one placement, from a `replica.stop_ordered` event; why is told in words alone."""
 
     placement_id: str
     site_id: str

@@ -1,5 +1,7 @@
-"""Reasons in words, for every place that shows them: command line, end of a day, report.
+"""Reasons and figures in words, for every place that shows them: command line, end of a day, report.
 
+grouped         a figure with thin groups: `1 204`
+wrapped         lines of a width that tear no figure apart
 reason_words    one no: `needs 128 cores, at most 64 free`
 blocked_places  all reasons, places with the same ones together
 printable       a text that cannot steer a terminal
@@ -11,16 +13,42 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from rich.cells import cell_len
+
 from suanli.model.reason import Reason, ReasonCode
 
 Number = Callable[[float], str]
+GROUP = " "
+"""A plain space between groups of three digits, as a terminal can search and copy it; `wrapped` never breaks there."""
+
+
+def grouped(value: float, spec: str = ".0f") -> str:
+    """`1 204`, `1 204.50` for `.2f`: the one form of thousands, whatever prints them."""
+    return f"{value:,{spec}}".replace(",", GROUP)
+
+
+_BREAK = re.compile(
+    r" (?!(?<=\d for )energy\b)(?!(?<=\d )(?:\d{3}\b|%|kWh\b|kW\b|ms\b|min\b|h\b|s\b|for energy\b))"
+)
+"""Where a line may end: at spaces that do not stand inside a figure or between a figure and its unit or use."""
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` terminal cells, figures and their units kept together."""
+    lines: list[str] = []
+    for word in _BREAK.split(text):
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def plain_number(value: float) -> str:
     """Digits that say something: whole numbers whole, others with one decimal, small ones with three digits."""
     if float(value).is_integer():
-        return f"{value:,.0f}"
-    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3g}"
+        return grouped(value)
+    return grouped(value, ".1f") if abs(value) >= 1 else f"{value:.3g}"
 
 
 _PLAIN = {

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from suanli.v1 import errors_pb2 as _errors_pb2
 from suanli.v1 import plans_pb2 as _plans_pb2
 from suanli.v1 import reasons_pb2 as _reasons_pb2
 import builtins as _builtins
@@ -265,6 +266,7 @@ class Workload(_message.Message):
     EXPECTED_START_FIELD_NUMBER: _builtins.int
     PLACED_SITES_FIELD_NUMBER: _builtins.int
     DONE_REPLICA_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{tenant}/workloads/{workload}`; ids are lower-case letters, digits, `.`, `_`, `-`, at most 63."""
     kind: Global___WorkloadKind.ValueType
@@ -343,6 +345,12 @@ class Workload(_message.Message):
     def placed_sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sites its replicas lie on, `sites/{site}`, in order of name."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_errors_pb2.FieldProblem]:
+        """What of it cannot come true as the service sees it, e.g. a deadline that is past or nearer than the work can end; it
+        is accepted all the same. Only in the answer that accepts or checks it.
+        """
+
     def __init__(
         self,
         *,
@@ -374,10 +382,11 @@ class Workload(_message.Message):
         expected_start: _reasons_pb2.StartEstimate | None = ...,
         placed_sites: _abc.Iterable[_builtins.str] | None = ...,
         done_replica_count: _builtins.int = ...,
+        warnings: _abc.Iterable[_errors_pb2.FieldProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour", "create_time", b"create_time", "deadline_time", b"deadline_time", "expected_start", b"expected_start", "lateness_yuan_per_gpu_hour", b"lateness_yuan_per_gpu_hour", "not_before_time", b"not_before_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour", "create_time", b"create_time", "deadline_time", b"deadline_time", "deferrable", b"deferrable", "display_name", b"display_name", "display_name_zh", b"display_name_zh", "done_replica_count", b"done_replica_count", "etag", b"etag", "expected_start", b"expected_start", "flows", b"flows", "kind", b"kind", "labels", b"labels", "lateness_yuan_per_gpu_hour", b"lateness_yuan_per_gpu_hour", "name", b"name", "not_before_time", b"not_before_time", "paths", b"paths", "pending_reasons", b"pending_reasons", "placed_replica_count", b"placed_replica_count", "placed_sites", b"placed_sites", "priority_class", b"priority_class", "queue_position", b"queue_position", "running_replica_count", b"running_replica_count", "stages", b"stages", "state", b"state", "summary", b"summary", "total_gpu_milli", b"total_gpu_milli", "total_replica_count", b"total_replica_count", "update_time", b"update_time", "workload_class", b"workload_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour", "create_time", b"create_time", "deadline_time", b"deadline_time", "deferrable", b"deferrable", "display_name", b"display_name", "display_name_zh", b"display_name_zh", "done_replica_count", b"done_replica_count", "etag", b"etag", "expected_start", b"expected_start", "flows", b"flows", "kind", b"kind", "labels", b"labels", "lateness_yuan_per_gpu_hour", b"lateness_yuan_per_gpu_hour", "name", b"name", "not_before_time", b"not_before_time", "paths", b"paths", "pending_reasons", b"pending_reasons", "placed_replica_count", b"placed_replica_count", "placed_sites", b"placed_sites", "priority_class", b"priority_class", "queue_position", b"queue_position", "running_replica_count", b"running_replica_count", "stages", b"stages", "state", b"state", "summary", b"summary", "total_gpu_milli", b"total_gpu_milli", "total_replica_count", b"total_replica_count", "update_time", b"update_time", "warnings", b"warnings", "workload_class", b"workload_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lateness_yuan_per_gpu_hour: _TypeAlias = _typing.Literal["lateness_yuan_per_gpu_hour"]  # noqa: Y015
     _WhichOneofArgType__lateness_yuan_per_gpu_hour: _TypeAlias = _typing.Literal["_lateness_yuan_per_gpu_hour", b"_lateness_yuan_per_gpu_hour"]  # noqa: Y015
@@ -1118,6 +1127,7 @@ class PlannedWorkload(_message.Message):
     FACILITY_POWER_WATTS_FIELD_NUMBER: _builtins.int
     COST_YUAN_PER_HOUR_FIELD_NUMBER: _builtins.int
     RTT_P99_MICROS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """Its name."""
     state: Global___WorkloadState.ValueType
@@ -1138,6 +1148,10 @@ class PlannedWorkload(_message.Message):
     def explanation(self) -> _reasons_pb2.Explanation:
         """Candidates per stage and every reason against them."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_errors_pb2.FieldProblem]:
+        """What of it cannot come true, as the answer that accepts it would say."""
+
     def __init__(
         self,
         *,
@@ -1149,10 +1163,11 @@ class PlannedWorkload(_message.Message):
         facility_power_watts: _builtins.float = ...,
         cost_yuan_per_hour: _builtins.float = ...,
         rtt_p99_micros: _builtins.int = ...,
+        warnings: _abc.Iterable[_errors_pb2.FieldProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan_per_hour", b"cost_yuan_per_hour", "explanation", b"explanation", "facility_power_watts", b"facility_power_watts", "it_power_watts", b"it_power_watts", "placements", b"placements", "rtt_p99_micros", b"rtt_p99_micros", "state", b"state", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_yuan_per_hour", b"cost_yuan_per_hour", "explanation", b"explanation", "facility_power_watts", b"facility_power_watts", "it_power_watts", b"it_power_watts", "placements", b"placements", "rtt_p99_micros", b"rtt_p99_micros", "state", b"state", "warnings", b"warnings", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,6 @@ from suanli.model import (
     AccessProfile,
     Dataset,
     Facility,
-    FieldProblem,
     Fleet,
     FleetRecord,
     LedgerOpening,
@@ -27,8 +26,8 @@ from suanli.model import (
     Zone,
 )
 from suanli.model.problems import Malformed, validate
-from suanli.v1 import errors_pb2, policies_pb2
 from suanli.v1 import fleet_pb2 as pb
+from suanli.v1 import policies_pb2
 from suanli.wire.codec import (
     NAMES,
     Codec,
@@ -52,6 +51,7 @@ from suanli.wire.codec import (
     watts_from_kw,
 )
 from suanli.wire.plans import LEDGER_BALANCE
+from suanli.wire.reasons import WARNING
 from suanli.wire.telemetry import SITE_METER
 
 FLEET_NAME = "fleet"
@@ -356,14 +356,6 @@ SITE_POLICY = Codec(
     path="sites",
 )
 
-FIELD_PROBLEM = Codec(
-    FieldProblem,
-    errors_pb2.FieldProblem,
-    [same("field"), same("problem"), same("expected"), same("nearest"), same("code")],
-    path="warnings",
-    output=True,
-)
-
 _REVISIONS = "/revisions/"
 
 
@@ -402,7 +394,7 @@ POLICY = Codec(
         seconds("plan_every_s", "plan_interval_duration"),
         same("etag"),
         instant_or_unset("created_at_s", "create_time"),
-        parts("warnings", "warnings", FIELD_PROBLEM),
+        parts("warnings", "warnings", WARNING),
     ],
     path="policy_revision",
     read_more=_read_policy,

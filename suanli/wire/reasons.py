@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from suanli.model import Candidate, Explanation, Reason, Relaxation, StartEstimate
+from suanli.model import Candidate, Explanation, FieldProblem, Reason, Relaxation, StartEstimate
+from suanli.v1 import errors_pb2
 from suanli.v1 import reasons_pb2 as pb
 from suanli.wire.codec import (
     Codec,
@@ -116,3 +117,12 @@ def reason_counts(model: str, proto: str) -> Field:
         return [pb.ReasonCount(code=numbers[word], blocked_count=counts[word]) for word in sorted(counts)]
 
     return Field(model, proto, read, write)
+
+
+WARNING = Codec(
+    FieldProblem,
+    errors_pb2.FieldProblem,
+    [same("field"), same("problem"), same("expected"), same("nearest"), same("code")],
+    path="warnings",
+    output=True,
+)

@@ -48,7 +48,7 @@ from suanli.wire.codec import (
     seconds,
 )
 from suanli.wire.plans import MOVE, PLACEMENT
-from suanli.wire.reasons import EXPLANATION, START_ESTIMATE, reason_counts
+from suanli.wire.reasons import EXPLANATION, START_ESTIMATE, WARNING, reason_counts
 
 ANY_TENANT = "tenants/-"
 
@@ -176,6 +176,7 @@ WORKLOAD_RECORD = JoinedCodec(
         same("queue_position"),
         part("expected_start", "expected_start", START_ESTIMATE),
         refs("site_ids", "placed_sites", "sites"),
+        parts("warnings", "warnings", WARNING),
     ],
     path="workload",
     is_present=lambda message: len(message.stages) > 0,
@@ -221,6 +222,7 @@ PLANNED_WORKLOAD = Codec(
         same("facility_power_w", "facility_power_watts"),
         same("cost_yuan_per_hour"),
         need_micros("rtt_p99_ms", "rtt_p99_micros"),
+        parts("warnings", "warnings", WARNING),
     ],
     path="planned",
     output=True,

@@ -18,7 +18,7 @@ from cluster_sim.engines.ray_engine import RayEngine, RaySession
 from cluster_sim.scenarios import load_scenario
 from cluster_sim.world.arrivals import arrivals
 from cluster_sim.world.protocol import SiteReport
-from suanli.model import ReplicaPhase
+from suanli.model import ReplicaPhase, StopKind
 from tests.support.first_fit import FirstFit, play
 from tests.support.sites import a_start, a_stop
 
@@ -88,7 +88,7 @@ def test_a_start_is_reported_running_and_a_stop_stopped(new_engine):
     engine = new_engine()
     first = engine.step([a_tiny_start()], TINY.start_s + 60)
     assert [(r.placement_id, r.phase) for r in first.replicas] == [("p1", ReplicaPhase.RUNNING)]
-    stop = type(a_stop())("p1", "e02-jkq", TINY.start_s + 60, "cancelled")
+    stop = type(a_stop())("p1", "e02-jkq", TINY.start_s + 60, StopKind.CANCELLED, "cancelled")
     second = engine.step([stop], TINY.start_s + 120)
     assert [(r.phase, r.detail) for r in second.replicas] == [(ReplicaPhase.STOPPED, "cancelled")]
 

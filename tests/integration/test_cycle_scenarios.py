@@ -143,6 +143,7 @@ def test_one_failed_replica_fails_finite_work_and_stops_the_others():
     first, *others = sorted(city.placements("w"))
     city.reports((first, ReplicaPhase.FAILED)).expect("w", replicas=0, state="failed")
     assert sorted(e.subject for e in city.events(EventKind.REPLICA_STOP_ORDERED)) == others
+    assert city.stop_kinds("w") == {"partner_failed"}
 
 
 def test_replicas_that_ended_in_the_same_report_as_the_failure_are_not_stopped():
@@ -361,6 +362,7 @@ def test_a_stage_that_has_no_place_beside_the_others_takes_them_along():
     city = a_twin_that_lost("sync", budget_ms=52, second=a_site("e02").cpus(nodes=4).rtt(10)).when_planned()
     causes = {e.body["cause"] for e in city.events(EventKind.REPLICA_STOP_ORDERED)}
     assert causes == {"sync has no place beside it, so they go elsewhere together"}
+    assert city.stop_kinds("t") == {"displaced"}
     stops_and_returns(city)
     assert city.stage_sites("t") == dict.fromkeys(("ingest", "sync", "render"), "e02")
     assert violations_of(city) == []
@@ -394,6 +396,7 @@ def test_as_few_stages_leave_as_can_be():
 def test_cancelling_the_owner_sends_its_sharers_back_to_wait():
     city = given(a_fleet(a_site("e01").cpus(nodes=4))).submits(a_twin("owner"), sharing("guest", "owner"))
     city.when_planned().all_run().cancels("owner").expect("guest", replicas=0, state="pending")
+    assert (city.stop_kinds("owner"), city.stop_kinds("guest")) == ({"cancelled"}, {"displaced"})
     city.when_planned(after_s=100).expect_waiting("guest")
 
 
@@ -468,7 +471,8 @@ def test_a_move_starts_the_new_placement_before_the_old_one_stops():
     assert move["gain_yuan"] == (90 - 2) * 6
     city.expect("w", on={"e01", "e02"}, replicas=2, state="running")
     city.all_run().expect("w", on="e02", replicas=1, state="running")
-    assert [e.body["cause"] for e in city.events(EventKind.REPLICA_STOP_ORDERED)] == ["moved"]
+    assert len(city.events(EventKind.REPLICA_STOP_ORDERED)) == 1
+    assert city.stop_kinds("w") == {"moved"}
     assert violations_of(city) == []
 
 
@@ -516,6 +520,7 @@ def test_when_the_source_of_a_move_is_lost_the_new_placement_goes_on():
 def test_cancelling_a_moving_workload_stops_both_ends():
     city = moving_city().cancels("w").expect("w", replicas=0, state="cancelled")
     assert len(city.events(EventKind.REPLICA_STOP_ORDERED)) == 2
+    assert city.stop_kinds("w") == {"cancelled"}
     nodes = city.state.nodes
     assert nodes is not None
     assert nodes.cpu_milli.tolist() == [8000] * 4
@@ -552,6 +557,7 @@ def test_draining_a_site_sends_its_work_elsewhere():
     city.expect("w", on="e01")
     city.apply(city.cycle.drain(city.state, city.now_s, "e01"))
     city.expect("w", replicas=0, state="pending").when_planned(after_s=61).expect("w", on="e02", replicas=2)
+    assert city.stop_kinds("w") == {"drained"}
 
 
 def test_a_stopped_replica_is_not_started_again_before_its_site_has_told_what_it_kept():

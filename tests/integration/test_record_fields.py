@@ -247,3 +247,31 @@ def test_a_plan_shows_its_ledgers_and_moves_as_they_were_committed():
     plan = Plan.model_validate_json(document.body or b"")
     assert {b.site_id: b.pue_cap_annual for b in plan.ledgers} == {"e01": 1.5, "e02": 1.5}
     assert plan.policy_revision == 1
+
+
+def test_whoever_submits_plans_or_checks_is_told_of_deadlines_that_cannot_be_met(service: Service):
+    passed = a_workload("passed").deferrable(START_S - 60)
+    short = a_workload("short").lasts(600).deferrable(START_S + 60)
+    works = [w.build() for w in (a_workload("free"), passed, short)]
+    checked = service.workloads.batch_create(works, validate_only=True).result(10)
+    planned = service.workloads.plan(works).result(10).workloads
+    accepted = service.workloads.batch_create(works, request_id="r").result(10)
+    for warned in (
+        [r.warnings for r in checked],
+        [p.warnings for p in planned],
+        [r.warnings for r in accepted],
+    ):
+        assert [[(w.field, w.code) for w in found] for found in warned] == [
+            [],
+            [("workloads[1].deadline_at", "deadline_passed")],
+            [("workloads[2].deadline_at", "deadline_out_of_reach")],
+        ]
+    assert service.workloads.get(name_of("passed")).warnings == (), "told when it comes, not kept"
+
+
+def test_a_repeated_submission_is_warned_as_the_first_was(service: Service):
+    due = [a_workload("due").lasts(600).deferrable(START_S + 700).build()]
+    first = service.workloads.batch_create(due, request_id="r").result(10)
+    service.simulations.advance("day", START_S + 800).result(10)
+    again = service.workloads.batch_create(due, request_id="r").result(10)
+    assert first[0].warnings == again[0].warnings == ()

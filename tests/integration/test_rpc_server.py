@@ -258,6 +258,34 @@ async def test_one_answer_names_what_is_malformed_and_what_is_impossible():
 
 
 @run
+async def test_one_answer_names_what_is_malformed_and_which_names_are_taken():
+    """Of the malformed workload itself, and of the sound ones beside it."""
+    async with a_server() as (client, _):
+        await client.create("old")
+        await client.create("older")
+        broken = wire.workload_to_proto(a_workload("old"))
+        broken.stages[0].cpu_milli = -5
+        requests = [
+            workloads_pb2.CreateWorkloadRequest(parent=ACME, workload_id=name, workload=message)
+            for name, message in (
+                ("old", broken),
+                ("older", wire.workload_to_proto(a_workload("older"))),
+                ("new", wire.workload_to_proto(a_workload("new"))),
+            )
+        ]
+        batch = workloads_pb2.BatchCreateWorkloadsRequest(parent=ACME, requests=requests)
+        for call, at in (
+            (client.workloads.BatchCreateWorkloads(batch, timeout=DEADLINE_S), "requests[0]."),
+            (client.workloads.CreateWorkload(requests[0], timeout=DEADLINE_S), ""),
+        ):
+            (found,) = details(await refused(call), errors_pb2.RequestProblems)
+            told = [(p.field, p.code) for p in found.problems]
+            assert told[0] == (f"{at}workload.stages[0].cpu_milli", "out_of_range")
+            others = [("requests[1].workload.name", "already_exists")] if at else []
+            assert told[1:] == [(f"{at}workload.name", "already_exists"), *others]
+
+
+@run
 async def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fleet_takes():
     """Not with the field's own most, which no machine has: who takes what is named is accepted."""
     async with a_server() as (client, _):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
 from cluster_sim import service_process
+from cluster_sim.client_gateway import ClientGateway
 from cluster_sim.service_process import MAX_RESTARTS, ServiceError, ServiceProcess
 from suanli.model import Unavailable
 
@@ -90,6 +92,14 @@ def test_who_finds_nobody_after_it_was_given_up_is_told_why(tmp_path, lives):
     ):
         failure_of(service)
         raise Unavailable("nothing answers at 127.0.0.1:4711")
+
+
+def test_who_waits_for_its_answer_hears_at_once_that_it_is_given_up(tmp_path, lives):
+    lives(killed_listening(str(tmp_path / "port")), KILLED)
+    with ServiceProcess(tmp_path) as service:
+        gateway = ClientGateway(service.await_address(), retry_unavailable_for_s=3600.0, sleep=service.sleep)
+        with closing(gateway.client), pytest.raises(ServiceError, match=f"died {MAX_RESTARTS + 1} times"):
+            gateway.commands()
 
 
 def test_another_error_stays_what_it_is(tmp_path, lives):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from cluster_sim.scenarios.schema import Scenario
 from cluster_sim.world.arrivals import Arrivals
 from cluster_sim.world.protocol import Command, SiteEngine, SiteReport, StartReplica, StopReplica
-from suanli.model import Fleet, ReplicaPhase, Site, Stage, Workload
+from suanli.model import Fleet, ReplicaPhase, Site, Stage, StopKind, Workload
 
 
 @dataclass
@@ -57,7 +57,7 @@ class FirstFit:
     def cancel(self, name: str, at_s: int) -> list[Command]:
         self.queue = deque(q for q in self.queue if q[0].name != name)
         found = [o for o, *_ in self.running.values() if o.workload == name]
-        return [StopReplica(o.placement_id, o.site_id, at_s, "cancelled") for o in found]
+        return [StopReplica(o.placement_id, o.site_id, at_s, StopKind.CANCELLED, "cancelled") for o in found]
 
     def decide(self, at_s: int) -> list[Command]:
         """Place what fits now; the rest waits."""

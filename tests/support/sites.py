@@ -12,7 +12,7 @@ from cluster_sim.scenarios import Scenario, load_scenario
 from cluster_sim.world.demand import Fate
 from cluster_sim.world.protocol import StartReplica, StopReplica
 from cluster_sim.world.site import ReplicaRow, SiteSim, SiteSpec
-from suanli.model import NodeGroup
+from suanli.model import NodeGroup, StopKind
 
 T0 = 1_784_044_800
 """Opening of the day in these tests, a whole hour."""
@@ -101,9 +101,9 @@ def a_job(placement_id: str = "p1", work_s: int = 600, **fields: Any) -> StartRe
     return a_start(placement_id, is_service=False, declared_work_s=work_s, **fields)
 
 
-def a_stop(placement_id: str = "p1", at_s: int = T0, cause: str = "moved") -> StopReplica:
+def a_stop(placement_id: str = "p1", at_s: int = T0, kind: StopKind = StopKind.MOVED) -> StopReplica:
     """An order to stop."""
-    return StopReplica(placement_id, "edge-1", at_s, cause)
+    return StopReplica(placement_id, "edge-1", at_s, kind, kind.value)
 
 
 def after(seconds: int) -> int:

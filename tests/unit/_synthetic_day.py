@@ -353,7 +353,8 @@ def _moves(day: Day) -> None:
                 EventKind.REPLICA_STOP_ORDERED,
                 f"{name}/serve/{index}#0",
                 site_id=origin,
-                cause="moved",
+                kind="moved",
+                cause="its new place runs",
             )
         day.add(START_S + 150, EventKind.WORKLOAD_STATE, name, state="running", cause="")
 

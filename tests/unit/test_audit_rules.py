@@ -189,8 +189,8 @@ class Day:
         }
         self.add("replica.ended", placement(place), body, self.now_s + after_s)
 
-    def stops(self, place: str, site_id: str, cause: str, after_s: int = 0) -> None:
-        body = {"site_id": site_id, "cause": cause}
+    def stops(self, place: str, site_id: str, kind: str, after_s: int = 0) -> None:
+        body = {"site_id": site_id, "kind": kind, "cause": f"{kind} in words"}
         self.add("replica.stop_ordered", placement(place), body, self.now_s + after_s)
 
     def state(self, name: str, *states: str) -> None:
@@ -615,6 +615,16 @@ def paused_work_is_not_told_to_stop(day: Day) -> None:
     day.drop("replica.stop_ordered", "rest")
 
 
+@breaks("pause_is_lawful")
+def what_pauses_is_told_to_stop_for_another_reason(day: Day) -> None:
+    day.find("replica.stop_ordered", "rest")["body"]["kind"] = "drained"
+
+
+@breaks("preemption_is_lawful")
+def what_gives_way_is_told_to_stop_for_another_reason(day: Day) -> None:
+    day.find("replica.stop_ordered", "spare")["body"]["kind"] = "cancelled"
+
+
 @breaks("restart_builds_on_saved_work")
 def restart_claims_work_nobody_saved(day: Day) -> None:
     day.command("batch/main/0#1")["done_work_s"] = 301.0
@@ -989,7 +999,7 @@ def test_room_is_free_from_the_stop_order_on():
     pair_stop = {
         **stop,
         "subject": placement("pair/main/1#0"),
-        "body": {"site_id": "cloud", "cause": "drained"},
+        "body": {"site_id": "cloud", "kind": "drained", "cause": "the site is emptied"},
     }
     ended = copy.deepcopy(day.find("replica.ended", "taken-back")) | {"subject": placement("pair/main/1#0")}
     runs = copy.deepcopy(day.find("replica.running", "user", nth=1)) | {"subject": placement("pair/main/1#1")}
@@ -1002,6 +1012,16 @@ def test_room_is_free_from_the_stop_order_on():
     day.events = [e for e in day.events if e is not body]
     day.put(body, before=pair_stop)
     assert broken_rules(day) == {"node_has_room", "one_place_per_replica"}
+
+
+@pytest.mark.parametrize(("node", "over"), [("edge-a/l20/1", False), ("edge-b/l20/1", True)])
+def test_a_move_within_its_site_loads_the_links_once_and_one_to_another_site_twice(node: str, over: bool):
+    """450 Mbps over an uplink that may carry 800, while both places stand."""
+    day = a_day()
+    day.events.pop()
+    day.shapes["svc"]["flows"][0]["mbps"] = 450.0
+    day.order("svc/main/0#1", node, (1,))
+    assert any("links_within_planning_load" in v for v in day.audit().violations) == over
 
 
 def test_a_gang_larger_than_an_island_takes_several():

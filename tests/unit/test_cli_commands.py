@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import subprocess
@@ -23,6 +24,7 @@ from suanli.cli import lazy
 from suanli.cli.common import _check_address, read_workloads
 from suanli.cli.main import app
 from suanli.cli.work import _part_here
+from suanli.client import core
 from suanli.model import (
     Candidate,
     Explanation,
@@ -170,6 +172,30 @@ def test_a_value_above_its_fields_range_is_told_with_the_most_that_the_fleet_tak
     ]
 
 
+def test_a_taken_name_is_told_beside_what_is_malformed(run: Run):
+    """Of sound documents and of those with other problems; the rest of them is looked at all the same."""
+    stages = "stages:\n- {stage_id: m, cpu_milli: 1, memory_mib: 1}\n"
+    for name in ("taken", "also-taken"):
+        assert run("submit", "-", input=f"name: {name}\nkind: batch\n{stages}").exit_code == 0
+    documents = [
+        f"name: taken\nkind: batch\n{stages}",
+        f"name: also-taken\nkind: bath\n{stages}",
+        f"name: new\nkind: batch\nprio: 7\n{stages}",
+        f"name: Taken\nkind: batch\n{stages}",
+    ]
+    done = run("submit", "-", input="---\n".join(documents))
+    assert done.exit_code == lazy.EXIT_BAD_INPUT
+    head, *told = (line.strip().partition(";")[0] for line in done.stderr.splitlines())
+    assert head == "error: 5 problems"
+    assert told == [
+        "-:1: tenants/default/workloads/taken exists already",
+        "-:6: tenants/default/workloads/also-taken exists already",
+        "-:7: kind: 'bath' is not known",
+        "-:13: prio: is not a field",
+        "-:17: name: 'tenants/default/workloads/Taken' has the wrong form",
+    ]
+
+
 def test_a_most_that_contradicts_another_field_is_not_told_as_a_problem_of_its_own(run: Run):
     """`replicas` mended to its field's most would exceed `replicas_max`, which nobody wrote wrongly."""
     stage = "{stage_id: m, cpu_milli: 9, memory_mib: 9, replicas: 9999999, replicas_max: 5}"
@@ -252,16 +278,18 @@ def test_problems_found_by_the_service_are_told_the_same_way(run: Run):
     assert again.stderr == f"error: {V2X}:2: {NAME} exists already\n"
 
 
-@pytest.mark.parametrize("command", [("submit",), ("submit", "--dry-run"), ("plan",)])
-def test_a_deadline_that_has_passed_is_told_and_taken(run: Run, command: tuple[str, ...]):
-    work = "name: x\nkind: batch\ndeadline_at: {}\nstages:\n- {{stage_id: m, cpu_milli: 1, memory_mib: 1}}\n"
-    late = run(*command, "-", input=work.format("2026-07-15T11:59:00+08:00"))
-    assert late.exit_code == 0
-    assert late.stderr == (
-        "warning: -:3: x: deadline passed at 2026-07-15 11:59+08:00: lateness is charged from the start\n"
-    )
-    in_time = run(*command, "-", input=work.replace("name: x", "name: y").format("2026-07-15T12:01:00+08:00"))
-    assert (in_time.exit_code, in_time.stderr) == (0, "")
+@pytest.mark.parametrize(
+    "command", [("submit",), ("submit", "--dry-run"), ("plan",), ("submit", "-o", "json")]
+)
+def test_what_the_service_warns_of_is_told_by_file_and_line(
+    run: Run, service: FakeService, command: tuple[str, ...]
+):
+    work = "name: {}\nkind: batch\ndeadline_at: 2026-07-15T11:59:00+08:00\n"
+    work += "stages:\n- {{stage_id: m, cpu_milli: 1, memory_mib: 1}}\n"
+    passed = FieldProblem(field="deadline_at", problem="passed at noon", code="deadline_passed")
+    service.workload_warnings = {"late": passed}
+    done = run(*command, "-", input=f"{work.format('first')}---\n{work.format('late')}")
+    assert (done.exit_code, done.stderr) == (0, "warning: -:9: late: deadline_at: passed at noon\n")
 
 
 def test_an_old_etag_is_a_conflict(run: Run):
@@ -559,6 +587,17 @@ def test_one_answer_names_what_is_malformed_in_a_policy_and_what_the_service_ref
 
 
 # Trouble
+
+
+def test_a_wait_is_told_on_stderr_and_leaves_the_answer_alone(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(core, "QUIET_S", 0.0)
+    answers = itertools.chain([Unavailable("it starts")], itertools.repeat(None))
+    service.faults.before = lambda method: next(answers)
+    done = run("policy", "list", "-o", "name")
+    assert (done.exit_code, done.stdout) == (0, "policies/default/revisions/1\n")
+    assert done.stderr == "warning: waiting for the service since 0 s, for 2 s more: it starts\n"
 
 
 def test_nobody_there_is_4_with_a_hint(monkeypatch: pytest.MonkeyPatch):

@@ -47,6 +47,18 @@ def test_json_is_read_too():
     assert workload.stages[0].stage_id == "m"
 
 
+def test_a_bare_list_holds_workloads_as_json_needs_it():
+    one = '{"name": "%s", "kind": "%s", "stages": [{"stage_id": "m", "cpu_milli": 1, "memory_mib": 1}]}'
+    several = f"[\n{one % ('a', 'batch')},\n{one % ('b', 'batch')}\n]"
+    assert [w.workload_id for w in yaml_io.load_workloads(several)] == ["a", "b"]
+    wrong = f"[\n{one % ('a', 'batch')},\n{one % ('b', 'bach')},\n7]"
+    assert [(p.field, p.nearest) for p in problems(wrong)] == [
+        ("jobs.yaml:3: kind", "batch"),
+        ("jobs.yaml:4", ""),
+    ]
+    assert [p.problem for p in problems("[]")] == ["holds no workload"]
+
+
 def test_every_problem_of_every_document_stands_at_its_line():
     second = SOUND.replace("kind: batch", "kind: bach").replace("memory_mib: 512", "memory: 512")
     text = SOUND.replace("1000", "-1") + "---\n" + second

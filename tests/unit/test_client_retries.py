@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suanli.client import AsyncClient, Backoff, Client
-from suanli.client.core import Patience, Settings, error_of, may_retry
+from suanli.client import AsyncClient, Backoff, Client, Waiting
+from suanli.client.core import QUIET_S, Patience, Settings, error_of, may_retry
 from suanli.model import Conflict, DeadlineExceeded, SuanliError, Unavailable, WatchExpired, Workload
 from tests.fake_service import NOON_S, FakeService
 
@@ -55,7 +55,12 @@ def failing(times: int, error: SuanliError) -> Callable[[str], SuanliError | Non
     return lambda method: next(left)
 
 
-def a_client(service: FakeService, time: VirtualTime, for_s: float = 10.0) -> Client:
+def a_client(
+    service: FakeService,
+    time: VirtualTime,
+    for_s: float = 10.0,
+    on_wait: Callable[[Waiting], None] | None = None,
+) -> Client:
     ids = (f"00000000-0000-4000-8000-{n:012}" for n in itertools.count())
     return Client(
         service.address,
@@ -64,6 +69,7 @@ def a_client(service: FakeService, time: VirtualTime, for_s: float = 10.0) -> Cl
         sleep=time.sleep,
         uniform=lambda: 0.0,
         clock_s=time.clock_s,
+        on_wait=on_wait,
     )
 
 
@@ -99,6 +105,61 @@ def test_patience_ends(service: FakeService):
     with a_client(service, time, for_s=3.0) as client, pytest.raises(Unavailable):
         client.get_policy()
     assert time.now_s == pytest.approx(3.0)
+
+
+def test_a_long_wait_is_told_once_with_what_it_is_for_and_how_long_it_may_last(service: FakeService):
+    time, told = VirtualTime(), list[Waiting]()
+    service.faults.before = lambda method: Unavailable("nobody is there")
+    with a_client(service, time, for_s=120.0, on_wait=told.append) as client, pytest.raises(Unavailable):
+        client.get_policy()
+    (waiting,) = told
+    assert QUIET_S <= waiting.waited_s < QUIET_S + 2.0
+    assert waiting.left_s == 120.0 - waiting.waited_s
+    assert str(waiting) == "waiting for the service since 3 s, for 117 s more: nobody is there"
+
+
+def test_a_short_wait_is_not_worth_a_word(service: FakeService):
+    time, told = VirtualTime(), list[Waiting]()
+    service.faults.before = failing(6, Unavailable("restarting"))
+    with a_client(service, time, on_wait=told.append) as client:
+        client.get_policy()
+    assert QUIET_S < time.now_s < QUIET_S + 2.0 and told == []
+
+
+def test_every_outage_is_told_anew():
+    time, told = VirtualTime(), list[Waiting]()
+    settings = Settings(
+        backoff=Backoff(for_s=60), clock_s=time.clock_s, uniform=lambda: 0.0, on_wait=told.append
+    )
+    patience = Patience(settings)
+    for outage_s in (10.0, 1.0, 10.0):
+        back_s = time.now_s + outage_s
+        while time.now_s < back_s:
+            time.sleep(patience.wait_s(Unavailable("away")) or 0.0)
+        patience.well()
+    assert len(told) == 2, "two of the three were long"
+
+
+def test_who_hands_in_nothing_finds_long_waits_in_the_log(
+    service: FakeService, caplog: pytest.LogCaptureFixture
+):
+    service.faults.before = lambda method: Unavailable("nobody is there")
+    with a_client(service, VirtualTime()) as client, pytest.raises(Unavailable):
+        client.get_policy()
+    (line,) = [r for r in caplog.records if r.name == "suanli.client"]
+    assert line.levelname == "WARNING" and line.getMessage().endswith("for 7 s more: nobody is there")
+
+
+def test_what_the_sleep_raises_ends_the_repeats(service: FakeService):
+    def given_up(wait_s: float) -> None:
+        raise Unavailable("nobody will start it again")
+
+    service.faults.before = lambda method: Unavailable("away")
+    with (
+        Client(service.address, sleep=given_up) as client,
+        pytest.raises(Unavailable, match="nobody will start it again"),
+    ):
+        client.get_policy()
 
 
 def test_without_patience_the_first_failure_counts(service: FakeService):

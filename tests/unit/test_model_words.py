@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from suanli.model import Reason, ReasonCode
-from suanli.model.words import blocked_places, printable, reason_words
+from suanli.model.words import blocked_places, grouped, plain_number, printable, reason_words, wrapped
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def a_reason(code: ReasonCode, site: str = "", nodes: int = 0, **more: object) -> Reason:
@@ -62,3 +68,29 @@ def test_nothing_is_lost_when_only_the_stage_differs():
 def test_a_printable_text_cannot_steer_a_terminal():
     assert printable("Film \x1b[2J park\n影都\x7f") == "Film \\x1b[2J park\\x0a影都\\x7f"
     assert printable("影都 ✓ ¥") == "影都 ✓ ¥"
+
+
+def test_thousands_have_one_form():
+    assert (grouped(1_204), grouped(1_234_567.891, ".2f"), grouped(999)) == ("1 204", "1 234 567.89", "999")
+    assert (plain_number(1_962), plain_number(12_345.67)) == ("1 962", "12 345.7")
+    assert wrapped("draws 1 204.50 kW here", 10).splitlines() == ["draws", "1 204.50 kW", "here"]
+
+
+def grouping_by_hand(tree: ast.AST) -> Iterator[int]:
+    """Lines whose f-string asks for commas between thousands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FormattedValue) and isinstance(node.format_spec, ast.JoinedStr):
+            spec = "".join(str(p.value) for p in node.format_spec.values if isinstance(p, ast.Constant))
+            if "," in spec:
+                yield node.lineno
+
+
+def test_nothing_groups_thousands_but_the_one_helper():
+    wings = ("suanli", "scheduler", "solvers", "cluster_sim", "benchmarks", "tools")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for wing in wings
+        for path in (ROOT / wing).rglob("*.py")
+        if any(grouping_by_hand(ast.parse(path.read_text())))
+    }
+    assert found == {"suanli/model/words.py"}

@@ -1,4 +1,4 @@
-"""Choice of nodes: what a share of a GPU destroys, the mix that says so, and no node woken in vain."""
+"""Choice of nodes: what a share of a GPU destroys, the mix that says so, cores for free GPUs, no node woken in vain."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import numpy as np
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import Views
 from scheduler.planner.fragmentation import fragmentation_of, mix_length
+from scheduler.planner.scoring import GuidedScorer
 from scheduler.planner.snapshot import Snapshot
-from tests.builders import a_fleet, a_site, a_workload, given
+from tests.builders import City, a_fleet, a_site, a_workload, given
 
 
 def test_a_share_goes_to_the_device_that_it_fills_and_not_to_the_fullest_node():
@@ -48,3 +50,55 @@ def test_no_node_wakes_while_one_that_is_on_has_room():
     for i in range(20):
         city.submits(a_workload(f"w{i}").cpu(1)).when_planned()
     assert {p.node_index for i in range(20) for p in city.placements(f"w{i}").values()} == {0, 1, 2}
+
+
+GPU_NODE, CPU_NODE = 0, 1
+
+
+def one_gpu_node_at_work(cpu_nodes: int = 1) -> City:
+    """Node 0: two GPUs and eight cores, one GPU and one core in use; beside it sleeping nodes without GPU."""
+    city = given(
+        a_fleet(a_site("dc", "cloud").gpus("h20", per_node=2, cores=8).cpus(nodes=cpu_nodes, cores=8))
+    )
+    return city.submits(a_workload("train").gpus(h20=1000).cpu(1), a_workload("web").cpu(1)).when_planned()
+
+
+def nodes_for_web(city: City, count: int) -> list[int]:
+    """Where the guided rounds would put so many more of the services, waking priced at idle power."""
+    moving = city.moving()
+    sites = moving.snapshot.topology.site_count
+    scorer = GuidedScorer(np.ones(sites), np.ones(sites, bool), np.zeros(sites))
+    view = moving.snapshot.views[int(city.state.replicas["spec"][1])]
+    choice = NodeChoice(moving.snapshot, scorer, moving.kept, None)
+    return choice.nodes_for(view, count, np.inf, Ranges.of_groups(view.group_ok, moving.snapshot)).tolist()
+
+
+def test_work_without_gpus_leaves_each_free_gpu_its_share_of_the_node():
+    city = one_gpu_node_at_work()
+    assert {p.node_index for p in city.placements("web").values()} == {0}
+    assert nodes_for_web(city, 3) == [GPU_NODE, GPU_NODE, CPU_NODE], "4 of 6 free cores go with the free GPU"
+
+
+def test_where_nothing_else_is_left_it_spoils_gpus():
+    city = one_gpu_node_at_work()
+    assert nodes_for_web(city, 99) == [GPU_NODE] * 2 + [CPU_NODE] * 8 + [GPU_NODE] * 4
+
+
+@for_all(
+    gpu_milli=st.lists(st.integers(0, 1000), min_size=2, max_size=2),
+    free_cores=st.integers(0, 8),
+    need_milli=st.integers(1, 8000),
+)
+def test_what_fits_beside_gpus_leaves_free_ones_their_even_share(gpu_milli, free_cores, need_milli):
+    city = given(a_fleet(a_site("dc", "cloud").gpus("h20", per_node=2, cores=8)))
+    city.submits(a_workload("web").cpu(need_milli / 1000, memory_gib=0.001))
+    snapshot = city.moving().snapshot
+    snapshot.nodes.gpu_milli[0, :2] = gpu_milli
+    snapshot.nodes.cpu_milli[0] = free_cores * 1000
+    view, node = snapshot.views[0], np.array([GPU_NODE])
+    (beside,), (fits,) = snapshot.fit_beside(view, node), snapshot.fit_of_nodes(view, node)
+    share_milli = 8000 * sum(gpu_milli) / 2000
+    assert 0 <= beside <= fits
+    assert beside == 0 or free_cores * 1000 - beside * need_milli >= share_milli
+    one_more = free_cores * 1000 - (beside + 1) * need_milli
+    assert one_more < share_milli + 1, "as many as that allows"

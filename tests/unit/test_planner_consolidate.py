@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.consolidate import consolidate
 from scheduler.planner.moves import PlannedMove
+from scheduler.planner.scoring import GuidedScorer
 from suanli.model import EventKind, Policy, ReplicaPhase
 from tests.builders import City, a_fleet, a_site, a_workload, given, name_of
 from tests.placement_oracle import violations_of
@@ -99,6 +101,45 @@ def test_budget_kept_nodes_and_what_leaves_anyway_are_respected():
     assert proposed(city, kept=(0, 1)) == []
     rows = [city.state.rows_of(city.state.index_of[name_of(n)]).start for n in "ab"]
     assert proposed(city, leaving=tuple(rows)) == []
+
+
+def services_left_alone_on_a_gpu_node(gpu_idle_w: float) -> City:
+    """The training that a GPU node was on for has ended; a node of 300 W without GPU sleeps."""
+    site = a_site("dc", "cloud").gpus("h20", cores=8).cpus(cores=8)
+    site.groups[0] = site.groups[0].model_copy(update={"idle_w": gpu_idle_w})
+    city = given(a_fleet(site))
+    city.submits(a_workload("train").gpus(h20=4000), a_workload("web").replicas(2)).when_planned().all_run()
+    assert {p.node_index for p in city.placements("web").values()} == {0}
+    return city.cancels("train").when_planned(after_s=100)
+
+
+def by_idle_power(city: City) -> list[PlannedMove]:
+    """Moves where waking costs a node's idle power, one yuan a kilowatt-hour."""
+    sites = len(city.fleet.sites)
+    scorer = GuidedScorer(np.ones(sites), np.ones(sites, bool), np.zeros(sites))
+    return consolidate(city.moving(scorer), 100)
+
+
+def test_services_left_alone_on_a_gpu_node_go_to_a_sleeping_node_that_idles_at_less_power():
+    moves = by_idle_power(services_left_alone_on_a_gpu_node(1500))
+    assert [m.placed.node for m in moves] == [1, 1]
+    assert sum(m.gain_yuan for m in moves) == pytest.approx(1.5 * 6.0)
+    assert sum(m.cost_yuan for m in moves) == pytest.approx(0.3 * 6.0), "one node wakes"
+    assert by_idle_power(services_left_alone_on_a_gpu_node(300)) == [], "nothing is saved"
+
+
+def test_a_service_that_is_spread_moves_only_where_its_spread_holds():
+    """A replica on each of two nodes, with room on either: one may not join the other, but both may leave."""
+    city = given(a_fleet(a_site("e01").cpus(nodes=3, cores=4)))
+    city.submits(a_workload("pair").replicas(2).spread("node", 2)).when_planned().all_run()
+    apart = {p.node_index for p in city.placements("pair").values()}
+    assert len(apart) == 2
+    assert proposed(city) == []
+    city.submits(a_workload("a").cpu(3), a_workload("b").cpu(3), a_workload("c")).when_planned().all_run()
+    city.cancels("a").when_planned(after_s=100)
+    (move,) = proposed(city)
+    assert move.placed.node not in apart
+    assert audit_placements(city.state, [move.placed]) == []
 
 
 def test_several_nodes_are_emptied_into_few_and_none_that_took_somebody_in():

@@ -95,7 +95,7 @@ def test_old_stages_serve_until_the_last_new_one_runs():
     late = ReplicaReport(placement_id=last, phase=ReplicaPhase.RUNNING, at_s=ran_s)
     city.reports(late, after_s=300)
     assert {e.at_s for e in city.events(EventKind.REPLICA_STOP_ORDERED)} == {ran_s}, "reports may come late"
-    assert {e.body["cause"] for e in city.events(EventKind.REPLICA_STOP_ORDERED)} == {"moved"}
+    assert {e.body["kind"] for e in city.events(EventKind.REPLICA_STOP_ORDERED)} == {"moved"}
     assert audit_log(city.log, city.fleet).violations == ()
     city.expect("t", on="e02", replicas=3, state="running")
 

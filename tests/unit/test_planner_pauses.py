@@ -155,6 +155,7 @@ def test_work_pauses_whole_right_after_a_checkpoint_and_goes_on_when_the_tariff_
     assert paused(city) == ["train", "train"]
     (stop, pause) = [e for e in city.log if e.kind is not EventKind.REPLICA_RUNNING][-6:-4]
     assert (stop.kind, pause.kind) == (EventKind.REPLICA_STOP_ORDERED, EventKind.REPLICA_PAUSED)
+    assert city.stop_kinds("train") == {"paused"}
     assert pause.body["until_s"] == START_S + 12 * HOUR_S
     assert pause.body["lost_gpu_hours"] == pytest.approx(5 * 0.1 / 3600, abs=1e-6)
     assert city.log[-1].body["paused"] == 2

@@ -60,6 +60,7 @@ def test_the_stop_order_comes_before_the_start_and_says_who_why_and_what_for():
         EventKind.WORKLOAD_STATE,
         EventKind.ROUND_COMMITTED,
     ]
+    assert city.stop_kinds("b0") == {"preempted"}
     (event,) = city.events(EventKind.REPLICA_PREEMPTED)
     assert event.body == {
         "by": name_of("plc"),

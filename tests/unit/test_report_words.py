@@ -25,10 +25,10 @@ from cluster_sim.day_words import (
     saved_in_words,
     signed,
     small_amount,
-    wrapped,
 )
 from cluster_sim.result import Comparison, build_day_result
 from suanli.model import Event, EventKind, Explanation, Reason, ReasonCode, WorkloadState
+from suanli.model.words import wrapped
 from tests.unit._synthetic_day import START_S, synthetic_day, synthetic_fleet, synthetic_latency
 
 SPACE = " "  # no-break

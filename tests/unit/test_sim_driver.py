@@ -13,6 +13,7 @@ from suanli.model import (
     Policy,
     PriorityClass,
     Stage,
+    StopKind,
     TelemetryReport,
     Workload,
     WorkloadKind,
@@ -75,7 +76,7 @@ class Recorder:
         return {"succeeded": 1 if until_s >= self._ends_at_s else 0}
 
     def commands(self) -> list[Command]:
-        return [StopReplica("p", "e01", START_S, "test")]
+        return [StopReplica("p", "e01", START_S, StopKind.MOVED, "test")]
 
     def close_run(self, run_id: str) -> None:
         self.calls.append(("close", run_id))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from solvers import lp_session
 from solvers.archive import IntArray
 from solvers.linear import (
     LpLimits,
@@ -172,6 +173,53 @@ def test_a_remembered_optimum_is_gone_on_from_even_after_columns_have_joined(see
     again, fresh = session.solve(whole, keys, LIMITS), solve(whole, LIMITS)
     assert again.objective == pytest.approx(fresh.objective)
     assert again.iterations < fresh.iterations
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_columns_that_no_optimum_used_are_left_out_and_what_is_remembered_stays(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole, keys, session = _covering(rng, 30, 60), np.arange(60), Session()
+    least = session.solve(whole, keys, LIMITS)
+    session.remember("least")
+    dear = replace(whole, cost=np.where(least.x > 0, 9.0, whole.cost))
+    session.solve(dear, keys, LIMITS)
+    used = np.flatnonzero(session.was_basic(keys))
+    assert set(np.flatnonzero(least.x > 0)) < set(used.tolist()) < set(keys.tolist())
+    session.leave_out_others(_part(dear, 30, used), keys[used])
+    there = session.solve(_part(dear, 30, used), keys[used], LIMITS)
+    assert (there.iterations, there.objective) == (0, pytest.approx(solve(dear, LIMITS).objective))
+    session.go_back("least")
+    again = session.solve(_part(whole, 30, used), keys[used], LIMITS)
+    assert (again.iterations, again.objective) == (0, pytest.approx(least.objective))
+    fresh = replace(whole, cost=rng.random(60) + 0.1)
+    assert session.solve(fresh, keys, LIMITS).objective == pytest.approx(solve(fresh, LIMITS).objective)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_devex_stalls_steepest_edge_goes_on(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lp_session, "DEVEX_PATIENCE", 2)
+    rng = np.random.default_rng(seed)
+    program, keys, session = _covering(rng, 30, 40), np.arange(40), Session()
+    program.upper[0] = 0.0  # the column that covers every row by itself
+    near = replace(LIMITS, is_near=True)
+    ours, fresh = session.solve(program, keys, near), solve(program, LIMITS)
+    assert ours.iterations > 2
+    assert ours.objective == pytest.approx(fresh.objective)
+    assert Session().solve(program, keys, replace(near, iterations=3, is_guess=True)).iterations == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_the_dual_simplex_stalls_the_primal_goes_on(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lp_session, "DUAL_PATIENCE", 2)
+    monkeypatch.setattr(lp_session, "DUAL_ROWS_PER_ITERATION", 100)
+    rng = np.random.default_rng(seed)
+    program, keys, session = _covering(rng, 30, 40), np.arange(40), Session()
+    program.upper[0] = 0.0  # the column that covers every row by itself
+    used = session.solve(program, keys, LIMITS).x > 0
+    tighter = replace(program, upper=np.where(used, 0.1, program.upper))
+    ours, fresh = session.solve(tighter, keys, LIMITS), solve(tighter, LIMITS)
+    assert ours.iterations > 2
+    assert (ours.status, ours.objective) == (fresh.status, pytest.approx(fresh.objective))
 
 
 @pytest.mark.parametrize("seed", range(5))

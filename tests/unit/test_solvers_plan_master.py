@@ -81,6 +81,26 @@ def test_an_answer_means_the_same_after_columns_have_joined():
     assert wide @ master.program().cost == pytest.approx(x @ before.program().cost)
 
 
+def test_columns_leave_and_join_again_as_others_and_serving_nothing_stays():
+    master = three_rooms()
+    for c in master.model.keys["serve"][0]:
+        master.add_routes(every_route(master, c))
+    master.add_columns(master.run_column)
+    whole, keys = master.program(), master.column_key()
+    is_used = np.random.default_rng(5).random(master.column_count) < 0.3
+    thin = master.only_used(is_used)
+    stays = np.isin(keys, thin.column_key())
+    nothing = np.append(np.zeros(master.route_start, bool), (master.routes.unit < 0).all(axis=1))
+    kept = np.arange(master.column_count) < len(master.kept_column)
+    np.testing.assert_array_equal(stays, is_used | nothing | kept)
+    np.testing.assert_array_equal(thin.program().matrix.toarray(), whole.matrix.toarray()[:, stays])
+    np.testing.assert_array_equal(thin.program().cost, whole.cost[stays])
+    before = thin.column_count
+    assert thin.add_routes(master.routes) == int((~stays)[master.route_start :].sum())
+    joined = thin.column_key()[before:]
+    assert not np.isin(joined, keys).any(), "a key that GLOP knows means the column that had it"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_of_a_class_that_brings_much_the_best_route_through_every_place_and_block_joins(seed):
     master = three_rooms()

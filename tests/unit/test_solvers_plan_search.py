@@ -13,7 +13,14 @@ from scipy.optimize import linprog
 
 from solvers.linear import INFINITY, LpLimits, Program, TemporaryRow
 from solvers.lp_session import Session
-from solvers.plan_levels import AtLevels, Improved, improve_at_levels, settle_levels
+from solvers.plan_levels import (
+    AtLevels,
+    Improved,
+    _plan_at_levels,
+    _with_own_columns,
+    improve_at_levels,
+    settle_levels,
+)
 from solvers.plan_master import NOTHING, Master, Routes
 from solvers.plan_model import PlanLimits, plan_sets, solve_plan
 from solvers.plan_pricing import Work, price_in, solve_weighted
@@ -56,7 +63,7 @@ def improved_plan(
     work.counts["rows"] = master.base.matrix.shape[0]
     relaxed, bound = price_in(solve_weighted(master, work, None), master, work)
     chosen, master = choose_open_sites(relaxed, bound, model, master, work, None)
-    final = settle_levels(master, chosen.best, work)
+    final, master = settle_levels(master, chosen.best, work)
     return improve_at_levels(final, master, work), AtLevels.of(final, master), work
 
 
@@ -98,6 +105,28 @@ def test_without_any_branching_a_plan_has_every_column_that_pays_at_its_open_sit
     best = levels.solve(whole, work, (on, on))
     assert best is not None
     assert best.objective_yuan >= improved.plan.objective_yuan * (1 - 1e-4)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_other_open_sites_are_judged_with_columns_of_their_own(seed):
+    improved, levels, _ = improved_plan(a_short_town(seed))
+    whole = improved.master.with_own_columns()
+    whole.add_routes(every_route(whole))
+    bare = improved.master.only_used(np.zeros(improved.master.column_count, dtype=bool))
+    found = 0
+    for choice in itertools.product((0.0, 1.0), repeat=len(whole.model.columns_of("on"))):
+        on = np.array(choice)
+        best = levels.solve(whole, Work(THOROUGH, deadline=time.monotonic() + 600), (on, on), is_guess=True)
+        own, work = bare.with_own_columns(), Work(THOROUGH, deadline=time.monotonic() + 600)
+        assert levels.solve(own, work, (on, on), is_guess=True) is None, "nothing serves the levels yet"
+        plan = _plan_at_levels(improved.plan, on, levels, own, work)
+        assert plan is not None
+        plan = _with_own_columns(plan, levels, own, work, may_break=True)
+        if plan is not None:
+            assert best is not None, "a plan that breaks a level"
+            assert plan.objective_yuan == pytest.approx(best.objective_yuan, rel=1e-3)
+        found += plan is not None
+    assert found, "no choice of open sites holds the levels"
 
 
 @pytest.mark.parametrize("seed", range(12))

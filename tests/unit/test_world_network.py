@@ -21,6 +21,7 @@ from suanli.model import (
     ReplicaPhase,
     ReplicaReport,
     Stage,
+    StopKind,
     Workload,
     WorkloadKind,
 )
@@ -193,17 +194,20 @@ RUNNING, LOST, STOPPED = ReplicaPhase.RUNNING, ReplicaPhase.LOST, ReplicaPhase.S
 
 
 def outage_min(
-    *rows: tuple[int, str, ReplicaPhase], cause: str = "moved", is_service: bool = True, cancelled_s: int = 0
+    *rows: tuple[int, str, ReplicaPhase],
+    kind: StopKind = StopKind.MOVED,
+    is_service: bool = True,
+    cancelled_s: int = 0,
 ) -> float:
     """Outage of one replica at the end of the drain, whose copies say that much (second of the day, copy, phase)."""
     workload = a_workload(10.0)
     meter = LatencyMeter(SMALL, 1)
     meter.know(workload, SMALL.start_s + cancelled_s if cancelled_s else None)
-    running = play_steps(meter, workload, rows, cause, is_service)
+    running = play_steps(meter, workload, rows, kind, is_service)
     return running.result().classes[0].outage_min
 
 
-def play_steps(meter, workload, rows, cause, is_service) -> LatencyMeter:
+def play_steps(meter, workload, rows, kind, is_service) -> LatencyMeter:
     """One step of the world per row; a site that only meters tells the time in between, every quarter of an hour."""
     sites = {s.spec.site_id: s for s in site_sims(site_specs(SMALL, 1), {}) if s.spec.site_id == "e02-jkq"}
     starts = {
@@ -217,7 +221,7 @@ def play_steps(meter, workload, rows, cause, is_service) -> LatencyMeter:
     for at_s in range(SMALL.start_s + 900, SMALL.drain_end_s + 1, 900):
         due = [r for r in rows[told:] if SMALL.start_s + r[0] <= at_s]
         told += len(due)
-        stops: list[Command] = [a_stop(copy, at_s, cause) for _, copy, phase in due if phase is STOPPED]
+        stops: list[Command] = [a_stop(copy, at_s, kind) for _, copy, phase in due if phase is STOPPED]
         said = tuple(ReplicaReport(placement_id=c, phase=p, at_s=SMALL.start_s + s) for s, c, p in due)
         meters = merged([run_shard(sites, [], at_s)]).meters
         meter.observe(stops, SiteReport(said, meters, ()))
@@ -257,12 +261,21 @@ def test_an_outage_counts_to_the_end_of_the_day_and_never_in_the_drain():
 
 
 @pytest.mark.parametrize(
-    ("cause", "minutes"),
-    [("drained", 60), ("paused until the tariff falls", 0), ("preempted by w", 0), ("cancelled", 0)],
+    ("kind", "minutes"),
+    [
+        (StopKind.CANCELLED, 0),
+        (StopKind.DONE, 0),
+        (StopKind.PARTNER_FAILED, 0),
+        (StopKind.PREEMPTED, 0),
+        (StopKind.PAUSED, 0),
+        (StopKind.MOVED, 60),
+        (StopKind.DRAINED, 60),
+        (StopKind.DISPLACED, 60),
+    ],
 )
-def test_what_was_meant_to_stop_is_not_missed(cause, minutes):
+def test_what_was_meant_to_stop_is_not_missed_and_every_other_stop_is(kind, minutes):
     rows = ((60, "a", RUNNING), (HOUR_S, "a", STOPPED), (2 * HOUR_S, "b", RUNNING))
-    assert outage_min(*rows, cause=cause) == minutes
+    assert outage_min(*rows, kind=kind) == minutes
 
 
 def test_work_with_an_end_and_what_its_owner_took_back_are_not_missed():
