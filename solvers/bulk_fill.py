@@ -8,7 +8,8 @@ Gangs lie in one group (one island where the class says so), which is stricter t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_model import OVER_BUDGET_YUAN, BulkSets
 from solvers.bulk_relax import Relaxation
 from solvers.bulk_rows import BookedRows
+from solvers.device_bundles import by_group, device_bundles
 from solvers.node_fill import PLENTY, Booked, FleetState, by_island, first_fit, spread, whole_gangs
-from solvers.problem import GPU_MILLI, W_PER_KW
+from solvers.problem import GPU_MILLI, MILLI_PER_GPU, W_PER_KW
 
 WHOLE = 1e-6
 """Counts this close to a whole number are one; rooms this far below zero are rounding."""
@@ -35,6 +37,8 @@ SLIGHT_NODES = 0.05
 BALANCE = 1000.0
 """What a node's imbalance between resources weighs against its fill, where groups are full (`FleetState.imbalance`).
 Measured on 40 fleets: 0.05 to 0.25 % of the cost against 0; 30 to 5 000 are alike."""
+WITH_DEVICES = 2
+"""Gangs in islands come first, then other gangs, then what asks for devices, then the rest (`_size_keys`)."""
 FEW_PAIRS = 4
 LOAD_MARGIN = 0.001
 """Share above the least load of a hard hourly cap that work is brought for: what rounding takes back."""
@@ -64,6 +68,56 @@ Mend = Callable[["Filling", IntArray, IntArray], None]
 """Makes room for so many replicas of candidates that found none on the planned nodes."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Shapes:
+    """What quotas place: single replicas of a candidate, or bundles of shares (`device_bundles`)."""
+
+    group: IntArray
+    need: IntArray
+    """[n, R]; of a bundle what its shares need."""
+    share: FloatArray
+    """[n, R] nodes; of a bundle with the whole of its device."""
+    count: IntArray
+    pair: IntArray
+    """-1 - b: bundle b of `members`."""
+    keys: tuple[IntArray | FloatArray, ...]
+    """By which the shapes of a group are sorted, last first."""
+    members: list[tuple[IntArray, IntArray]]
+    """Of each bundle: candidates, and how many of each."""
+
+    def with_bundles(
+        self, group: IntArray, need: IntArray, share: FloatArray, count: IntArray,
+        members: list[tuple[IntArray, IntArray]],
+    ) -> _Shapes:  # fmt: skip
+        """Bundles beside single replicas; to nodes they are single replicas that ask for one device."""
+        share[:, GPU_MILLI] *= MILLI_PER_GPU / need[:, GPU_MILLI]
+        one = np.ones(len(group), dtype=np.int64)
+        keys = (-share.max(axis=1), -MILLI_PER_GPU * one, 0 * one, WITH_DEVICES * one)
+        return _Shapes(
+            np.append(self.group, group),
+            np.vstack([self.need, need]),
+            np.vstack([self.share, share]),
+            np.append(self.count, count),
+            np.append(self.pair, -1 - np.arange(len(group))),
+            tuple(np.append(single, bundle) for single, bundle in zip(self.keys, keys, strict=True)),
+            members,
+        )
+
+    def in_order(self) -> _Shapes:
+        """By group, and in each group in the order of placing."""
+        order = np.lexsort((*self.keys, self.group))
+        return _Shapes(
+            self.group[order], self.need[order], self.share[order], self.count[order], self.pair[order],
+            tuple(key[order] for key in self.keys), self.members,
+        )  # fmt: skip
+
+    def steps(self) -> Iterator[IntArray]:
+        """The j-th shape of every group, for j = 0, 1, …"""
+        rank = np.arange(len(self.group)) - np.searchsorted(self.group, self.group)
+        for step in range(int(rank.max(initial=-1)) + 1):
+            yield np.flatnonzero(rank == step)
+
+
 class Filling:
     """Replicas being placed on a fleet; `rest[c]` is what is still to be placed."""
 
@@ -84,6 +138,7 @@ class Filling:
         self.occupied: BoolArray = np.zeros(fleet.node_count, dtype=bool)
         self.nodes_on = np.zeros(p.group_count, dtype=np.int64)
         self.unit_yuan, self.kw_yuan = relaxation.unit_yuan, relaxation.kw_yuan
+        self.room_yuan = relaxation.room_yuan
         self.running = p.pairs.running_count[sets.pair]
         self.move_yuan = p.classes.migration_yuan[sets.pair_class]
         if p.terms.move_budget_count is not None:
@@ -219,20 +274,21 @@ class Filling:
         """
         quota = self._within_side_rows(np.minimum(quota, self.rest[self.sets.pair_class]))
         used = np.flatnonzero(quota)
-        group = self.sets.pair_group[used]
-        order = np.lexsort((*self._size_keys(used), group))
-        used, group = used[order], group[order]
-        rank = np.arange(len(used)) - np.searchsorted(group, group)
+        shapes = self._shapes(used, quota[used])
         most = self._planned_nodes(used, quota[used], nodes)
         ahead = np.zeros((len(self.nodes_on), self.need.shape[1]))
-        np.add.at(ahead, group, self.sets.share[used] * quota[used, None])
-        for step in range(int(rank.max(initial=-1)) + 1):
-            now = used[rank == step]
-            before = self.placed[now]
-            self._place_step(now, quota[now], most, ahead)
+        np.add.at(ahead, shapes.group, shapes.share * shapes.count[:, None])
+        for now in shapes.steps():
+            single = shapes.pair[now] >= 0
+            self._place_bundles(shapes, now[~single], most, ahead)
+            at = now[single]
+            v = shapes.pair[at]
+            before = self.placed[v]
+            wanted = quota[v] - np.rint(before).astype(np.int64)
+            self._place_step(v, wanted, most, ahead)
             if mend is not None:
-                mend(self, now, quota[now] - np.rint(self.placed[now] - before).astype(np.int64))
-            ahead[self.sets.pair_group[now]] -= self.sets.share[now] * quota[now, None]
+                mend(self, v, wanted - np.rint(self.placed[v] - before).astype(np.int64))
+            ahead[shapes.group[now]] -= shapes.share[now] * shapes.count[now, None]
         self._shed_power()
         self.note_packing()
 
@@ -263,11 +319,29 @@ class Filling:
         unused = np.where(tight, np.maximum(self._packed_nodes[:, None] - filled, 0.0), 0.0)
         return unused, tight * more[:, None]
 
+    def lacking_on_side(self) -> FloatArray:
+        """[rows] of floors, spread and links, what waits asks of them, where nodes have room for it."""
+        out = np.zeros(len(self.side_room))
+        s = self.sets
+        waits = (self.rest > 0)[s.pair_class] & self.site_on[s.pair_site]
+        most = self._most_free(np.arange(len(self.nodes_on)))[s.pair_group]
+        waits &= (most >= self.need).all(axis=1) | (self.nodes_on < self.fleet.count)[s.pair_group]
+        for v in np.flatnonzero(waits).tolist():
+            at = slice(self.side.indptr[v], self.side.indptr[v + 1])
+            r = self.side.indices[at]
+            wanted = self.side.data[at] * self.rest[self.sets.pair_class[v]]
+            out[r] = np.maximum(out[r], np.where(self.side_room[r] < self.side.data[at], wanted, 0.0))
+        return out
+
     def _size_keys(self, v: IntArray) -> tuple[IntArray | FloatArray, ...]:
         """Sort keys, last first: gangs in islands, other gangs (largest first), whole devices, shares; then size."""
         c = self.sets.pair_class[v]
         gpu = self.need[v, GPU_MILLI]
-        kind = np.where(self.gang[c] > 1, np.where(self.in_island[c], 0, 1), np.where(gpu > 0, 2, 3))
+        kind = np.where(
+            self.gang[c] > 1,
+            np.where(self.in_island[c], 0, 1),
+            np.where(gpu > 0, WITH_DEVICES, WITH_DEVICES + 1),
+        )
         gang_devices = np.where(self.gang[c] > 1, self.gang[c] * gpu, 0)
         return -self.sets.dominant[v], -gpu, -gang_devices, kind
 
@@ -300,6 +374,79 @@ class Filling:
             inside = by_island(row, fleet.island[node], fit, wanted, self.gang[c])
             take = np.where(gangs[row], np.where(self.in_island[c][row], inside, whole), take)
         self.book(node, v[row], take)
+
+    def _shapes(self, v: IntArray, count: IntArray) -> _Shapes:
+        """Candidates v with their counts as shapes in the order in which nodes take them: shares in bundles, but for
+        work spread over nodes of which a node could hold more than it may.
+        """
+        s = self.sets
+        gpu = self.need[v, GPU_MILLI]
+        bundled = (gpu > 0) & (gpu < MILLI_PER_GPU) & (self.gang[s.pair_class[v]] == 1)
+        bundled &= self.node_most[s.pair_class[v]] >= np.floor(1.0 / np.maximum(s.dominant[v], 1e-9))
+        shares, left = np.flatnonzero(bundled), count.copy()
+        members: list[tuple[IntArray, IntArray]] = []
+        group, times = [], []
+        for g, here in by_group(shares, s.pair_group[v[shares]]):
+            for parts, often in device_bundles(gpu[here].tolist(), count[here].tolist()):
+                at, n = (np.array(column) for column in zip(*parts, strict=True))
+                members.append((v[here[at]], n))
+                group.append(g)
+                times.append(often)
+                left[here[at]] -= n * often
+        dominant, milli, gang_devices, kind = self._size_keys(v)
+        singles = _Shapes(
+            s.pair_group[v], self.need[v], s.share[v], left, v, (dominant, milli, gang_devices, kind), []
+        )
+        if members:
+            singles = singles.with_bundles(
+                np.array(group),
+                np.array([n @ self.need[m] for m, n in members]),
+                np.array([n @ s.share[m] for m, n in members]),
+                np.array(times),
+                members,
+            )
+        return singles.in_order()
+
+    def _place_bundles(self, shapes: _Shapes, which: IntArray, most: IntArray, ahead: FloatArray) -> None:
+        """One bundle of shares in each of several groups, on idle devices of the planned nodes."""
+        if not len(which):
+            return
+        fleet = self.fleet
+        row, node = fleet.nodes_of(shapes.group[which], most[shapes.group[which]])
+        exact = shapes.need[which][row]
+        need = exact.copy()
+        need[:, GPU_MILLI] = MILLI_PER_GPU
+        fit = fleet.fit(node, need)
+        load, step = fleet.load(node, need)
+        skew, skew_step = fleet.imbalance(row, node, need, fit > 0, ahead[shapes.group[which]])
+        per_step = BALANCE / np.maximum(step, 1e-9)
+        take = spread(row, fit, shapes.count[which], load + per_step * skew, step + per_step * skew_step)
+        kept = np.flatnonzero(take)
+        of_bundle = (-1 - shapes.pair[which])[row[kept]]
+        at, mask = fleet.commit_bundles(node[kept], exact[kept], exact[kept, GPU_MILLI], take[kept])
+        of_bundle, at_node = of_bundle[at], node[kept][at]
+        parts = []
+        for b in np.unique(of_bundle).tolist():
+            here = np.flatnonzero(of_bundle == b)
+            pairs, n = shapes.members[b]
+            each = np.repeat(pairs, n)
+            rows = np.repeat(here, len(each))
+            parts.append(
+                Booked(
+                    np.tile(each, len(here)), at_node[rows], mask[rows], np.zeros(len(rows), dtype=np.int64)
+                )
+            )
+        self._add_rows(Booked.joined(parts))
+
+    def _add_rows(self, booked: Booked) -> None:
+        """Rows that the fleet holds already, into the accounts."""
+        self._rows.add(booked)
+        nodes, on = np.unique(booked.node, return_counts=True)
+        self._rows_on[nodes] += on
+        self._account(booked.pair, np.ones(len(booked), dtype=np.int64))
+        fresh = nodes[~self.occupied[nodes]]
+        self.occupied[fresh] = True
+        np.add.at(self.nodes_on, self.fleet.group[fresh], 1)
 
     def _within_side_rows(self, quota: IntArray) -> IntArray:
         """Quotas cut until floors, spread and links hold; what is cut waits in `rest`."""
@@ -347,21 +494,41 @@ class Filling:
         self._shed_power()
 
     def _shed_power(self) -> None:
-        """Sites above their power limit give up their emptiest nodes, those with gangs last."""
-        p = self.sets.problem
-        for s in np.flatnonzero(self.power_kw - self.limit_kw > WHOLE):
+        """Sites above their power limit give up single replicas, those first whose room is worth least per kW; where
+        that is not enough, their emptiest nodes, those with gangs last.
+        """
+        for s in np.flatnonzero(self.power_kw - self.limit_kw > WHOLE).tolist():
             booked = self.all_booked()
-            work_kw = np.bincount(
-                booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
+            pair = booked.pair
+            rows = np.flatnonzero(
+                (self.sets.pair_site[pair] == s) & ~self._is_ganged[pair] & (self.sets.dynamic_kw[pair] > 0)
             )
-            node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
-            tied = np.zeros(self.fleet.node_count, dtype=bool)
-            tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
-            mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s))
-            mine = mine[np.lexsort((node_kw[mine], tied[mine]))]
+            kw = self.sets.dynamic_kw[pair[rows]]
+            rows = rows[np.argsort(self.room_yuan[pair[rows]] / kw, kind="stable")]
+            freed_kw = np.cumsum(self.sets.dynamic_kw[pair[rows]])
             over_kw = float(self.power_kw[s] - self.limit_kw[s])
-            enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw - WHOLE)) + 1
-            self._empty(mine[:enough])
+            gone = np.zeros(len(booked), dtype=bool)
+            gone[rows[: int(np.searchsorted(freed_kw, over_kw - WHOLE)) + 1]] = True
+            if len(rows) and freed_kw[-1] >= over_kw - WHOLE:
+                self.remove(gone)
+            else:
+                self._shed_nodes(s)
+
+    def _shed_nodes(self, s: int) -> None:
+        """The emptiest nodes of a site leave until it is within its power limit, those with gangs last."""
+        p = self.sets.problem
+        booked = self.all_booked()
+        work_kw = np.bincount(
+            booked.node, weights=self.sets.dynamic_kw[booked.pair], minlength=self.fleet.node_count
+        )
+        node_kw = work_kw + p.groups.idle_w[self.fleet.group] / W_PER_KW
+        tied = np.zeros(self.fleet.node_count, dtype=bool)
+        tied[booked.node[self.gang[self.sets.pair_class[booked.pair]] > 1]] = True
+        mine = np.flatnonzero(self.occupied & (p.groups.site[self.fleet.group] == s))
+        mine = mine[np.lexsort((node_kw[mine], tied[mine]))]
+        over_kw = float(self.power_kw[s] - self.limit_kw[s])
+        enough = int(np.searchsorted(np.cumsum(node_kw[mine]), over_kw - WHOLE)) + 1
+        self._empty(mine[:enough])
 
     def empty_nodes(self, group: int, count: int) -> None:
         """The emptiest occupied nodes of a group without gangs, so many: their work waits in `rest`."""
@@ -372,6 +539,18 @@ class Filling:
         nodes = nodes[self.occupied[nodes] & ~tied[nodes]]
         used = 1.0 - self.fleet.free[nodes] / np.maximum(self.fleet.capacity[group], 1)
         self._empty(nodes[np.argsort(used.max(axis=1), kind="stable")[:count]])
+
+    def emptiest_frac(self) -> FloatArray:
+        """[G] how much is free, in the fullest resource, on the emptiest occupied node without gangs; 0: none is."""
+        fleet, booked = self.fleet, self.all_booked()
+        may = self.occupied.copy()
+        may[booked.node[self._is_ganged[booked.pair]]] = False
+        nodes = np.flatnonzero(may)
+        capacity = fleet.capacity[fleet.group[nodes]]
+        free = np.divide(fleet.free[nodes], capacity, out=np.ones(capacity.shape), where=capacity > 0)
+        out = np.zeros(len(self.nodes_on))
+        np.maximum.at(out, fleet.group[nodes], free.min(axis=1))
+        return out
 
     def _empty(self, nodes: IntArray) -> None:
         """Everything on these nodes leaves and waits in `rest`, whole gangs."""

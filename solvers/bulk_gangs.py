@@ -1,10 +1,10 @@
 """Whole gangs for a bulk plan: a small integer program around the relaxation, which knows gangs only in parts.
 
 At the optimum of the relaxation a gang can lie anywhere among the groups that it uses at the same price: other work
-gives way at the duals. So a class's gangs are divided anew among the groups of least reduced cost, such that every
+gives way at the duals. So a class's gangs are divided anew among all its groups, at what these cost more, and every
 group carries as many nodes of gangs as the relaxation gave it, give or take little; a group or site that is full gets
-no more than that. The integer program has a column per class and group of least reduced cost (about a hundred for 30
-classes) and is solved at the root. Then the relaxation is solved again with these gangs.
+no more than that. The integer program has a column per class and group (some 300 for 30 classes) and is solved at the
+root. Then the relaxation is solved again with these gangs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from solvers.linear import LinearModel, LpResult, Program
 from solvers.problem import W_PER_KW
 
 WHOLE = 1e-6
-CHEAP_YUAN = 0.01
-"""Groups whose reduced cost for one replica is below this are open to a gang."""
 SHIFT_FRAC = 0.05
 """Of a node's idle energy: what a node of gangs more or less in a group is taken to cost. Other work makes up for it at
 nearly no cost; more than that is twice as dear as less, which leaves a hole that other work can fill."""
@@ -34,15 +32,28 @@ def gang_columns(model: BulkModel) -> IntArray:
     return model.columns_of("x")[s.problem.classes.gang_size[s.pair_class] > 1]
 
 
-def with_gangs(model: BulkModel, program: Program, answer: LpResult) -> Program | None:
-    """`program` with every class of gangs bounded by a division in whole gangs; None where none was found."""
+def dearer_yuan(model: BulkModel, program: Program, duals: FloatArray) -> FloatArray:
+    """[columns] what a replica of a class costs more on a pair than on its cheapest one, at these duals."""
+    s, x = model.sets, model.columns["x"].slice
+    y = duals.copy()
+    y[model.rows["demand"].slice] = 0.0
+    yuan = program.cost - program.matrix.T @ y
+    of_pair = np.where(program.upper[x] > WHOLE, yuan[x], np.inf)
+    least = np.full(len(s.demand), np.inf)
+    np.minimum.at(least, s.pair_class, of_pair)
+    able = np.isfinite(of_pair)
+    yuan[x] = np.where(able, yuan[x] - np.where(able, least[s.pair_class], 0.0), 0.0)
+    return np.asarray(yuan)
+
+
+def with_gangs(model: BulkModel, program: Program, answer: LpResult, dearer: FloatArray) -> Program | None:
+    """`program` with every class of gangs bounded by a division in whole gangs, at dearer[columns] yuan a replica; None
+    where none was found.
+    """
     s, p = model.sets, model.sets.problem
     first = model.columns["x"].start
-    reduced = np.maximum(program.cost - program.matrix.T @ answer.duals, 0.0)
     columns = gang_columns(model)
-    open_to = (program.upper[columns] > WHOLE) & (
-        (answer.x[columns] > WHOLE) | (reduced[columns] < CHEAP_YUAN)
-    )
+    open_to = program.upper[columns] > WHOLE
     columns = columns[open_to & (answer.x[model.columns_of("on")] > 0.5)[s.pair_site[columns - first]]]
     if not len(columns):
         return None
@@ -57,7 +68,7 @@ def with_gangs(model: BulkModel, program: Program, answer: LpResult) -> Program 
 
     lp = LinearModel()
     most = np.minimum(np.floor(gangs) + 2, np.floor(program.upper[columns] / size + WHOLE))
-    z = lp.add_columns("gangs", len(v), upper=most, cost=reduced[columns] * size)
+    z = lp.add_columns("gangs", len(v), upper=most, cost=dearer[columns] * size)
     shift_yuan = SHIFT_FRAC * p.groups.idle_w[groups] / W_PER_KW * s.hours
     shift_yuan = shift_yuan * s.energy_yuan_per_kwh[p.groups.site[groups]]
     room = np.where(_is_full(model, program, answer)[groups], 0.0, p.groups.node_count[groups, 0])

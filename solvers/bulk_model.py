@@ -16,11 +16,13 @@ so the optimum of the program is a lower bound for any placement onto nodes:
 - the hourly cap is an interval of P, exact
 
 Sharp rows: Σ f(need)·x ≤ y with f dual feasible, that is, what fits on one node sums to at most one by f (Fekete and
-Schepers 2001). Three families, each a row only where a relaxation breaks it:
+Schepers 2001). Five families (`node_rows`), each a row only where a relaxation breaks it:
 
 - devices, λ ∈ (0, ½]: shares above 1 − λ of a device count as a whole one, those below λ as nothing
 - steps, k = 1 … 3, of CPU and memory: ⌊(k + 1)·share⌋/k. Three replicas of 0.35 need two nodes in the program too
 - exclusive: among work that needs a GPU, a replica that takes all devices of a node takes all its CPU and memory
+- a per b, for two of CPU, memory and devices: work that takes little a for its b leaves of a what others cannot use
+- a but b: CPU binds on nodes with a replica that takes all devices, memory on others, or the other way round
 
 What the plan leaves to rounding and packing (`bulk_relax.Margins`) is taken off right-hand sides only; bounds know
 nothing of it.
@@ -37,7 +39,7 @@ from solvers import facility
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.candidates import candidates, counted_share, dominant_share
 from solvers.linear import INFINITY, Block, LinearModel, Values
-from solvers.node_rows import DEVICE, EXCLUSIVE_OF, STEP_OF
+from solvers.node_rows import BUT, DEVICE, EXCLUSIVE_OF, PER, PERCENT, STEP_OF
 from solvers.problem import (
     CPU_MILLI,
     GPU_MILLI,
@@ -53,17 +55,23 @@ TANGENT_COUNT = 6
 DEVICE_STEPS = (190, 300, 400, 500)
 """λ of the device rows in milli: the thresholds at which common shares (0.81, 0.7, 0.6, 0.5 …) round up."""
 STEPS = (1, 2, 3)
+PER_PERCENT = (110, 130, 160, 200)
+"""κ of the rows of a per b: the dearest mixes found on benchmark fleets lie between."""
 EXCLUSIVE = (CPU_MILLI, MEMORY_MIB)
 SHARP_RESOURCE = (
     *(GPU_MILLI for _ in DEVICE_STEPS),
     *(r for r in (CPU_MILLI, MEMORY_MIB) for _ in STEPS),
     *EXCLUSIVE,
+    *(a for a, _ in PER.values() for _ in PER_PERCENT),
+    *(a for a, _ in BUT.values()),
 )
 """What each sharp row rations, for prices."""
 SHARP_FUNCTIONS = (
     *((DEVICE, step) for step in DEVICE_STEPS),
     *((STEP_OF[r], k) for r in (CPU_MILLI, MEMORY_MIB) for k in STEPS),
     *((EXCLUSIVE_OF[r], 0) for r in EXCLUSIVE),
+    *((name, percent) for name in PER for percent in PER_PERCENT),
+    *((name, 0) for name in BUT),
 )
 """What each sharp row is called in certificates, with its parameter."""
 BROKEN_SHARE = 1e-3
@@ -213,6 +221,16 @@ def _sharp_shares(p: PlacementProblem, need: IntArray, group: IntArray) -> Float
     for r in EXCLUSIVE:
         share = np.divide(need[:, r], capacity[:, r], out=np.zeros(len(gpu)), where=capacity[:, r] > 0)
         out.append(np.where(takes_all, 1.0, np.where(gpu > 0, share, 0.0)))
+    shares = np.divide(need, capacity, out=np.zeros(need.shape), where=capacity > 0)
+    for a, b in PER.values():
+        for percent in PER_PERCENT:
+            most = percent / PERCENT
+            out.append(
+                np.maximum(np.minimum(shares[:, a], most * shares[:, b]), 1.0 - most * (1.0 - shares[:, b]))
+            )
+    for a, b in BUT.values():
+        lesser = np.minimum(shares[:, a], shares[:, b])
+        out.append(np.where(takes_all, shares[:, b], np.where(gpu > 0, shares[:, a], lesser)))
     return np.stack(out, axis=1)
 
 

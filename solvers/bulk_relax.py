@@ -21,10 +21,11 @@ import scipy.sparse as sp
 
 from solvers.archive import BoolArray, FloatArray, IntArray
 from solvers.bulk_bound import Leaf, bound_of, leaf_program, lower_bound
-from solvers.bulk_gangs import gang_columns, with_gangs
+from solvers.bulk_gangs import dearer_yuan, gang_columns, with_gangs
 from solvers.bulk_model import BulkModel, BulkSets, Cuts, broken_cuts, build, move_budget
+from solvers.bulk_shares import device_rows
 from solvers.first_order import approximate
-from solvers.linear import LpLimits, LpResult, LpStatus, Program
+from solvers.linear import LpLimits, LpResult, LpStatus, Program, TemporaryRow
 from solvers.lp_session import Session
 from solvers.problem import RESOURCES, W_PER_KW
 
@@ -37,7 +38,9 @@ PROHIBITIVE = 3.0
 LEAST_UNSERVED_YUAN = 0.1
 PROHIBITIVE_YUAN_PER_KWH = 10.0
 SMALLEST_SHARE = 1e-4
-GANG_ROUNDS = 3
+GANG_ROUNDS = 5
+BRANCHING_FRAC = 0.8
+"""Of the simplex iterations before: what branching over sites may take."""
 MOST_UNUSED_FRAC = 0.3
 """Of a group's nodes: packing loses a few per cent; a lesson beyond this is one about something else."""
 LEAST_ON_YUAN = 1e-3
@@ -82,7 +85,7 @@ class BulkLimits:
     """Over all solves of one plan."""
     branchings: int = 12
     """Over sites that the relaxation opens in part: two solves each, for the bound and the choice of sites."""
-    enough_gap_frac: float = 0.0035
+    enough_gap_frac: float = 0.0042
     """A plan this near to its bound that keeps its promises is not improved further: a round costs a tenth of a second
     and gains a hundredth of this from there."""
     long_iterations: int = 8_000
@@ -147,6 +150,8 @@ class Relaxation:
     """[V, rows] coefficients of floors, spread and links."""
     side_upper: FloatArray
     iterations: int = 0
+    device_rows: tuple[TemporaryRow, ...] = ()
+    """What shares really take (`bulk_shares`): for quotas, not for the proof."""
 
     @property
     def sets(self) -> BulkSets:
@@ -183,6 +188,16 @@ class Relaxation:
         )
         slope = 1 + sites.loss_slope[:, 0] + 2 * sites.loss_square[:, 0] / sites.rated_kw * it_kw
         return np.maximum(-self.model.duals("it_power", self.duals), s.energy_yuan_per_kwh * s.hours * slope)
+
+    @property
+    def room_yuan(self) -> FloatArray:
+        """[V] what the room of one replica on nodes is worth: duals of capacity and sharp rows."""
+        rows = np.zeros(len(self.duals))
+        for name, block in self.model.rows.items():
+            if name == "capacity" or name.startswith("sharp"):
+                rows[block.slice] = 1.0
+        worth = -(self.exact.matrix.T @ (self.duals * rows))[self.model.columns["x"].slice]
+        return np.asarray(np.maximum(worth, 0.0))
 
     @property
     def unit_yuan(self) -> FloatArray:
@@ -325,24 +340,26 @@ def whole_gangs(
 ) -> LpResult:
     """The answer with whole gangs in every group (`bulk_gangs`), or as it is where they do not go together.
 
-    A class that does not find room for its gangs so is free again in the next round.
+    Where gangs find no room so, they are divided again, and no more of them sent there than found it.
     """
-    s = model.sets
     columns, unserved = gang_columns(model), model.columns["unserved"].slice
-    of_class = s.pair_class[columns - model.columns["x"].start]
-    free = plan_program(model, exact, site_on)
-    start, left = answer, answer.x[unserved]
+    of_class = model.sets.pair_class[columns - model.columns["x"].start]
+    size = model.sets.problem.classes.gang_size[of_class]
+    free, left = plan_program(model, exact, site_on), answer.x[unserved]
+    dearer = dearer_yuan(model, free, answer.duals)
     for _ in range(GANG_ROUNDS):
-        program = with_gangs(model, free, start)
+        program = with_gangs(model, free, answer, dearer)
         if program is None:
             break
         trial = simplex.solve(program)
         homeless = trial.x[unserved] > left + INTEGRAL
         if not homeless.any():
             return trial
-        again = homeless[of_class]
-        program.upper[columns[again]] = free.upper[columns[again]]
-        start = simplex.solve(program)
+        found = trial.x[columns]
+        crowded = homeless[of_class] & (found < program.upper[columns] - INTEGRAL)
+        free.upper[columns[crowded]] = np.floor(found[crowded] / size[crowded] + INTEGRAL) * size[crowded]
+        if not crowded.any():  # other work finds no room: where it would, the room that gangs took is dear
+            dearer = np.maximum(dearer, dearer_yuan(model, free, trial.duals))
     return answer
 
 
@@ -358,8 +375,10 @@ def branch_on_sites(
     first = Leaf.root(len(on_yuan), root.duals)
     open_leaves = [(lower_bound(model, exact, root.duals), 0, first, model.values("on", root.x))]
     done: list[Leaf] = []
-    made = 1
+    made, most = 1, simplex.iterations * (1 + BRANCHING_FRAC)
     for _ in range(simplex.limits.branchings):
+        if simplex.iterations > most:
+            break
         _, _, leaf, on = open_leaves[0]
         part = on * (1 - on)
         doubtful = np.flatnonzero((np.minimum(on, 1 - on) > INTEGRAL) & ~leaf.opened & ~leaf.closed)
@@ -394,10 +413,12 @@ def tightened(
     cap_margin_kw: FloatArray,
     unused_nodes: FloatArray,
     fewer_moves: float,
+    less_on_side: FloatArray,
 ) -> Relaxation:
     """Solve again with the sites as they are, least_nodes[G] to most_nodes[G] nodes of which packing leaves
     unused_nodes[G, R + F] in a resource or sharp row, at most count replicas on settled pairs, ledger_margin_kwh[S]
-    less released to each site, hourly caps met by cap_margin_kw[S] of facility power more, and fewer moves.
+    less released to each site, hourly caps met by cap_margin_kw[S] of facility power more, fewer moves, and
+    less_on_side[rows] of each floor, spread and link left free.
     """
     model = relaxation.model
     program = plan_program(model, relaxation.exact, relaxation.site_on)
@@ -407,6 +428,7 @@ def tightened(
     program.upper[x] = count
     if "move_budget" in model.rows:
         program.row_upper[model.rows["move_budget"].slice] -= fewer_moves
+    program.row_upper[side_row_index(model)] -= less_on_side
     usable = relaxation.site_on[model.sets.problem.groups.site]
     unused_nodes = np.minimum(unused_nodes, MOST_UNUSED_FRAC * model.sets.nodes[:, None])
     for name in model.rows:
@@ -422,8 +444,14 @@ def tightened(
     if "ledger" in model.rows:
         block, members = model.rows["ledger"].slice, model.keys["ledger"]
         program.row_upper[block] -= ledger_margin_kwh[members]
-    result = simplex.solve(program)
+    result = simplex.solve(program.with_rows(relaxation.device_rows, are_elastic=False))
     return replace(relaxation, columns=result.x, iterations=simplex.iterations)
+
+
+def packable(relaxation: Relaxation, name: str) -> Relaxation | None:
+    """The relaxation with rows for the shares that its devices do not hold (`bulk_shares`); None: they hold all."""
+    rows = device_rows(relaxation.model, relaxation.x, relaxation.nodes, name)
+    return replace(relaxation, device_rows=(*relaxation.device_rows, *rows)) if rows else None
 
 
 def sharpened(relaxation: Relaxation) -> Relaxation | None:
@@ -480,8 +508,12 @@ def plan_program(
 
 def side_rows(model: BulkModel, exact: Program) -> tuple[sp.csr_array, FloatArray]:
     """([V, rows], [rows]) coefficients and limits of floors, spread and links."""
-    rows = np.concatenate(
-        [model.rows[n].index for n in SIDE_ROWS if n in model.rows] or [np.zeros(0, dtype=np.int64)]
-    )
+    rows = side_row_index(model)
     part = exact.matrix[rows][:, model.columns["x"].slice]
     return sp.csr_array(part.T.tocsr()), exact.row_upper[rows]
+
+
+def side_row_index(model: BulkModel) -> IntArray:
+    """Positions of the rows of floors, spread and links."""
+    found = [model.rows[n].index for n in SIDE_ROWS if n in model.rows]
+    return np.concatenate(found or [np.zeros(0, dtype=np.int64)])

@@ -215,8 +215,8 @@ class Program:
     watched: BoolArray | None = None
     """[rows but the temporary] inequalities that seldom bind: they may be left out until an answer breaks them."""
 
-    def with_rows(self, rows: Sequence[TemporaryRow]) -> Program:
-        """More constraints, each of which may be exceeded by so much at a price."""
+    def with_rows(self, rows: Sequence[TemporaryRow], *, are_elastic: bool = True) -> Program:
+        """More constraints, each of which may be exceeded by so much at a price; or, all of a program's, by nothing."""
         if not rows:
             return self
         begins = np.cumsum([0, *(len(row.columns) for row in rows)])
@@ -230,8 +230,8 @@ class Program:
             row_lower=np.append(self.row_lower, np.full(len(rows), -INFINITY)),
             row_upper=np.append(self.row_upper, [row.upper for row in rows]),
             temporary=(*self.temporary, *(row.name for row in rows)),
-            excess_yuan=(*self.excess_yuan, *(row.excess_yuan for row in rows)),
-            most_excess=(*self.most_excess, *(row.most_excess for row in rows)),
+            excess_yuan=(*self.excess_yuan, *(row.excess_yuan for row in rows if are_elastic)),
+            most_excess=(*self.most_excess, *(row.most_excess for row in rows if are_elastic)),
         )
 
     def only_rows(self, rows: IntArray) -> Program:
@@ -248,8 +248,8 @@ class Program:
         )
 
     def with_excess_columns(self) -> Program:
-        """The same program with a column per temporary row, by how much the row is exceeded: last, in their order."""
-        rows, count = len(self.row_lower), len(self.temporary)
+        """The same program with a column per elastic row, by how much the row is exceeded: last, in their order."""
+        rows, count = len(self.row_lower), len(self.most_excess)
         if not count:
             return self
         excess = sp.csc_array(

@@ -140,7 +140,7 @@ class Session:
     def _with_excess_keys(self, program: Program, column_key: IntArray) -> IntArray:
         """Keys of the columns and of the excess of each temporary row, which are those of the rows."""
         return np.append(
-            column_key, self._keys_of_rows(program)[len(program.row_lower) - len(program.temporary) :]
+            column_key, self._keys_of_rows(program)[len(program.row_lower) - len(program.most_excess) :]
         )
 
     def _solve_elastic(self, program: Program, column_key: IntArray, limits: LpLimits) -> LpResult:

@@ -222,8 +222,11 @@ class FleetState:
     def _take_shares(self, nodes: IntArray, milli: IntArray, take: IntArray) -> tuple[IntArray, IntArray]:
         device = self.device[nodes]
         room = np.maximum(device, 0) // milli[:, None]
-        before = np.cumsum(room, axis=1) - room
-        here = np.clip(take[:, None] - before, 0, room)
+        fullest = np.argsort(device, axis=1, kind="stable")
+        room_by = np.take_along_axis(room, fullest, axis=1)
+        before = np.cumsum(room_by, axis=1) - room_by
+        here = np.zeros_like(room)
+        np.put_along_axis(here, fullest, np.clip(take[:, None] - before, 0, room_by), axis=1)
         self.device[nodes] = device - here * milli[:, None]
         at = np.repeat(np.arange(here.size), here.ravel())
         return at // here.shape[1], np.int64(1) << (at % here.shape[1])
@@ -235,6 +238,20 @@ class FleetState:
         self.device[nodes] = np.where(used, 0, device)
         row, slot = np.nonzero(used)
         return row.reshape(-1, each)[:, 0], (np.int64(1) << slot).reshape(-1, each).sum(axis=1)
+
+    def commit_bundles(
+        self, nodes: IntArray, need: IntArray, milli: IntArray, take: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """Book take[n] bundles of shares on nodes[n] (distinct): need[n, R] is taken from the node, milli[n] of one
+        idle device each. Returns (row n, bit mask of the device) of every bundle. Callers keep take ≤ fit of a device.
+        """
+        self.free[nodes] -= take[:, None] * need
+        device = self.device[nodes]
+        idle = device == MILLI_PER_GPU
+        used = idle & (np.cumsum(idle, axis=1) <= take[:, None])
+        self.device[nodes] = np.where(used, MILLI_PER_GPU - milli[:, None], device)
+        row, slot = np.nonzero(used)
+        return row, np.int64(1) << slot
 
     def take(self, booked: Booked, need: IntArray) -> None:
         """Book rows that are known to fit; need[n, R] of each row."""

@@ -16,7 +16,7 @@ from solvers.bulk_model import SHARP_FUNCTIONS, bulk_sets
 from solvers.bulk_relax import BulkLimits
 from solvers.decompose import solve_large
 from solvers.dual_bound import certified_bound_yuan, objective_yuan
-from solvers.node_rows import is_node_row, node_row
+from solvers.node_rows import BUT, PER, is_node_row, node_row
 from solvers.plan_model import solve_plan
 from solvers.problem import PlacementProblem
 from solvers.proof import verify_proof
@@ -115,7 +115,13 @@ def test_falsified_prices_of_node_rows_prove_less_than_the_bound_stated(factor):
 
 @pytest.mark.parametrize(
     "row",
-    [(0, "device", 600, 1.0), (0, "cpu_step", 0, 1.0), (0, "wish", 1, 1.0), (10**6, "device", 500, 1.0)],
+    [
+        (0, "device", 600, 1.0),
+        (0, "cpu_step", 0, 1.0),
+        (0, "wish", 1, 1.0),
+        (0, "cpu_per_gpu", 99, 1.0),
+        (10**6, "device", 500, 1.0),
+    ],
 )
 def test_a_row_that_does_not_hold_is_named(row):
     assert rules_broken(leaves=with_multipliers(node_rows=(row,))) == {"reference"}
@@ -336,6 +342,9 @@ def test_what_fits_on_one_node_sums_to_at_most_one_by_every_function(seed):
         inside.append(k)
     functions = [(name, n) for name in ("cpu_step", "memory_step") for n in (1, 2, 3, 5, 17)]
     functions += [("device", n) for n in (1, 190, 333, 500)] + [("cpu_exclusive", 0), ("memory_exclusive", 0)]
+    functions += [(name, percent) for name in PER for percent in (100, 117, 160, 400)] + [
+        (name, 0) for name in BUT
+    ]
     for name, n in functions:
         assert is_node_row(name, n)
         assert node_row(p, name, n)[inside].sum() <= 1 + 1e-9
