@@ -93,11 +93,13 @@ def build_fleet(scenario: ScenarioTables, *, exact: bool) -> Fleet:
 
 
 def build_policy(scenario: ScenarioTables) -> Policy:
-    """Revision 0 of the default policy."""
+    """Revision 0 of the default policy; the budget of moves grows with the fleet."""
+    nodes = sum(sum(node_counts(scenario, site_id).values()) for site_id in scenario.sites.rows)
     return Policy(
         policy_id="default",
         debt_price_yuan_per_kwh=scenario.caps.debt_price_yuan_per_kwh,
         migration_yuan_per_gpu=scenario.penalties.migration_yuan_per_gpu,
+        move_budget_per_hour=round(scenario.penalties.moves_per_node_hour * nodes),
     )
 
 

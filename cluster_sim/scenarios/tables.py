@@ -351,6 +351,8 @@ class Penalties(Sourced):
     interactive: NonNegative
     lateness_yuan_per_gpu_hour: NonNegative
     migration_yuan_per_gpu: NonNegative
+    moves_per_node_hour: NonNegative
+    """Planned moves that operators allow, for each node of the fleet."""
 
 
 ZoneCount = Literal["intersections", "feeds", "cameras", "sensors_k", "lines", "teledriving"]

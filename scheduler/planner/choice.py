@@ -35,6 +35,7 @@ from scheduler.planner.snapshot import (
     Snapshot,
     devices_among,
     devices_of,
+    fit_in_spare,
 )
 from scheduler.planner.worth import COST_DIGITS, Prices, SiteWorth, free_of, price_milli
 
@@ -123,6 +124,7 @@ class NodeChoice:
         self._tiered = scorer if isinstance(scorer, TieredScorer) else None
         self._usable = snapshot.nodes.up & ~snapshot.nodes.cordoned
         self._bounds = _GroupBounds(snapshot, self._usable)
+        self._spare = _SpareBeside(snapshot)
         self._no_room: set[tuple[object, ...]] = set()
         """Likeness and ranges in which nothing was found; room only shrinks until some is given back."""
         self._prices: dict[object, Prices] = {}
@@ -262,9 +264,12 @@ class NodeChoice:
             _, first, last = ranges[of]
             if of not in large_enough:
                 large_enough[of] = self._large_enough(view, first, last)
-            own = [self._with_room(view, left_s, first, large_enough[of], asleep, enough)]
+            own = []
             if keeps_gpus[of]:
-                own = self._beside(view, left_s, first, large_enough[of], asleep, own[0], enough)
+                find = self._over if asleep else self._beside
+                own.append(find(view, left_s, first, large_enough[of], enough))
+            if asleep or not keeps_gpus[of]:
+                own.append(self._with_room(view, left_s, first, large_enough[of], asleep, enough))
             for part in own:
                 if len(part[0]):
                     found[of] = True
@@ -532,23 +537,25 @@ class NodeChoice:
         return has_gpus
 
     def _beside(
-        self,
-        view: SpecView,
-        left_s: float,
-        first: int,
-        large_enough: NDArray[np.bool_],
-        asleep: bool,
-        tier: tuple[IntArray, IntArray],
-        enough: int,
-    ) -> list[tuple[IntArray, IntArray]]:
-        """A tier of a group with GPUs for work without: on, what spoils no GPU; asleep, also what is over there."""
-        if not asleep:
-            at, _ = tier
-            beside = self.snapshot.fit_beside(view, at)
-            return [(at[beside > 0], beside[beside > 0])]
+        self, view: SpecView, left_s: float, first: int, large_enough: NDArray[np.bool_], enough: int
+    ) -> tuple[IntArray, IntArray]:
+        """Nodes with GPUs, on, that hold work without GPUs in cores which no free GPU needs, and how much of it."""
+        stage = view.spec.stage
+        cpu_milli, memory_mib = self._spare.of_range(first, first + len(large_enough))
+        holds = large_enough & (cpu_milli >= stage.cpu_milli) & (memory_mib >= stage.memory_mib)
+        if not holds.any():
+            return _NOWHERE, _NOWHERE
+        at, fit = self._with_room(view, left_s, first, holds, False, enough)
+        return at, fit_in_spare(view, fit, cpu_milli[at - first], memory_mib[at - first])
+
+    def _over(
+        self, view: SpecView, left_s: float, first: int, large_enough: NDArray[np.bool_], enough: int
+    ) -> tuple[IntArray, IntArray]:
+        """The same nodes with what they hold beyond that: GPUs are spoiled by it."""
         at, fit = self._with_room(view, left_s, first, large_enough, False, enough)
-        over = fit - self.snapshot.fit_beside(view, at)
-        return [(at[over > 0], over[over > 0]), tier]
+        cpu_milli, memory_mib = self._spare.of_range(first, first + len(large_enough))
+        over = fit - fit_in_spare(view, fit, cpu_milli[at - first], memory_mib[at - first])
+        return at[over > 0], over[over > 0]
 
     # ------------------------------------------------------------------ costs node by node
 
@@ -681,6 +688,38 @@ def _cheapest(cost: NDArray[np.float64], free: IntArray, at: IntArray, count: in
         kept = ties[_smallest(free[ties], at[ties], count - len(below))]
         dearer_not = np.concatenate([below, kept])
     return dearer_not[np.lexsort((at[dearer_not], free[dearer_not], cost[dearer_not]))]
+
+
+# ---------------------------------------------------------------------- what free GPUs do not need
+
+
+class _SpareBeside:
+    """`Snapshot.spare_beside`, kept from choice to choice; only nodes that changed since are worked out anew."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        nodes = snapshot.topology.node_count
+        self._cpu_milli, self._memory_mib = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64)
+        self._seen: dict[int, int] = {}
+        """Site → how many of its changes have been looked at."""
+
+    def of_range(self, first: int, last: int) -> tuple[IntArray, IntArray]:
+        """(last − first,) spare cores (milli) and memory (MiB) of adjoining nodes of one group with GPUs."""
+        topology = self._snapshot.topology
+        site = int(topology.node_site[first])
+        changed = self._snapshot.changed[site]
+        known = self._seen.get(site)
+        if known is None:
+            here = (topology.node_site == site) & (topology.group_gpu_count[topology.node_group] > 0)
+            self._look_at(np.flatnonzero(here))
+        elif known != len(changed):
+            at = np.unique(np.array(changed[known:], np.int64))
+            self._look_at(at[topology.group_gpu_count[topology.node_group[at]] > 0])
+        self._seen[site] = len(changed)
+        return self._cpu_milli[first:last], self._memory_mib[first:last]
+
+    def _look_at(self, at: IntArray) -> None:
+        self._cpu_milli[at], self._memory_mib[at] = self._snapshot.spare_beside(at)
 
 
 # ---------------------------------------------------------------------- what groups may still hold

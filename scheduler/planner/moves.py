@@ -159,16 +159,19 @@ def _moves_of(
             a, b = int(topology.group_site[here]), int(topology.group_site[there])
             if a == b or not view.group_ok[there] or not is_open[b]:
                 continue
+            share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
+            saved = float(energy_yuan[here] - energy_yuan[there] + share)
+            if saved * GAIN_HOURS <= LEAST_GAIN_YUAN:
+                continue
             for row in _rows_on(state, specs, int(here)):
                 if row in gone:
                     continue
                 if surplus[here] < 1 or deficit[there] < 1 or len(moves) >= budget:
                     break
-                share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
                 left_h = hours_left(state, row, now_s)
                 hours = min(GAIN_HOURS, left_h)
                 leave = leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
-                gain = float((energy_yuan[here] - energy_yuan[there] + share) * hours)
+                gain = saved * hours
                 if hours <= TAKEOVER_H or gain <= leave + LEAST_GAIN_YUAN:
                     continue
                 may_pass = moving.kept.passes(np.arange(topology.node_count), left_h * SECONDS_PER_HOUR)

@@ -204,23 +204,21 @@ class Snapshot:
             fit = np.minimum(fit, gpu_fit(self._free_by_device(at).T, need_milli))
         return fit
 
-    def fit_beside(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(len(at),) of `fit_of_nodes` on nodes with GPUs, what leaves every free GPU its even share of the node.
+    def spare_beside(self, at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(len(at),) cores (milli) and memory (MiB) of nodes with GPUs that no free GPU needs; below 0: too few left.
 
-        keep(n) = capacity(n) · free GPU-milli(n) / installed GPU-milli(n), of cores and of memory.
+        spare(n) = free(n) − capacity(n) · free GPU-milli(n) / installed GPU-milli(n): free GPUs keep their even share.
         """
-        topology, nodes, stage = self.topology, self.nodes, view.spec.stage
+        topology, nodes = self.topology, self.nodes
         group = topology.node_group[at]
-        installed_milli = topology.group_gpu_count[group] * WHOLE_GPU_MILLI
-        free_frac = self.gpus_free(at) / np.maximum(installed_milli, 1)
-        fit = self.fit_of_nodes(view, at)
-        for r, (free, need) in enumerate(
-            ((nodes.cpu_milli, stage.cpu_milli), (nodes.memory_mib, stage.memory_mib))
-        ):
-            if need > 0:
-                keep = np.ceil(topology.group_capacity[group, r] * free_frac).astype(np.int64)
-                fit = np.minimum(fit, (free[at] - keep) // need)
-        return np.maximum(fit, 0)
+        free_frac = self.gpus_free(at) / (topology.group_gpu_count[group] * WHOLE_GPU_MILLI)
+        keep = np.ceil(topology.group_capacity[group, :2] * free_frac[:, None]).astype(np.int64)
+        return nodes.cpu_milli[at] - keep[:, 0], nodes.memory_mib[at] - keep[:, 1]
+
+    def fit_beside(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(len(at),) of `fit_of_nodes` on nodes with GPUs, what finds room in `spare_beside`."""
+        cpu_milli, memory_mib = self.spare_beside(at)
+        return fit_in_spare(view, self.fit_of_nodes(view, at), cpu_milli, memory_mib)
 
     def holds_one(self, view: SpecView, at: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(len(at),) whether each of these nodes, usable and with CPU and memory enough, holds one more replica."""
@@ -414,6 +412,17 @@ class Snapshot:
             self.low_used += by_group[:, None] * view.need
         if view.has_traffic:
             self.link_mbps += by_site @ self.views.link_mbps_per_replica(view.spec.spec)
+
+
+def fit_in_spare(
+    view: SpecView, fit: NDArray[np.int64], cpu_milli: NDArray[np.int64], memory_mib: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Replicas out of `fit` for which so much CPU and memory are enough, elementwise."""
+    stage = view.spec.stage
+    for spare, need in ((cpu_milli, stage.cpu_milli), (memory_mib, stage.memory_mib)):
+        if need > 0:
+            fit = np.minimum(fit, spare // need)
+    return np.maximum(fit, 0)
 
 
 def _by_fold(
