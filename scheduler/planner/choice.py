@@ -58,16 +58,6 @@ class Spread:
     new_domains: int
     over_sites: bool
 
-    def may_take(self) -> NDArray[np.bool_]:
-        """(N,) nodes where one more replica lets the rule hold."""
-        if self.new_domains > 1:
-            return np.zeros(len(self.domain_of), bool)
-        return (
-            ~np.isin(self.domain_of, sorted(self.used))
-            if self.new_domains
-            else np.ones(len(self.domain_of), bool)
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Ranges:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from scheduler.domain.shapes import moves_alone
 from scheduler.domain.state import ClusterState, Phase
+from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import SpecView
 from scheduler.planner.folds import folds_of
 from scheduler.planner.preempt import lost_gpu_s
 from scheduler.planner.reserve import Reservations
 from scheduler.planner.round import PatternCache, Placed, Round
 from scheduler.planner.scoring import Scorer
-from scheduler.planner.snapshot import Snapshot, gpus_for
+from scheduler.planner.snapshot import Snapshot
 from scheduler.planner.spreads import MovingApart
 from suanli.model import MoveMode, SiteKind
 from suanli.model.units import MILLI, SECONDS_PER_HOUR
@@ -110,10 +111,12 @@ def propose_moves(moving: Moving, budget: int, leaving: Collection[int] = ()) ->
     """Moves that bring services closer to the plan's quotas, dearest surplus first; not to nodes kept for gangs."""
     moves: list[PlannedMove] = []
     apart = MovingApart(moving.state, leaving)
+    choice = NodeChoice(moving.snapshot, moving.scorer, moving.kept, None)
+    choice.node_penalty, choice.spoils_no_gpu = np.zeros(moving.snapshot.topology.node_count), True
     for specs in _movable_folds(moving.state, moving.snapshot):
         quota = moving.scorer.quota(specs[0], moving.snapshot)
         if quota and len(moves) < budget:
-            moves += _moves_of(moving, apart, specs, quota, budget - len(moves), leaving)
+            moves += _moves_of(moving, choice, apart, specs, quota, budget - len(moves), leaving)
     return moves
 
 
@@ -132,6 +135,7 @@ def _movable_folds(state: ClusterState, snapshot: Snapshot) -> list[list[int]]:
 
 def _moves_of(
     moving: Moving,
+    choice: NodeChoice,
     apart: MovingApart,
     specs: list[int],
     quota: dict[int, float],
@@ -150,7 +154,7 @@ def _moves_of(
         target[group] = amount
     over = running - target
     if not view.spec.stage.gpu_milli:
-        over = _net_of_site(over, topology.group_site)
+        over = net_of_site(over, topology.group_site)
     surplus, deficit = np.floor(over + 1e-6), np.floor(-over + 1e-6)
     moves: list[PlannedMove] = []
     gone = set(leaving)
@@ -159,6 +163,11 @@ def _moves_of(
             a, b = int(topology.group_site[here]), int(topology.group_site[there])
             if a == b or not view.group_ok[there] or not is_open[b]:
                 continue
+            # where work without GPUs lies within a site is not the plan's wish
+            at_site = (
+                topology.group_site == b if not view.spec.stage.gpu_milli else np.arange(len(over)) == there
+            )
+            among = Ranges.of_groups(at_site & view.group_ok, snapshot)
             share = closing[a] / max(1, int(snapshot.running[:, topology.group_site == a].sum()))
             saved = float(energy_yuan[here] - energy_yuan[there] + share)
             if saved * GAIN_HOURS <= LEAST_GAIN_YUAN:
@@ -174,25 +183,36 @@ def _moves_of(
                 gain = saved * hours
                 if hours <= TAKEOVER_H or gain <= leave + LEAST_GAIN_YUAN:
                     continue
-                may_pass = moving.kept.passes(np.arange(topology.node_count), left_h * SECONDS_PER_HOUR)
                 own = snapshot.views[int(state.replicas["spec"][row])]
                 rule = apart.rule_for(row)
-                if rule is not None:
-                    may_pass &= rule.may_take()
-                placed = _place_on(snapshot, own, row, int(there), may_pass)
-                if placed is None and rule is not None:
+                nodes = choice.nodes_for(own, 1, left_h * SECONDS_PER_HOUR, among, rule)
+                if not len(nodes) and rule is not None:
                     continue
-                if placed is None:
+                if not len(nodes):
                     break
-                apart.moved[row] = placed.node
+                node = int(nodes[0])
+                together = min(surplus[here], deficit[there], snapshot.fit_of_nodes(own, nodes)[0])
+                leave += _wake_yuan(moving, own, node) / max(1.0, float(together)) * hours
+                if gain <= leave + LEAST_GAIN_YUAN:
+                    continue
+                (mask,) = choice.devices_for(own, [node])
+                snapshot.take_node(own, node, mask)
+                apart.moved[row] = node
                 surplus[here] -= 1
                 deficit[there] -= 1
                 gone.add(row)
-                moves.append(PlannedMove(placed, a, b, leave, gain, _why(closing, a)))
+                moves.append(PlannedMove(Placed(row, node, mask), a, b, leave, gain, _why(closing, a)))
     return moves
 
 
-def _net_of_site(over: NDArray[np.float64], group_site: NDArray[np.int64]) -> NDArray[np.float64]:
+def _wake_yuan(moving: Moving, view: SpecView, node: int) -> float:
+    """Yuan per hour of the node's idle power, if it sleeps."""
+    if not moving.snapshot.empty_node[node]:
+        return 0.0
+    return float(moving.scorer.node_cost(view, moving.snapshot)[node])
+
+
+def net_of_site(over: NDArray[np.float64], group_site: NDArray[np.int64]) -> NDArray[np.float64]:
     """(G,) surplus over targets, once each site's groups have made up for one another.
 
     On which nodes of a site work without GPUs lies is the rounds' business (`Round`).
@@ -282,20 +302,3 @@ def rows_of_owners(state: ClusterState) -> list[int]:
     """Rows of workloads of which others share a stage: they do not move alone."""
     own = (state.rows_of(owner) for owner in state.shared_owners())
     return [row for rows in own for row in range(rows.start, rows.stop)]
-
-
-def _place_on(
-    snapshot: Snapshot, view: SpecView, row: int, group: int, may_pass: NDArray[np.bool_]
-) -> Placed | None:
-    """The first node of the group with room, one that is on if there is any; not those kept for gangs."""
-    topology = snapshot.topology
-    here = (topology.node_group == group) & may_pass
-    fit = snapshot.fit_per_node(view, here & ~snapshot.empty_node)
-    if not fit.any():
-        fit = snapshot.fit_per_node(view, here)
-    if not fit.any() or snapshot.site_headroom(view)[int(topology.group_site[group])] < 1:
-        return None
-    node = int(np.flatnonzero(fit)[0])
-    mask = gpus_for(snapshot.nodes.gpu_milli[node], int(view.need[group, 2]))
-    snapshot.take_node(view, node, mask)
-    return Placed(row, node, mask)

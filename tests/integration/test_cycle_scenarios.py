@@ -444,6 +444,16 @@ def test_quotas_of_the_plan_come_before_prices():
     assert city.sites_of("w") == {"e02": 2, "e01": 1}
 
 
+@pytest.mark.parametrize(("work", "sites"), [("cpu", {"far": 3}), ("gpu", {"far": 2, "near": 1})])
+def test_what_the_plan_wants_of_work_without_gpus_speaks_of_a_whole_site(work: str, sites: dict[str, int]):
+    """It wants three at the far site's GPU nodes, which hold two, while nodes without GPU stand beside them."""
+    far = a_site("far").gpus("l20", per_node=2, cores=2).cpus(nodes=1, cores=4)
+    scorer = PlainScorer({"near": 1.0, "far": 2.0}, quotas={0: {1: 3.0}})
+    city = given(a_fleet(a_site("near").gpus("l20", per_node=4, cores=8), far), scorer)
+    one = a_workload("w") if work == "cpu" else a_workload("w").gpus(l20=1000)
+    assert city.submits(one.replicas(3)).when_planned().sites_of("w") == sites
+
+
 def test_a_closed_site_is_opened_only_when_nothing_open_can_take_the_work():
     scorer = PlainScorer({"e01": 1.0, "e02": 500.0}, closed=frozenset({"e01"}))
     city = given(two_edges(), scorer).submits(a_workload("w").cpu(8).replicas(3)).when_planned()

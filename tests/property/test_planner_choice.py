@@ -11,6 +11,7 @@ from hypothesis import given as for_all
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from scheduler.planner.choice import NodeChoice, Ranges
 from scheduler.planner.feasibility import Views
 from scheduler.planner.fragmentation import fragmentation_of
 from scheduler.planner.round import PatternCache, Placed, Round, place_all
@@ -62,10 +63,40 @@ def crowded(seed: int) -> City:
 @for_all(SEEDS)
 @settings(max_examples=60, deadline=None)
 def test_tiers_choose_what_sorting_every_node_chooses(seed):
-    """Without the packing measure both paths rank nodes by cost, then by what is free, then by number."""
+    """Without the packing measure both paths rank nodes by cost, then by what is free, then by number.
+
+    That work without GPUs spares GPU nodes is a matter of tiers alone, and left out here.
+    """
     city = crowded(seed)
     plain = city.strategy.plain
-    assert placed_by(city, plain, False) == placed_by(city, NodeByNode(plain), False)
+    by_node = placed_by(city, NodeByNode(plain), False)
+    no_group = patch.object(NodeChoice, "_keeps_gpus", lambda self, view: np.zeros(len(view.group_ok), bool))
+    with no_group:
+        assert placed_by(city, plain, False) == by_node
+
+
+@for_all(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_work_without_gpus_wakes_a_node_sooner_than_it_spoils_gpus(seed):
+    """One more replica: on nodes that are on if no free GPU needs what it takes, else as dear as waking the node."""
+    city = crowded(seed).submits(a_workload("last").cpu(random.Random(seed).choice((1, 2, 4))))
+    moving, plain = city.moving(), city.strategy.plain
+    snapshot, topology = moving.snapshot, moving.snapshot.topology
+    view = snapshot.views[int(city.state.replicas["spec"][-1])]
+    nodes = np.arange(topology.node_count)
+    group, wake = topology.node_group, plain.wake_cost(view, snapshot)[topology.node_group]
+    has_gpus = np.flatnonzero(topology.group_gpu_count[group] > 0)
+    spoils = np.zeros(len(nodes), bool)
+    spoils[has_gpus] = snapshot.fit_beside(view, has_gpus) == 0
+    dear = snapshot.empty_node | spoils
+    cost = plain.group_cost(view, snapshot)[group] + np.where(dear, wake, 0.0)
+    has_power = snapshot.site_headroom(view)[topology.node_site] > 0
+    cost = np.where((snapshot.fit(view, nodes) > 0) & view.group_ok[group] & has_power, cost, np.inf)
+    among = Ranges.of_groups(view.group_ok, snapshot)
+    found = NodeChoice(snapshot, plain, moving.kept, None).nodes_for(view, 1, np.inf, among)
+    assert len(found) == 1 or not np.isfinite(cost).any()
+    if len(found) and has_power[found[0]]:  # without power to wake a node one that is on may still take work
+        assert cost[found[0]] == pytest.approx(cost.min())
 
 
 @for_all(SEEDS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.feasibility import Views
 from scheduler.planner.folds import folds_of
-from scheduler.planner.moves import GAIN_HOURS, PlannedMove, propose_moves
+from scheduler.planner.moves import GAIN_HOURS, LEAST_GAIN_YUAN, PlannedMove, net_of_site, propose_moves
 from tests.builders import City, a_fleet, a_site, a_workload, given, name_of
 
 HOUR_S = 3600
@@ -72,7 +75,8 @@ def test_work_done_twice_is_a_cost_and_who_stays_longer_moves_though_another_end
     names = [city.state.names[int(city.state.replicas["workload"][m.placed.row])] for m in moves]
     assert names == [name_of("long")]
     ran_h = (city.now_s - int(city.state.replicas["running_s"][moves[0].placed.row])) / HOUR_S
-    assert moves[0].cost_yuan == pytest.approx(ran_h * OLD_YUAN)
+    wake_yuan = city.strategy.plain.wake_yuan * GAIN_HOURS
+    assert moves[0].cost_yuan == pytest.approx(ran_h * OLD_YUAN + wake_yuan / 2), "two may share the new node"
     assert moves[0].gain_yuan == pytest.approx((OLD_YUAN - NEW_YUAN) * GAIN_HOURS)
 
 
@@ -82,3 +86,34 @@ def test_nobody_moves_to_nodes_kept_for_a_gang():
     moving.kept.close([1])
     assert moving.snapshot.topology.node_count == 2
     assert propose_moves(moving, 100) == []
+
+
+@given_any(
+    over=st.lists(st.floats(-9, 9, allow_nan=False).map(lambda x: round(x, 3)), min_size=6, max_size=6),
+    sites=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+)
+def test_groups_of_a_site_make_up_for_one_another_before_work_without_gpus_moves(over, sites):
+    group_site = np.array(sorted(sites))
+    net = net_of_site(np.array(over), group_site)
+    for site in set(sites):
+        here = group_site == site
+        before, after = np.array(over)[here], net[here]
+        assert after.sum() == pytest.approx(before.sum())
+        assert (after >= 0).all() or (after <= 0).all(), "a site has too many or too few, never both"
+        assert (np.abs(after) <= np.abs(before) + 1e-9).all()
+
+
+def test_what_saves_hundredths_of_a_yuan_is_not_worth_a_move():
+    city = wanted_at_new()
+    for saved_yuan, moves in ((1.2 * LEAST_GAIN_YUAN, 1), (0.9 * LEAST_GAIN_YUAN, 0)):
+        city.strategy.plain.cost_by_site = {"old": 1.0 + saved_yuan / GAIN_HOURS, "new": 1.0}
+        assert len(proposed(city)) == moves
+
+
+def test_a_sleeping_node_at_the_new_site_costs_its_idle_power():
+    city = wanted_at_new()
+    city.strategy.plain.wake_yuan = OLD_YUAN - NEW_YUAN - 1.0
+    (move,) = proposed(city)
+    assert move.cost_yuan == pytest.approx((OLD_YUAN - NEW_YUAN - 1.0) * GAIN_HOURS)
+    city.strategy.plain.wake_yuan = OLD_YUAN - NEW_YUAN + 1.0
+    assert proposed(city) == []
