@@ -118,7 +118,7 @@ def links_within_planning_load(facts: Facts) -> Judged:
     """
     orders, network = facts.orders, facts.hosts.fleet.network
     rows, link, mbps = _link_loads(facts)
-    level = _level_at_start(facts, rows, link, mbps, _handed_over_revision(orders))
+    level = _level_at_start(facts, rows, link, mbps, _traffic_from_revision(orders))
     limit = np.array([network.planning_load_frac * k.capacity_gbps * MBPS_PER_GBPS for k in network.links])
     over = np.flatnonzero(level > limit[link] + LINK_TOLERANCE_MBPS) if len(link) else link
     found = [
@@ -136,30 +136,33 @@ def links_within_planning_load(facts: Facts) -> Judged:
 
 
 def _level_at_start(
-    facts: Facts, rows: I64, key: I64, amount: F64 | I64, released_revision: I64 | None = None
+    facts: Facts, rows: I64, key: I64, amount: F64 | I64, from_revision: I64 | None = None
 ) -> F64:
     """(rows,) sum over what is live with the same key, right after each start; what ends with a start is over by then.
 
-    released_revision: (P,) when each order's load ends, if not when its room is free.
+    from_revision: (P,) when each order's load begins, if not with the order; not before its room is free: never.
     """
     orders = facts.orders
-    released = (orders.released_revision if released_revision is None else released_revision)[rows]
+    released = orders.released_revision[rows]
+    begins = orders.revision[rows] if from_revision is None else from_revision[rows]
+    loads = begins < released
+    begins, amount = np.where(loads, begins, orders.revision[rows]), np.where(loads, amount, 0)
     ends = released != NEVER
     keys = np.concatenate((key, key[ends]))
-    revision = np.concatenate((2 * orders.revision[rows], 2 * released[ends] - 1))
+    revision = np.concatenate((2 * begins, 2 * released[ends] - 1))
     delta = np.concatenate((amount, -amount[ends])).astype(np.float64)
     return _back_at_start(keys, revision, delta, len(rows))
 
 
-def _handed_over_revision(orders: Orders) -> I64:
-    """(P,) when each order's room is free, or already when the same replica is ordered to another node of its site."""
-    free = orders.released_revision.copy()
+def _traffic_from_revision(orders: Orders) -> I64:
+    """(P,) from when each place carries traffic: its order, or the end of the replica's last place at the same site."""
+    begins = orders.revision.copy()
     rows = orders.sound
     by_replica = rows[np.lexsort((orders.revision[rows], orders.replica[rows]))]
     old, new = by_replica[:-1], by_replica[1:]
     same = (orders.replica[old] == orders.replica[new]) & (orders.site[old] == orders.site[new])
-    free[old[same]] = np.minimum(free[old[same]], orders.revision[new[same]])
-    return free
+    begins[new[same]] = np.maximum(begins[new[same]], orders.released_revision[old[same]])
+    return begins
 
 
 def _back_at_start(key: I64, revision: I64, delta: F64, count: int) -> F64:

@@ -320,16 +320,20 @@ class Filling:
         return unused, tight * more[:, None]
 
     def lacking_on_side(self) -> FloatArray:
-        """[rows] of floors, spread and links, what waits asks of them, where nodes have room for it."""
+        """[rows] of floors, spread and links, what waits asks of them, where nodes have room for it.
+
+        What the program itself left out does not wait for them.
+        """
         out = np.zeros(len(self.side_room))
-        s = self.sets
-        waits = (self.rest > 0)[s.pair_class] & self.site_on[s.pair_site]
+        s, relaxation = self.sets, self.relaxation
+        rest = self.rest - np.ceil(relaxation.model.values("unserved", relaxation.columns) - WHOLE)
+        waits = (rest > 0)[s.pair_class] & self.site_on[s.pair_site]
         most = self._most_free(np.arange(len(self.nodes_on)))[s.pair_group]
         waits &= (most >= self.need).all(axis=1) | (self.nodes_on < self.fleet.count)[s.pair_group]
         for v in np.flatnonzero(waits).tolist():
             at = slice(self.side.indptr[v], self.side.indptr[v + 1])
             r = self.side.indices[at]
-            wanted = self.side.data[at] * self.rest[self.sets.pair_class[v]]
+            wanted = self.side.data[at] * rest[s.pair_class[v]]
             out[r] = np.maximum(out[r], np.where(self.side_room[r] < self.side.data[at], wanted, 0.0))
         return out
 

@@ -428,7 +428,9 @@ def tightened(
     program.upper[x] = count
     if "move_budget" in model.rows:
         program.row_upper[model.rows["move_budget"].slice] -= fewer_moves
-    program.row_upper[side_row_index(model)] -= less_on_side
+    side = side_row_index(model)
+    upper = program.row_upper[side]
+    program.row_upper[side] = np.maximum(upper - less_on_side, np.minimum(upper, 0.0))
     usable = relaxation.site_on[model.sets.problem.groups.site]
     unused_nodes = np.minimum(unused_nodes, MOST_UNUSED_FRAC * model.sets.nodes[:, None])
     for name in model.rows:

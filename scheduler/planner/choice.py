@@ -16,7 +16,6 @@ A scorer that prices nodes one by one (no `wake_cost`) gets all its nodes sorted
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -588,9 +587,9 @@ class NodeChoice:
         taken = _Taken(room, spread)
         seen: list[tuple[IntArray, IntArray]] = []
         for at, fit in tiers:
-            seen.append((at, fit))
             if taken.to_find:
-                taken.find_domains(at)
+                fit = taken.find_domains(at, fit)
+                seen.append((at, fit))
                 if taken.to_find:
                     continue
                 for earlier_at, earlier_fit in seen:
@@ -618,14 +617,14 @@ class _Taken:
         self._room, self._spread = room, spread
         self._domains = set() if spread is None else set(spread.used)
 
-    def find_domains(self, at: IntArray) -> None:
-        """One replica in each fresh domain, in order, until there are enough."""
+    def find_domains(self, at: IntArray, fit: IntArray) -> IntArray:
+        """One replica in each fresh domain, in order, until there are enough; returns the room that is left."""
         assert self._spread is not None
-        i = 0
-        domains = self._spread.domain_of[at].tolist()
-        nodes = at.tolist()
-        while i < len(nodes) and self.to_find:
-            node, domain = nodes[i], domains[i]
+        domain_of, left = self._spread.domain_of, fit.copy()
+        places, i = np.arange(len(at)), 0
+        while i < len(places) and self.to_find:
+            place = int(places[i])
+            node, domain = int(at[place]), int(domain_of[at[place]])
             i += 1
             if domain in self._domains:
                 continue
@@ -633,19 +632,18 @@ class _Taken:
                 self._domains.add(domain)
                 self.nodes.append(node)
                 self.to_find -= 1
+                left[place] -= 1
             else:
-                rest = np.array(nodes[i:], np.int64)
-                rest = rest[~self._room.like(node, rest)]
-                nodes, i = rest.tolist(), 0
-                domains = self._spread.domain_of[rest].tolist()
+                rest = places[i:]
+                places, i = rest[~self._room.like(node, at[rest])], 0
+        return left
 
     def fill(self, at: IntArray, fit: IntArray, count: int) -> None:
         """Node after node up to `count` replicas in all."""
-        placed_on = Counter(self.nodes) if self.nodes and self._spread is not None else {}
         nodes, fits, i = at.tolist(), fit.tolist(), 0
         while i < len(nodes) and len(self.nodes) < count:
             node = nodes[i]
-            wanted = min(fits[i] - placed_on.get(node, 0), count - len(self.nodes))
+            wanted = min(fits[i], count - len(self.nodes))
             i += 1
             if wanted <= 0:
                 continue

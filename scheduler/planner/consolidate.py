@@ -140,9 +140,9 @@ def _moves(moving: Moving, choice: NodeChoice, apart: MovingApart, emptying: _Em
         energy_yuan = scorer.energy_yuan_per_hour(view, snapshot)
         old, new = (topology.node_group[n] for n in (emptying.node, there))
         dearer = float(energy_yuan[new] - energy_yuan[old])
-        if snapshot.empty_node[there]:
-            dearer += float(scorer.node_cost(view, snapshot)[there])
+        wake_yuan = float(scorer.node_cost(view, snapshot)[there]) if snapshot.empty_node[there] else 0.0
         own_yuan = max(0.0, dearer) * min(GAIN_HOURS, hours_left(state, row, now_s))
+        own_yuan += wake_yuan * emptying.hours  # for as long as any of them stays
         own_yuan += leave_yuan(state, snapshot, scorer, np.array([row]), now_s)[row]
         cost_yuan += own_yuan
         (mask,) = choice.devices_for(view, [there])

@@ -32,6 +32,8 @@ GAIN_HOURS = 6.0
 LEAST_GAIN_YUAN = 0.05
 """What a move must save beyond its cost to be worth one of the budget (ASSUMED: by the policy's price work without GPUs
 moves for nothing, and the budget is better spent than on hundredths of a yuan)."""
+ROUNDING = 1e-6
+"""Part of a replica that is none."""
 TAKEOVER_H = 0.25
 """Until a new place has woken its node, started and taken over; who ends sooner (minutes, ASSUMED) is not moved."""
 
@@ -153,9 +155,10 @@ def _moves_of(
     for group, amount in quota.items():
         target[group] = amount
     over = running - target
+    surplus, deficit = np.floor(over + ROUNDING), np.floor(-over + ROUNDING)
     if not view.spec.stage.gpu_milli:
         over = net_of_site(over, topology.group_site)
-    surplus, deficit = np.floor(over + 1e-6), np.floor(-over + 1e-6)
+        surplus, deficit = whole_parts(over, topology.group_site), whole_parts(-over, topology.group_site)
     moves: list[PlannedMove] = []
     gone = set(leaving)
     for here in sorted(np.flatnonzero(surplus >= 1), key=lambda g: (-cost[g], g)):
@@ -203,6 +206,18 @@ def _moves_of(
                 gone.add(row)
                 moves.append(PlannedMove(Placed(row, node, mask), a, b, leave, gain, _why(closing, a)))
     return moves
+
+
+def whole_parts(over: NDArray[np.float64], group_site: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(G,) whole replicas of what is above 0: as many at a site as its parts make together, the largest parts first."""
+    above = np.maximum(over, 0.0)
+    out = np.floor(above + ROUNDING)
+    for site in np.unique(group_site[above > ROUNDING]):
+        here = np.flatnonzero((group_site == site) & (above > ROUNDING))
+        missing = int(np.floor(above[here].sum() + ROUNDING) - out[here].sum())
+        parts = np.lexsort((here, out[here] - above[here]))
+        out[here[parts[:missing]]] += 1.0
+    return out
 
 
 def _wake_yuan(moving: Moving, view: SpecView, node: int) -> float:

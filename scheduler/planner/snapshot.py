@@ -104,10 +104,7 @@ class Snapshot:
         )
         snapshot._add_loads(drawing)
         snapshot.link_mbps += pipelines_mbps(state, topology)
-        for row, old in state.draining.items():
-            site = topology.node_site[old.node]
-            if site == topology.node_site[node[row]]:
-                snapshot.link_mbps -= snapshot.same_road_mbps(old.spec, int(site))
+        snapshot.link_mbps -= snapshot.takeover_mbps(state)
         return snapshot
 
     def _add_loads(self, drawing: NDArray[np.int64]) -> None:
@@ -129,6 +126,15 @@ class Snapshot:
         """(L,) what a replica that moves within its site does not load twice: its traffic goes to one of its places."""
         mbps: NDArray[np.float64] = self.views.link_mbps_per_replica(spec)[site]
         return mbps
+
+    def takeover_mbps(self, state: ClusterState) -> NDArray[np.float64]:
+        """(L,) `same_road_mbps` of all replicas whose old and new place at one site both stand."""
+        out = np.zeros_like(self.link_mbps)
+        site_of, node = self.topology.node_site, state.replicas["node"]
+        for row, old in state.draining.items():
+            if node[row] >= 0 and site_of[node[row]] == site_of[old.node]:
+                out += self.same_road_mbps(old.spec, int(site_of[old.node]))
+        return out
 
     def copy(self) -> Snapshot:
         """Own arrays, for a trial."""

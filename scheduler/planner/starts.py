@@ -146,7 +146,7 @@ class StartForecast:
 
     def _fits(self, instant_s: float, ends: Ends, waiting: NDArray[np.int64], template: Workload) -> bool:
         """Whether it could start on the fleet once everything has ended that is declared to end by then."""
-        snapshot = self.done.snapshot.copy()
+        snapshot = self._with_old_places()
         gone = ends.at_s <= instant_s
         snapshot.give_back(ends.spec[gone], ends.node[gone], ends.gpu_mask[gone])
         is_whole = template.stages[0].gang or len(template.stages) > 1
@@ -156,7 +156,7 @@ class StartForecast:
 
     def _first_in_turn(self, ends: Ends, waiting: NDArray[np.int64], queue: NDArray[np.int64]) -> int | None:
         """The queue worked off as rounds would, from one declared end to the next; what it starts ends again too."""
-        snapshot = self.done.snapshot.copy()
+        snapshot = self._with_old_places()
         running, at_s, left = ends, self.now_s, queue
         for looked_at in range(MAX_INSTANTS):
             attempt = self.attempt(snapshot, at_s, running)
@@ -176,6 +176,12 @@ class StartForecast:
             snapshot.give_back(running.spec[gone], running.node[gone], running.gpu_mask[gone])
             running = running.of(~gone)
         return None
+
+    def _with_old_places(self) -> Snapshot:
+        """The round's snapshot with all traffic of places that are being left, which their ends take off again."""
+        snapshot = self.done.snapshot.copy()
+        snapshot.link_mbps += snapshot.takeover_mbps(self.state)
+        return snapshot
 
     def _waits_for_links(self, snapshot: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(rows,) whether full links, more than nodes, keep them waiting: what ends on nodes is not what they need."""

@@ -1024,6 +1024,18 @@ def test_a_move_within_its_site_loads_the_links_once_and_one_to_another_site_twi
     assert any("links_within_planning_load" in v for v in day.audit().violations) == over
 
 
+def test_the_old_place_of_a_move_that_failed_loads_its_links_again():
+    """450 Mbps of it and 450 of another replica on an uplink that may carry 800."""
+    day = a_day()
+    day.events.pop()
+    day.find("workload.submitted", "svc")["body"]["replicas"] = [2]
+    day.shapes["svc"]["flows"][0]["mbps"] = 450.0
+    day.order("svc/main/0#1", "edge-a/l20/1", (1,))
+    day.ends("svc/main/0#1", "edge-a", "lost")
+    day.order("svc/main/1#0", "edge-a/l20/1", (1,))
+    assert any("links_within_planning_load" in v for v in day.audit().violations)
+
+
 def test_a_gang_larger_than_an_island_takes_several():
     day = a_day()
     day.site("cloud")["groups"][0]["island_node_count"] = 1

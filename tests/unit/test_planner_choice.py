@@ -124,3 +124,12 @@ def test_what_fits_beside_gpus_leaves_free_ones_their_even_share(gpu_milli, free
     assert beside == 0 or free_cores * 1000 - beside * need_milli >= share_milli
     one_more = free_cores * 1000 - (beside + 1) * need_milli
     assert one_more < share_milli + 1, "as many as that allows"
+
+
+def test_a_spread_service_fills_gpu_nodes_as_far_as_one_without_a_rule():
+    """Two nodes of eight cores, two taken by training on each: six fit, some beside a free GPU, some in its place."""
+    fleet = a_fleet(a_site("dc", "cloud").gpus("h20", nodes=2, per_node=2, cores=8))
+    train = a_workload("train").gpus(h20=1000).cpu(2).replicas(2).spread("node", 2)
+    city = given(fleet).submits(train).when_planned().all_run()
+    city.submits(a_workload("web").cpu(2).replicas(6).spread("node", 2)).when_planned()
+    assert sorted(p.node_index for p in city.placements("web").values()) == [0, 0, 0, 1, 1, 1]

@@ -128,6 +128,19 @@ def test_services_left_alone_on_a_gpu_node_go_to_a_sleeping_node_that_idles_at_l
     assert by_idle_power(services_left_alone_on_a_gpu_node(300)) == [], "nothing is saved"
 
 
+def test_waking_is_paid_for_as_long_as_the_last_who_comes_stays():
+    """Three cores a sleeper: jobs that end soon come first, and the services that stay need the nodes for six hours."""
+    site = a_site("dc", "cloud").gpus("h20", cores=8).cpus(nodes=2, cores=3)
+    site.groups[0] = site.groups[0].model_copy(update={"idle_w": 700})
+    site.groups[1] = site.groups[1].model_copy(update={"idle_w": 400})
+    city = given(a_fleet(site)).submits(a_workload("train").gpus(h20=4000)).when_planned().all_run()
+    job = a_workload("job").cpu(2).replicas(2).lasts(HOUR_S).preemptible(checkpoint_s=60)
+    city.submits(job, a_workload("web").replicas(2)).when_planned().all_run()
+    assert {p.node_index for n in ("job", "web") for p in city.placements(n).values()} == {0}
+    city.cancels("train").when_planned(after_s=HOUR_S // 3)
+    assert by_idle_power(city) == [], "two nodes of 400 W for one of 700"
+
+
 def test_a_service_that_is_spread_moves_only_where_its_spread_holds():
     """A replica on each of two nodes, with room on either: one may not join the other, but both may leave."""
     city = given(a_fleet(a_site("e01").cpus(nodes=3, cores=4)))

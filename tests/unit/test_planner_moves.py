@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scheduler.planner.audit import audit_placements
 from scheduler.planner.feasibility import Views
 from scheduler.planner.folds import folds_of
-from scheduler.planner.moves import GAIN_HOURS, LEAST_GAIN_YUAN, PlannedMove, net_of_site, propose_moves
+from scheduler.planner.moves import (
+    GAIN_HOURS,
+    LEAST_GAIN_YUAN,
+    PlannedMove,
+    net_of_site,
+    propose_moves,
+    whole_parts,
+)
 from tests.builders import City, a_fleet, a_site, a_workload, given, name_of
 
 HOUR_S = 3600
@@ -101,6 +108,13 @@ def test_groups_of_a_site_make_up_for_one_another_before_work_without_gpus_moves
         assert after.sum() == pytest.approx(before.sum())
         assert (after >= 0).all() or (after <= 0).all(), "a site has too many or too few, never both"
         assert (np.abs(after) <= np.abs(before) + 1e-9).all()
+
+
+def test_parts_of_replicas_in_groups_of_a_site_make_whole_ones_together():
+    parts = np.array([0.6, 0.6, 0.6, 0.6, 0.6, 0.0, 0.9])
+    assert whole_parts(parts, np.array([0] * 6 + [1])).tolist() == [1, 1, 1, 0, 0, 0, 0]
+    assert whole_parts(-parts, np.zeros(7, int)).tolist() == [0] * 7
+    assert whole_parts(np.array([2.0, 1.5, 0.5]), np.zeros(3, int)).tolist() == [2, 2, 0]
 
 
 def test_what_saves_hundredths_of_a_yuan_is_not_worth_a_move():
