@@ -81,10 +81,12 @@ def device_rows(model: BulkModel, x: FloatArray, nodes: FloatArray, name: str) -
 def _prices(groups: list[_Shares]) -> list[FloatArray]:
     """For every group the w ≥ 0 with the most w·count such that no device holds shares worth more than one.
 
-    All groups are one program; devices that are worth more join it, until there are none.
+    All groups are one program; devices that are worth more join it, until there are none. Without an optimum w is 0,
+    which says nothing and is true.
     """
     if not groups:
         return []
+    weights, best = [np.zeros(len(g.milli)) for g in groups], [1.0] * len(groups)
     lp = LinearModel()
     columns = [lp.add_columns(f"w{n}", len(g.milli), upper=1.0, cost=-g.count) for n, g in enumerate(groups)]
     for round_ in range(PRICING_ROUNDS):

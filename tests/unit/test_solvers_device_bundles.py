@@ -1,13 +1,17 @@
 """Shares packed into devices, and the rows that say what shares really take."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from solvers import bulk_shares
 from solvers.bulk_model import build, bulk_sets
 from solvers.bulk_shares import device_rows
 from solvers.device_bundles import device_bundles
+from solvers.linear import LpStatus
 from tests.plan_problems import Town
 
 SHARES = st.lists(
@@ -73,3 +77,11 @@ def test_no_device_holds_more_than_one_by_a_row(shares):
             fits = [most[c - m] + w for (m, _), w in zip(shares, weight, strict=True) if m <= c]
             most[c] = max([most[c - 1], *fits])
         assert most[100] <= 1 + 1e-6
+
+
+def test_without_an_optimum_shares_have_no_price(monkeypatch):
+    """Prices of 0 hold for any device; there is nothing better to say."""
+    asked = bulk_shares._Shares(0, [400, 700], np.array([2.0, 1.0]), [{0: 2}, {1: 1}])
+    assert bulk_shares._prices([asked])[0].max() > 0
+    monkeypatch.setattr(bulk_shares, "solve", lambda *_: SimpleNamespace(status=LpStatus.LIMIT))
+    assert bulk_shares._prices([asked])[0].tolist() == [0.0, 0.0]
